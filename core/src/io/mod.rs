@@ -1,0 +1,32 @@
+//! Devices, buffers, extents, and what a host provides.
+//!
+//! [`BlockDevice`] is the only interface bytes pass through. Files, memory, browser storage,
+//! images and filters implement it; everything above holds [`Device`] handles and cannot tell
+//! which is which.
+//!
+//! Middleware devices for tests (fail the n-th call, delay and reorder, count, yield, crash) are
+//! behind the feature `testing`, in [`testing`].
+
+mod device;
+mod extent;
+mod memory;
+mod policy;
+mod runtime;
+mod segments;
+#[cfg(feature = "testing")]
+pub mod testing;
+
+pub use device::{
+    BlockDevice, Capabilities, Device, DeviceExt, DeviceInfo, Hold, Limits, Preallocation,
+    WriteFlags, ZeroFlags,
+};
+pub use extent::{Extent, ExtentFlags, HostRange};
+pub use memory::MemoryDevice;
+pub use policy::{
+    Access, Deny, OpenPolicy, Opened, Opener, Reference, ReferenceKind, SameDirectory, Unrestricted,
+    combine_path, has_protocol,
+};
+pub use runtime::{Instant, Job, Runtime, RuntimeExt};
+pub use segments::{Segment, Segments};
+
+pub use crate::sync::BoxFuture;

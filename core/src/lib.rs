@@ -1,0 +1,36 @@
+//! A portable disk-image engine.
+//!
+//! **Whatever can be read and written by offset is a [`BlockDevice`](io::BlockDevice).** A browser
+//! `File`, an io_uring file, a qcow2 image over either: all have the same interface, and compose.
+//! A host supplies devices, time, randomness and CPU ([`io::Runtime`]); this crate supplies
+//! everything else.
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | [`io`] | the device trait, buffers, extents, open policy, runtime, memory and middleware devices |
+//! | [`codec`] | compression and decompression of clusters; no I/O |
+//! | [`format`](mod@format) | one folder an on-disk format, detection, and the one engine that moves the bytes |
+//! | [`image`] | whole-image operations: info, map, check, measure, create, convert, compare |
+//! | [`qapi`] | the wire types of the block layer's schema |
+//!
+//! Invariants: this crate never performs I/O itself, reads a clock, spawns a thread, sleeps, opens
+//! a path or logs to a terminal; formats do not know the graph; no synchronous lock lives across
+//! an await; no input makes it panic or allocate without bound.
+
+#![no_std]
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+extern crate alloc;
+#[cfg(any(test, feature = "std"))]
+extern crate std;
+
+pub mod codec;
+mod error;
+pub mod format;
+pub mod image;
+pub mod io;
+pub mod qapi;
+pub mod sync;
+
+pub use error::{Error, ErrorKind, Result};
