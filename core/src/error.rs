@@ -132,10 +132,7 @@ impl Error {
 
     /// Keeps the error that caused this one.
     #[must_use]
-    pub fn because(
-        mut self,
-        source: impl Into<Box<dyn core::error::Error + Send + Sync>>,
-    ) -> Self {
+    pub fn because(mut self, source: impl Into<Box<dyn core::error::Error + Send + Sync>>) -> Self {
         self.0.source = Some(source.into());
         self
     }

@@ -22,7 +22,7 @@
 #![warn(missing_docs)]
 
 extern crate alloc;
-#[cfg(any(test, feature = "std"))]
+#[cfg(any(test, feature = "std", feature = "zlib-rs", feature = "zstd-c", feature = "zrip-std"))]
 extern crate std;
 
 pub mod codec;

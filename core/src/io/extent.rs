@@ -95,10 +95,10 @@ impl Extent {
             len: to - from,
             flags: self.flags,
             depth: self.depth,
-            host: self
-                .host
-                .as_ref()
-                .map(|h| HostRange { file: h.file.clone(), offset: h.offset + (from - self.start) }),
+            host: self.host.as_ref().map(|h| HostRange {
+                file: h.file.clone(),
+                offset: h.offset + (from - self.start),
+            }),
         }
     }
 }

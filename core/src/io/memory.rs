@@ -126,11 +126,8 @@ impl State {
 
     fn clear(&mut self, offset: u64, len: u64) {
         let end = offset + len;
-        let touched: Vec<u64> = self
-            .pages
-            .range(offset / PAGE..end.div_ceil(PAGE))
-            .map(|(page, _)| *page)
-            .collect();
+        let touched: Vec<u64> =
+            self.pages.range(offset / PAGE..end.div_ceil(PAGE)).map(|(page, _)| *page).collect();
         for page in touched {
             let start = page * PAGE;
             let from = offset.saturating_sub(start).min(PAGE) as usize;
@@ -169,11 +166,7 @@ impl BlockDevice for MemoryDevice {
 
     fn capabilities(&self) -> Capabilities {
         let reading = Capabilities::ZERO_INIT | Capabilities::FAST_ZERO;
-        if self.writable {
-            reading | Capabilities::WRITE | Capabilities::GROW
-        } else {
-            reading
-        }
+        if self.writable { reading | Capabilities::WRITE | Capabilities::GROW } else { reading }
     }
 
     fn read(&self, offset: u64, len: u64) -> BoxFuture<'_, Result<Segments>> {
@@ -263,4 +256,3 @@ impl BlockDevice for MemoryDevice {
         Box::pin(ready(Ok(DeviceInfo { driver: "memory", filename, actual_size: Some(taken) })))
     }
 }
-

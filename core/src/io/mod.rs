@@ -23,8 +23,8 @@ pub use device::{
 pub use extent::{Extent, ExtentFlags, HostRange};
 pub use memory::MemoryDevice;
 pub use policy::{
-    Access, Deny, OpenPolicy, Opened, Opener, Reference, ReferenceKind, SameDirectory, Unrestricted,
-    combine_path, has_protocol,
+    Access, Deny, OpenPolicy, Opened, Opener, Reference, ReferenceKind, SameDirectory,
+    Unrestricted, combine_path, has_protocol,
 };
 pub use runtime::{Instant, Job, Runtime, RuntimeExt};
 pub use segments::{Segment, Segments};

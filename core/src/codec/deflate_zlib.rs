@@ -1,0 +1,70 @@
+//! Raw deflate by zlib-rs.
+
+use super::Compression::Deflate as KIND;
+use super::{damaged, too_short};
+use crate::{Error, Result};
+use alloc::vec;
+use alloc::vec::Vec;
+use core::cell::RefCell;
+use zlib_rs::{Deflate, DeflateConfig, DeflateFlush, Inflate, InflateError, InflateFlush, Status};
+
+/// 64 KiB clusters of programs, libraries and text, 64 MiB of them, one core, against C zlib 1.2.13
+/// at level 6 with the same window (26 MiB/s, ratio 0.3065): level 6 is 2.25 times as fast and
+/// 1.4 % larger; level 4 2.65 times and 2.5 %; level 3 2.8 times and 3.9 %; level 2 3.4 times and
+/// 8 %; level 9 1.3 times and 0.5 % smaller.
+const LEVEL: i32 = 6;
+
+/// Negative: no zlib header around it.
+const WINDOW_BITS: i32 = -12;
+
+/// Against 9, a slightly better ratio (blocks fit their statistics more closely) and less memory.
+const MEM_LEVEL: i32 = 8;
+
+std::thread_local! {
+    static DEFLATE: RefCell<Option<Deflate>> = const { RefCell::new(None) };
+    static INFLATE: RefCell<Option<Inflate>> = const { RefCell::new(None) };
+}
+
+pub(super) fn compress(data: &[u8]) -> Result<Option<Vec<u8>>> {
+    // One byte less than the data: running out of room is the answer "not smaller".
+    let mut out = vec![0; data.len().saturating_sub(1)];
+    let (status, len) = DEFLATE.with_borrow_mut(|state| {
+        let state = state.get_or_insert_with(|| {
+            Deflate::new_with_config(DeflateConfig {
+                level: LEVEL,
+                window_bits: WINDOW_BITS,
+                mem_level: MEM_LEVEL,
+                ..DeflateConfig::default()
+            })
+        });
+        state.reset();
+        let status = state.compress(data, &mut out, DeflateFlush::Finish);
+        (status, state.total_out())
+    });
+    match status {
+        Ok(Status::StreamEnd) => {
+            let len = usize::try_from(len).map_err(|_| Error::bug("deflate wrote too much"))?;
+            out.truncate(len);
+            out.shrink_to_fit();
+            Ok(Some(out))
+        }
+        Ok(Status::Ok | Status::BufError) => Ok(None),
+        Err(e) => Err(Error::bug(alloc::format!("deflate failed: {}", e.as_str()))),
+    }
+}
+
+pub(super) fn decompress(payload: &[u8], out_len: usize) -> Result<Vec<u8>> {
+    let mut out = vec![0; out_len];
+    let (status, got) = INFLATE.with_borrow_mut(|state| {
+        let state = state.get_or_insert_with(|| Inflate::new(false, 15));
+        state.reset(false);
+        let status = state.decompress(payload, &mut out, InflateFlush::Finish);
+        (status, usize::try_from(state.total_out()).unwrap_or(usize::MAX))
+    });
+    match status {
+        Ok(_) if got == out_len => Ok(out),
+        Ok(_) => Err(too_short(KIND, got, out_len)),
+        Err(InflateError::MemError) => Err(Error::limit("no memory to inflate compressed data")),
+        Err(e) => Err(damaged(KIND, got, out_len, e.as_str())),
+    }
+}
