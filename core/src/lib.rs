@@ -9,6 +9,7 @@
 //! | --- | --- |
 //! | [`io`] | the device trait, buffers, extents, open policy, runtime, memory and middleware devices |
 //! | [`codec`] | compression and decompression of clusters; no I/O |
+//! | [`crypto`] | encryption of images; no I/O |
 //! | [`format`](mod@format) | one folder an on-disk format, detection, and the one engine that moves the bytes |
 //! | [`image`] | whole-image operations: info, map, check, measure, create, convert, compare |
 //! | [`qapi`] | the wire types of the block layer's schema |
@@ -26,6 +27,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod codec;
+pub mod crypto;
 mod error;
 pub mod format;
 pub mod image;

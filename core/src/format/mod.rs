@@ -1,1 +1,26 @@
-//! x
+//! Image formats: one folder each, one engine for all.
+//!
+//! A format is a [`Driver`]: tables and rules. It says where bytes are ([`Driver::map`]), where
+//! they may go ([`Driver::reserve`]) and makes that true ([`Driver::commit`]); it never moves
+//! them. [`Layer`] is the one engine that does: it reads raw pieces, fills zeroes, decompresses,
+//! follows the backing chain, copies on write, for every format alike, and is itself a
+//! [`BlockDevice`](crate::io::BlockDevice).
+//!
+//! [`detect`] is the one place that knows all formats: probing and dispatch. Adding a format
+//! touches its folder, that file and one feature.
+
+pub mod detect;
+mod driver;
+mod layer;
+#[cfg(feature = "qcow2")]
+pub mod qcow2;
+#[cfg(feature = "raw")]
+pub mod raw;
+mod transfer;
+
+pub use detect::{FormatName, open, probe};
+pub use driver::{
+    BackingRef, CheckReport, Child, Driver, Finding, FindingKind, FormatInfo, Geometry, Mapping,
+    Piece, Place, Reservation, Target, Token, ZeroPlan,
+};
+pub use layer::{Backing, Env, Layer, OpenOptions};

@@ -1,1 +1,30 @@
-//! x
+//! Whole-image operations: what `qemu-img` does, as a library.
+//!
+//! Every operation is a future that reports progress as data and is cancelled by dropping it. An
+//! operation writes only to the devices it is given; making the result appear under its final
+//! name is the host's last step.
+
+mod check;
+mod compare;
+mod convert;
+mod create;
+mod info;
+mod map;
+mod measure;
+#[cfg(test)]
+mod tests;
+
+pub use check::{Check, check};
+pub use compare::{CompareOptions, Difference, compare};
+pub use convert::{ConvertOptions, convert, stream};
+pub use create::{NewImage, create};
+pub use info::{info, info_chain, nested};
+pub use map::{Mapper, map};
+pub use measure::{measure_new, measure_source};
+
+/// Is told how much of an operation is done, and how much there is in all. The unit is bytes of
+/// work; the total may change while it runs.
+pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Send + Sync);
+
+/// For callers that do not care.
+pub fn no_progress(_: u64, _: u64) {}

@@ -21,7 +21,7 @@ bitflags::bitflags! {
     pub struct Capabilities: u32 {
         /// Writes, zero writes, discards and length changes are possible.
         const WRITE = 1;
-        /// A write that ends past [`BlockDevice::len`] makes the device longer.
+        /// A write or zero write that ends past [`BlockDevice::len`] makes the device longer.
         const GROW = 1 << 1;
         /// Bytes that were never written, and those gained by growing, read as zeroes.
         const ZERO_INIT = 1 << 2;
@@ -108,9 +108,9 @@ pub struct DeviceInfo {
 ///   crash. After a failed flush nothing may pretend: the device fails all later flushes.
 /// - Zero writes and discards that are not aligned to anything are still exact: no byte outside
 ///   the range changes.
+#[expect(clippy::len_without_is_empty, reason = "an empty device is as good as any other")]
 pub trait BlockDevice: Send + Sync + fmt::Debug {
     /// Length in bytes, as it is now.
-    #[allow(clippy::len_without_is_empty)]
     fn len(&self) -> u64;
 
     /// Sizes to work with.

@@ -13,9 +13,11 @@ mod memory;
 mod policy;
 mod runtime;
 mod segments;
+mod sink;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+pub(crate) use device::check_range;
 pub use device::{
     BlockDevice, Capabilities, Device, DeviceExt, DeviceInfo, Hold, Limits, Preallocation,
     WriteFlags, ZeroFlags,
@@ -27,6 +29,8 @@ pub use policy::{
     Unrestricted, combine_path, has_protocol,
 };
 pub use runtime::{Instant, Job, Runtime, RuntimeExt};
+pub(crate) use segments::is_zero;
 pub use segments::{Segment, Segments};
+pub use sink::Sink;
 
 pub use crate::sync::BoxFuture;

@@ -1,0 +1,325 @@
+//! What a format is to the engine: maps, reservations and commits.
+
+use crate::codec::Compression;
+use crate::io::{BoxFuture, Capabilities, Hold, Preallocation, ZeroFlags};
+use crate::qapi::{ImageInfoSpecific, SnapshotInfo};
+use crate::{Error, Result};
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::any::Any;
+use core::fmt;
+use smallvec::SmallVec;
+
+/// Which device of a layer a host offset counts in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Child {
+    /// The image file itself.
+    File,
+    /// The external data file.
+    Data,
+}
+
+/// Where the bytes of a guest range are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// As they are, at `offset` of `child`.
+    Raw {
+        /// The device.
+        child: Child,
+        /// Host offset of the first byte.
+        offset: u64,
+    },
+    /// Nowhere: they read as zeroes. Space may be reserved for them.
+    Zero {
+        /// The reserved space, if any.
+        reserved: Option<(Child, u64)>,
+    },
+    /// Part of a compressed unit of the image file.
+    Compressed {
+        /// Host offset of the payload.
+        offset: u64,
+        /// Upper bound of the payload's length in bytes; what follows it in the last sector
+        /// belongs to others.
+        len: u32,
+        /// The codec.
+        kind: Compression,
+        /// Guest offset of the unit's first byte (this piece may begin later).
+        unit_start: u64,
+        /// Length of the decompressed unit.
+        unit_len: u32,
+    },
+    /// This layer does not say: ask the backing file, else zeroes.
+    Unallocated,
+}
+
+/// A run of guest bytes with one [`Place`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Length in bytes; never 0.
+    pub len: u64,
+    /// Where they are.
+    pub place: Place,
+}
+
+impl Piece {
+    /// Extends this piece by `next` where that continues it in guest and host. Returns false
+    /// where it does not.
+    pub fn merge(&mut self, next: &Self) -> bool {
+        let joins = match (self.place, next.place) {
+            (Place::Raw { child: a, offset: x }, Place::Raw { child: b, offset: y }) => {
+                a == b && x + self.len == y
+            }
+            (Place::Zero { reserved: None }, Place::Zero { reserved: None })
+            | (Place::Unallocated, Place::Unallocated) => true,
+            (Place::Zero { reserved: Some((a, x)) }, Place::Zero { reserved: Some((b, y)) }) => {
+                a == b && x + self.len == y
+            }
+            _ => false,
+        };
+        if joins {
+            self.len += next.len;
+        }
+        joins
+    }
+}
+
+/// The answer of [`Driver::map`].
+#[derive(Debug, Default)]
+pub struct Mapping {
+    /// The pieces in guest order; the first begins at the asked offset.
+    pub pieces: SmallVec<[Piece; 4]>,
+    /// Kept until the bytes have been read: the ranges are not given to others before.
+    pub hold: Option<Hold>,
+}
+
+impl Mapping {
+    /// Adds a piece, joined to the last one where it continues it.
+    pub fn push(&mut self, piece: Piece) {
+        if piece.len == 0 {
+            return;
+        }
+        if !self.pieces.last_mut().is_some_and(|last| last.merge(&piece)) {
+            self.pieces.push(piece);
+        }
+    }
+}
+
+/// Where a run of guest bytes goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Guest offset of the first byte.
+    pub start: u64,
+    /// Length in bytes.
+    pub len: u64,
+    /// The device.
+    pub child: Child,
+    /// Host offset of the first byte.
+    pub offset: u64,
+    /// So many bytes directly before must be written too, with what the guest reads there now.
+    pub before: u64,
+    /// So many bytes directly after must be written too, with what the guest reads there now.
+    pub after: u64,
+}
+
+/// What [`Driver::commit`] needs to make a reservation true. Dropping it gives the reserved space
+/// back, once no operation can reach it any more.
+pub struct Token(pub Box<dyn Any + Send>);
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token")
+    }
+}
+
+/// The answer of [`Driver::reserve`].
+#[derive(Debug)]
+pub struct Reservation {
+    /// Where the bytes go, in guest order; the first begins at the asked offset. They may cover
+    /// less than was asked: reserve again from there.
+    pub targets: SmallVec<[Target; 2]>,
+    /// The metadata change that makes the bytes visible; `None` where they are visible as soon
+    /// as they are written.
+    pub token: Option<Token>,
+    /// Tied to every write: see [`Segments::hold`](crate::io::Segments::hold).
+    pub hold: Option<Hold>,
+}
+
+/// The answer of [`Driver::zero`]: what the format could not do by metadata.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ZeroPlan {
+    /// Guest ranges (start, length) whose zeroes must be written as data.
+    pub explicit: SmallVec<[(u64, u64); 2]>,
+}
+
+/// Sizes of a format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// The unit of allocation; 1 where there is none.
+    pub cluster_size: u32,
+    /// The unit of copy-on-write, a divisor of the cluster size.
+    pub subcluster_size: u32,
+    /// The codec of compressed writes; `None` where the format has none.
+    pub compression: Option<Compression>,
+}
+
+/// The backing file as the image names it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BackingRef {
+    /// The name, as written in the image.
+    pub name: String,
+    /// The format, where the image states it.
+    pub format: Option<String>,
+}
+
+/// What a format tells of itself.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FormatInfo {
+    /// Cluster size, where the format has clusters.
+    pub cluster_size: Option<u64>,
+    /// Not closed cleanly.
+    pub dirty: bool,
+    /// The guest's data is encrypted.
+    pub encrypted: bool,
+    /// The backing file.
+    pub backing: Option<BackingRef>,
+    /// Internal snapshots, in the order of their table.
+    pub snapshots: Vec<SnapshotInfo>,
+    /// The schema's format-specific part.
+    pub specific: Option<ImageInfoSpecific>,
+}
+
+/// How bad a [`Finding`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FindingKind {
+    /// Space that nobody uses and nobody can get; harmless.
+    Leak,
+    /// A broken structure: guest data may be wrong or get lost.
+    Corruption,
+    /// Something could not be looked at.
+    Error,
+}
+
+/// One result of a check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// How bad it is.
+    pub kind: FindingKind,
+    /// What it is, in words.
+    pub what: String,
+    /// Where in the image file.
+    pub at: Option<u64>,
+}
+
+/// The result of [`Driver::check`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CheckReport {
+    /// The first findings, at most [`CheckReport::MAX_FINDINGS`]; the counts are complete.
+    pub findings: Vec<Finding>,
+    /// Number of leaked units.
+    pub leaks: u64,
+    /// Number of corruptions.
+    pub corruptions: u64,
+    /// Number of things that could not be checked.
+    pub check_errors: u64,
+    /// Where the image file could end.
+    pub image_end_offset: Option<u64>,
+    /// Guest clusters in all.
+    pub total_clusters: Option<u64>,
+    /// Guest clusters with space of their own.
+    pub allocated_clusters: Option<u64>,
+    /// Allocated clusters that do not follow their predecessor in the file.
+    pub fragmented_clusters: Option<u64>,
+    /// Compressed clusters.
+    pub compressed_clusters: Option<u64>,
+}
+
+impl CheckReport {
+    /// A hostile image has millions of them; people read the first.
+    pub const MAX_FINDINGS: usize = 10_000;
+
+    /// Counts `count` findings of one kind and keeps the words.
+    pub fn add(&mut self, kind: FindingKind, count: u64, at: Option<u64>, what: String) {
+        match kind {
+            FindingKind::Leak => self.leaks += count,
+            FindingKind::Corruption => self.corruptions += count,
+            FindingKind::Error => self.check_errors += count,
+        }
+        if self.findings.len() < Self::MAX_FINDINGS {
+            self.findings.push(Finding { kind, what, at });
+        }
+    }
+}
+
+/// An opened format: tables and rules over the layer's devices.
+///
+/// Invariants every driver keeps: a range is mapped only after the bytes in it were written
+/// ([`commit`](Driver::commit) comes after the transfer); a host range is given to somebody else
+/// only when the change that freed it is durable and every hold on it is gone; a failed metadata
+/// write or flush poisons the driver for writing until it is opened again.
+pub trait Driver: Send + Sync + fmt::Debug {
+    /// The schema's driver name.
+    fn name(&self) -> &'static str;
+
+    /// Virtual size in bytes.
+    fn virtual_size(&self) -> u64;
+
+    /// Sizes to work with.
+    fn geometry(&self) -> Geometry;
+
+    /// What it can do.
+    fn capabilities(&self) -> Capabilities;
+
+    /// True where the status of raw pieces is to be refined by the status of the file below
+    /// (holes in it read as zeroes).
+    fn refines_extents(&self) -> bool;
+
+    /// Where the bytes of `[start, start + len)` are. The range lies within the virtual size; the
+    /// answer covers at least its first byte and may end early.
+    fn map(&self, start: u64, len: u64) -> BoxFuture<'_, Result<Mapping>>;
+
+    /// Where to write `[start, start + len)`. May wait for other writers of the same cluster.
+    fn reserve(&self, start: u64, len: u64) -> BoxFuture<'_, Result<Reservation>>;
+
+    /// Where to write compressed clusters: for each its guest offset and the length of its
+    /// payload. The answer has one target a unit, whose length is the payload's.
+    fn reserve_compressed<'a>(
+        &'a self,
+        units: &'a [(u64, u32)],
+    ) -> BoxFuture<'a, Result<Reservation>> {
+        let _ = units;
+        let name = self.name();
+        Box::pin(async move {
+            Err(Error::unsupported("the format has no compressed clusters").in_format(name))
+        })
+    }
+
+    /// Makes a reservation visible, after its bytes have been written.
+    fn commit(&self, token: Token) -> BoxFuture<'_, Result<()>>;
+
+    /// Makes a range read as zeroes, as far as metadata can.
+    fn zero(&self, start: u64, len: u64, flags: ZeroFlags) -> BoxFuture<'_, Result<ZeroPlan>>;
+
+    /// Gives up the contents of a range, as far as metadata can.
+    fn discard(&self, start: u64, len: u64) -> BoxFuture<'_, Result<()>>;
+
+    /// Makes all completed writes durable: data first, then what refers to it.
+    fn flush(&self) -> BoxFuture<'_, Result<()>>;
+
+    /// Changes the virtual size.
+    fn set_virtual_size(
+        &self,
+        size: u64,
+        preallocation: Preallocation,
+    ) -> BoxFuture<'_, Result<()>>;
+
+    /// What the format tells of itself.
+    fn describe(&self) -> BoxFuture<'_, Result<FormatInfo>>;
+
+    /// Checks every structure of the image without changing it; `None` where the format has
+    /// nothing to check. `progress` is told bytes done and in all.
+    fn check<'a>(
+        &'a self,
+        progress: &'a (dyn Fn(u64, u64) + Send + Sync),
+    ) -> BoxFuture<'a, Result<Option<CheckReport>>>;
+}

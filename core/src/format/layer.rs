@@ -1,0 +1,392 @@
+//! A layer: an opened format over its devices, a device itself.
+
+use super::{Child, Driver, FormatName, Place, transfer};
+use crate::io::{
+    Access, BlockDevice, BoxFuture, Capabilities, Device, DeviceInfo, Extent, ExtentFlags,
+    HostRange, Limits, OpenPolicy, Preallocation, Runtime, Segments, WriteFlags, ZeroFlags,
+};
+use crate::{Error, ErrorKind, Result};
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::ToString;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+
+/// One answer of [`Layer::extents`] holds about so many at most, whatever the image.
+const MAX_EXTENTS: usize = 1024;
+
+/// What opening an image needs from its surroundings.
+#[derive(Clone)]
+pub struct Env {
+    /// The host.
+    pub runtime: Arc<dyn Runtime>,
+    /// Decides about files that images name.
+    pub policy: Arc<dyn OpenPolicy>,
+}
+
+impl fmt::Debug for Env {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Env")
+    }
+}
+
+/// What to do about an image's backing file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Backing {
+    /// Open it through the policy; an image without it does not open.
+    #[default]
+    Follow,
+    /// Leave it closed. Only the image's metadata is right then: unallocated ranges read as
+    /// zeroes.
+    Ignore,
+}
+
+/// How to open an image.
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    /// The format; probed where it is `None`.
+    pub format: Option<FormatName>,
+    /// Read only, or write too.
+    pub access: Access,
+    /// The backing file.
+    pub backing: Backing,
+    /// The external data file; by default what the image names, through the policy.
+    pub data_file: Option<DataFile>,
+    /// Read this internal snapshot (its id or name) instead of the active state.
+    pub snapshot: Option<alloc::string::String>,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self {
+            format: None,
+            access: Access::ReadOnly,
+            backing: Backing::Follow,
+            data_file: None,
+            snapshot: None,
+        }
+    }
+}
+
+/// An external data file and the name it was opened by.
+#[derive(Clone, Debug)]
+pub struct DataFile {
+    /// The device.
+    pub device: Device,
+    /// Its name.
+    pub filename: Arc<str>,
+}
+
+/// An opened image: a format, the devices it lives on, and the backing chain under it.
+///
+/// Every byte of every format moves through here.
+pub struct Layer {
+    pub(super) driver: Box<dyn Driver>,
+    pub(super) file: Device,
+    pub(super) data: Option<DataFile>,
+    pub(super) backing: Option<Arc<Layer>>,
+    pub(super) filename: Arc<str>,
+    pub(super) runtime: Arc<dyn Runtime>,
+    pub(super) access: Access,
+    /// The format was guessed from the contents, and the guess was "raw".
+    pub(super) guessed_raw: bool,
+}
+
+impl fmt::Debug for Layer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Layer")
+            .field("filename", &self.filename)
+            .field("driver", &self.driver)
+            .field("backing", &self.backing)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Layer {
+    /// The format's rules.
+    #[must_use]
+    pub fn driver(&self) -> &dyn Driver {
+        &*self.driver
+    }
+
+    /// The name the image was opened by.
+    #[must_use]
+    pub fn filename(&self) -> &str {
+        &self.filename
+    }
+
+    /// The image file.
+    #[must_use]
+    pub fn file(&self) -> &Device {
+        &self.file
+    }
+
+    /// The external data file, where there is one.
+    #[must_use]
+    pub fn data_file(&self) -> Option<&DataFile> {
+        self.data.as_ref()
+    }
+
+    /// The image this one stands on.
+    #[must_use]
+    pub fn backing(&self) -> Option<&Arc<Self>> {
+        self.backing.as_ref()
+    }
+
+    /// True where the format was guessed and nothing was recognised.
+    #[must_use]
+    pub fn guessed_raw(&self) -> bool {
+        self.guessed_raw
+    }
+
+    pub(super) fn child(&self, child: Child) -> &Device {
+        match child {
+            Child::File => &self.file,
+            Child::Data => self.data.as_ref().map_or(&self.file, |data| &data.device),
+        }
+    }
+
+    fn writable(&self) -> Result<()> {
+        match self.access {
+            Access::ReadWrite => Ok(()),
+            Access::ReadOnly => {
+                Err(Error::denied(format!("'{}' was opened read-only", self.filename)))
+            }
+        }
+    }
+
+    async fn extents_of(&self, start: u64, len: u64) -> Result<Vec<Extent>> {
+        crate::io::check_range(start, len, self.len())?;
+        let mut out: Vec<Extent> = Vec::new();
+        let mapping = self.driver.map(start, len).await?;
+        let mut at = start;
+        for piece in &mapping.pieces {
+            if out.len() >= MAX_EXTENTS {
+                break;
+            }
+            let extent = |flags, host| Extent { start: at, len: piece.len, flags, depth: 0, host };
+            let host =
+                |child: Child, offset| Some(HostRange { file: self.child_name(child), offset });
+            match piece.place {
+                Place::Raw { child, offset } if self.driver.refines_extents() => {
+                    for e in self.refined(child, offset, at, piece.len).await? {
+                        push(&mut out, e);
+                    }
+                }
+                Place::Raw { child, offset } => {
+                    let flags = ExtentFlags::DATA | ExtentFlags::ALLOCATED;
+                    push(&mut out, extent(flags, host(child, offset)));
+                }
+                Place::Zero { reserved } => {
+                    let flags = ExtentFlags::ZERO | ExtentFlags::ALLOCATED;
+                    push(&mut out, extent(flags, reserved.and_then(|(child, at)| host(child, at))));
+                }
+                Place::Compressed { .. } => {
+                    let flags =
+                        ExtentFlags::DATA | ExtentFlags::COMPRESSED | ExtentFlags::ALLOCATED;
+                    push(&mut out, extent(flags, None));
+                }
+                Place::Unallocated => {
+                    for e in self.backing_extents(at, piece.len).await? {
+                        push(&mut out, e);
+                    }
+                }
+            }
+            at += piece.len;
+        }
+        Ok(out)
+    }
+
+    /// Splits a raw piece by what the device below knows of it.
+    async fn refined(&self, child: Child, host: u64, guest: u64, len: u64) -> Result<Vec<Extent>> {
+        let device = self.child(child);
+        let file = self.child_name(child);
+        let dense = self.driver.name() != "raw";
+        let mut out = Vec::new();
+        let mut done = 0;
+        while done < len && out.len() < MAX_EXTENTS {
+            let inside = device.len().saturating_sub(host + done).min(len - done);
+            let below = match inside {
+                0 => Vec::new(),
+                n => device.extents(host + done, n).await?,
+            };
+            // Nothing below: past the end of the file.
+            let runs = match below.is_empty() {
+                true => alloc::vec![(len - done, true, false)],
+                false => below.iter().map(|e| (e.len, e.is_zero(), e.is_data() || dense)).collect(),
+            };
+            for (len, zero, data) in runs {
+                let mut flags = ExtentFlags::ALLOCATED;
+                flags.set(ExtentFlags::ZERO, zero);
+                flags.set(ExtentFlags::DATA, data);
+                let place = HostRange { file: file.clone(), offset: host + done };
+                out.push(Extent { start: guest + done, len, flags, depth: 0, host: Some(place) });
+                done += len;
+            }
+        }
+        Ok(out)
+    }
+
+    async fn backing_extents(&self, start: u64, len: u64) -> Result<Vec<Extent>> {
+        let end = start + len;
+        let mut out = Vec::new();
+        let mut at = start;
+        if let Some(backing) = &self.backing {
+            while at < end.min(backing.len()) {
+                if out.len() >= MAX_EXTENTS {
+                    return Ok(out);
+                }
+                let part = backing.extents(at, end.min(backing.len()) - at).await?;
+                for mut e in part {
+                    e.depth += 1;
+                    at = e.end();
+                    out.push(e);
+                }
+            }
+        }
+        if at < end {
+            out.push(Extent {
+                start: at,
+                len: end - at,
+                flags: ExtentFlags::ZERO,
+                depth: 0,
+                host: None,
+            });
+        }
+        Ok(out)
+    }
+
+    fn child_name(&self, child: Child) -> Arc<str> {
+        match (child, &self.data) {
+            (Child::Data, Some(data)) => data.filename.clone(),
+            _ => self.filename.clone(),
+        }
+    }
+
+    /// A guest must not be able to turn its raw disk into another format by what it writes: where
+    /// the format was only guessed, the first sector may not begin to look like one.
+    async fn refuse_format_change(&self, offset: u64, data: &Segments) -> Result<()> {
+        const SECTOR: u64 = 512;
+        if !self.guessed_raw || offset >= SECTOR {
+            return Ok(());
+        }
+        let mut head = Segments::new();
+        if offset > 0 {
+            head.append(transfer::read(self, 0, offset.min(self.len())).await?);
+        }
+        head.append(data.slice(0, data.len().min(SECTOR - offset)));
+        match super::detect::recognise(&head.to_bytes()) {
+            None => Ok(()),
+            Some(name) => Err(Error::denied(format!(
+                "the format of '{}' was guessed to be raw, and this write would make it look like \
+                 {name}; name the format to allow it",
+                self.filename,
+            ))),
+        }
+    }
+}
+
+impl BlockDevice for Layer {
+    fn len(&self) -> u64 {
+        self.driver.virtual_size()
+    }
+
+    fn limits(&self) -> Limits {
+        let geometry = self.driver.geometry();
+        Limits { granularity: geometry.cluster_size, ..Limits::default() }
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let all = self.driver.capabilities();
+        match self.access {
+            Access::ReadWrite => all,
+            Access::ReadOnly => all - Capabilities::WRITE - Capabilities::GROW,
+        }
+    }
+
+    fn read(&self, offset: u64, len: u64) -> BoxFuture<'_, Result<Segments>> {
+        Box::pin(transfer::read(self, offset, len))
+    }
+
+    fn write(&self, offset: u64, data: Segments, flags: WriteFlags) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            self.writable()?;
+            crate::io::check_range(offset, data.len(), self.len())?;
+            self.refuse_format_change(offset, &data).await?;
+            if flags.contains(WriteFlags::COMPRESSED) {
+                transfer::write_compressed(self, offset, data).await?;
+            } else {
+                transfer::write(self, offset, data).await?;
+            }
+            if flags.contains(WriteFlags::FUA) {
+                self.driver.flush().await?;
+            }
+            Ok(())
+        })
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64, flags: ZeroFlags) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            self.writable()?;
+            crate::io::check_range(offset, len, self.len())?;
+            let plan = self.driver.zero(offset, len, flags).await?;
+            if !plan.explicit.is_empty() && flags.contains(ZeroFlags::NO_FALLBACK) {
+                let what = "zeroes cannot be written here without writing the bytes";
+                return Err(Error::unsupported(what).in_format(self.driver.name()));
+            }
+            for (start, len) in plan.explicit {
+                transfer::write_zeroes(self, start, len).await?;
+            }
+            Ok(())
+        })
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            self.writable()?;
+            crate::io::check_range(offset, len, self.len())?;
+            self.driver.discard(offset, len).await
+        })
+    }
+
+    fn flush(&self) -> BoxFuture<'_, Result<()>> {
+        match self.access {
+            Access::ReadWrite => self.driver.flush(),
+            Access::ReadOnly => Box::pin(core::future::ready(Ok(()))),
+        }
+    }
+
+    fn set_len(&self, len: u64, preallocation: Preallocation) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            self.writable()?;
+            self.driver.set_virtual_size(len, preallocation).await
+        })
+    }
+
+    fn extents(&self, offset: u64, len: u64) -> BoxFuture<'_, Result<Vec<Extent>>> {
+        Box::pin(self.extents_of(offset, len))
+    }
+
+    fn info(&self) -> BoxFuture<'_, Result<DeviceInfo>> {
+        Box::pin(async move {
+            let below = self.file.info().await;
+            let actual_size = match below {
+                Ok(info) => info.actual_size,
+                Err(e) if e.kind() == ErrorKind::Unsupported => None,
+                Err(e) => return Err(e),
+            };
+            let filename = self.filename.to_string();
+            Ok(DeviceInfo { driver: self.driver.name(), filename, actual_size })
+        })
+    }
+}
+
+/// Adds an extent to a list, joined to the last one where it continues it.
+fn push(list: &mut Vec<Extent>, extent: Extent) {
+    let rest = match list.last_mut() {
+        Some(last) => last.merge(extent),
+        None => Some(extent),
+    };
+    list.extend(rest);
+}

@@ -1,0 +1,434 @@
+//! Host clusters: taking, counting, giving back.
+//!
+//! Every change of a refcount happens under [`AllocLock`]. Counts go up before anything refers to
+//! a cluster and down only after nothing does any more, so that a crash can leak space but never
+//! hand it out twice.
+
+use super::cache::Class;
+use super::claims::Release;
+use super::layout::{self as l, header};
+use super::{Qcow2, refcount};
+use crate::io::{Segments, WriteFlags, ZeroFlags};
+use crate::sync::Mutex;
+use crate::{Error, Result};
+use alloc::collections::BTreeSet;
+use alloc::format;
+use alloc::vec::Vec;
+use async_lock::MutexGuard;
+
+/// Entries of the refcount table are written in groups of this many.
+const TABLE_GROUP: usize = 64;
+
+/// The refcount table in memory.
+#[derive(Debug, Default)]
+pub(super) struct Reftable {
+    pub(super) entries: Vec<u64>,
+    /// Groups that differ from the file.
+    dirty: BTreeSet<usize>,
+}
+
+/// Serialises allocation. Unlike the engine's other locks it is held while refcount blocks are
+/// read; readers of the image never take it.
+#[derive(Debug, Default)]
+pub(super) struct AllocLock(async_lock::Mutex<Cursor>);
+
+/// Where the next cluster is looked for.
+#[derive(Debug, Default)]
+pub(super) struct Cursor {
+    /// No free cluster lies before this one.
+    hint: u64,
+    /// The next free byte after the last compressed cluster, if its host cluster has room.
+    tail: Option<u64>,
+}
+
+type Locked<'a> = MutexGuard<'a, Cursor>;
+
+impl Qcow2 {
+    /// Takes up to `want` neighbouring free clusters, at least one.
+    pub(super) async fn allocate(&self, want: u64) -> Result<Release> {
+        let mut cursor = self.alloc.0.lock().await;
+        self.reclaim(&mut cursor).await?;
+        self.allocate_locked(&mut cursor, want).await
+    }
+
+    async fn allocate_locked(&self, cursor: &mut Locked<'_>, want: u64) -> Result<Release> {
+        loop {
+            let hint = cursor.hint;
+            if !self.ensure_refblock(cursor, hint).await? {
+                continue;
+            }
+            let (slice, index) = self.refcount_slice(hint).await?;
+            let order = self.refcount_order;
+            let (skip, run) = slice.with(|bytes| {
+                let len = refcount::entries(bytes.len(), order);
+                let first = (index..len).find(|i| refcount::get(bytes, *i, order) == 0);
+                let first = first.unwrap_or(len);
+                let most = usize::try_from(want).unwrap_or(usize::MAX).min(len - first);
+                let run = (first..first + most)
+                    .take_while(|i| refcount::get(bytes, *i, order) == 0)
+                    .count();
+                (first - index, run)
+            });
+            cursor.hint = hint + skip as u64;
+            if run == 0 {
+                continue;
+            }
+            let found = Release { first: cursor.hint, count: run as u64 };
+            self.refuse_overlap(&found)?;
+            self.cache.modify(&slice, |bytes| {
+                for i in 0..run {
+                    refcount::set(bytes, index + skip + i, order, 1);
+                }
+            });
+            cursor.hint += run as u64;
+            return Ok(found);
+        }
+    }
+
+    /// Takes `count` clusters in a row, for a table that must be contiguous.
+    pub(super) async fn allocate_run(&self, count: u64) -> Result<Release> {
+        let mut cursor = self.alloc.0.lock().await;
+        self.reclaim(&mut cursor).await?;
+        let mut start = cursor.hint;
+        let mut at = start;
+        while at < start + count {
+            if self.ensure_refblock(&mut cursor, at).await?
+                && self.refcount_of(at).await? == 0 {
+                    at += 1;
+                    continue;
+                }
+            // Taken, by others or by the refcount block just made there.
+            at += 1;
+            start = at;
+        }
+        let found = Release { first: start, count };
+        self.refuse_overlap(&found)?;
+        self.change_refcounts(found, |_| Ok(1)).await?;
+        Ok(found)
+    }
+
+    /// Takes room for compressed payloads, packed as closely as the format allows. Gives their
+    /// host offsets, and what each holds a reference on.
+    pub(super) async fn allocate_bytes(
+        &self,
+        payloads: impl Iterator<Item = u32>,
+    ) -> Result<Vec<(u64, Release)>> {
+        let cluster = self.cluster_size();
+        let max = refcount::max(self.refcount_order);
+        let mut cursor = self.alloc.0.lock().await;
+        self.reclaim(&mut cursor).await?;
+        let mut out: Vec<(u64, Release)> = Vec::new();
+        for len in payloads {
+            let len = u64::from(len);
+            let taken = self.place_payload(&mut cursor, len, cluster, max).await;
+            match taken {
+                Ok(placed) => out.push(placed),
+                Err(e) => {
+                    self.limbo.abandon(out.into_iter().map(|(_, release)| release).collect());
+                    return Err(e);
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    async fn place_payload(
+        &self,
+        cursor: &mut Locked<'_>,
+        len: u64,
+        cluster: u64,
+        max: u64,
+    ) -> Result<(u64, Release)> {
+        // The cluster that still has room, unless its count is at the top.
+        let mut tail = cursor.tail.take();
+        if let Some(at) = tail
+            && self.refcount_of(at / cluster).await? >= max {
+                tail = None;
+            }
+        let room = tail.map_or(0, |at| cluster - at % cluster);
+        let start = match tail {
+            Some(at) if len <= room => {
+                self.change_refcounts(Release { first: at / cluster, count: 1 }, |n| Ok(n + 1))
+                    .await?;
+                at
+            }
+            _ => {
+                let next = self.allocate_locked(cursor, 1).await?;
+                match tail {
+                    // The new cluster continues the old one: the payload may cross the border.
+                    Some(at) if at / cluster + 1 == next.first => {
+                        let old = Release { first: at / cluster, count: 1 };
+                        self.change_refcounts(old, |n| Ok(n + 1)).await?;
+                        at
+                    }
+                    _ => next.first * cluster,
+                }
+            }
+        };
+        let end = start + len;
+        if start + len > self.max_compressed_offset() {
+            return Err(Error::limit("no compressed cluster fits below the offset limit")
+                .in_format("qcow2")
+                .at(start));
+        }
+        if !end.is_multiple_of(cluster) {
+            cursor.tail = Some(end);
+        }
+        let first = start / cluster;
+        Ok((start, Release { first, count: (end - 1) / cluster - first + 1 }))
+    }
+
+    /// Gives the references of settled releases back.
+    async fn reclaim(&self, cursor: &mut Locked<'_>) -> Result<()> {
+        for release in self.limbo.settled() {
+            let zeroed = self.change_refcounts(release, |n| Ok(n.saturating_sub(1))).await?;
+            if zeroed {
+                cursor.hint = cursor.hint.min(release.first);
+            }
+            if let Some(tail) = cursor.tail {
+                let at = tail / self.cluster_size();
+                if (release.first..release.first + release.count).contains(&at) {
+                    cursor.tail = None;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// [`reclaim`](Self::reclaim) outside an allocation.
+    pub(super) async fn reclaim_settled(&self) -> Result<()> {
+        let mut cursor = self.alloc.0.lock().await;
+        self.reclaim(&mut cursor).await
+    }
+
+    /// Applies `change` to the counts of a run of clusters. True where one became zero.
+    async fn change_refcounts(
+        &self,
+        run: Release,
+        change: impl Fn(u64) -> Result<u64>,
+    ) -> Result<bool> {
+        let order = self.refcount_order;
+        let (mut at, end) = (run.first, run.first + run.count);
+        let mut zeroed = false;
+        while at < end {
+            let (slice, index) = self.refcount_slice(at).await?;
+            let done = self.cache.modify(&slice, |bytes| -> Result<u64> {
+                let len = refcount::entries(bytes.len(), order);
+                let most = usize::try_from(end - at).unwrap_or(usize::MAX).min(len - index);
+                for i in index..index + most {
+                    let new = change(refcount::get(bytes, i, order))?;
+                    refcount::set(bytes, i, order, new);
+                    zeroed |= new == 0;
+                }
+                Ok(most as u64)
+            })?;
+            at += done;
+        }
+        Ok(zeroed)
+    }
+
+    /// The refcount of a host cluster; 0 where no block covers it.
+    pub(super) async fn refcount_of(&self, cluster: u64) -> Result<u64> {
+        if self.refblock_of(cluster) == 0 {
+            return Ok(0);
+        }
+        let (slice, index) = self.refcount_slice(cluster).await?;
+        Ok(slice.with(|bytes| refcount::get(bytes, index, self.refcount_order)))
+    }
+
+    /// The cached slice that holds the count of `cluster`, and the index in it.
+    async fn refcount_slice(
+        &self,
+        cluster: u64,
+    ) -> Result<(alloc::sync::Arc<super::cache::Slice>, usize)> {
+        let block = self.refblock_of(cluster);
+        if block == 0 {
+            return Err(Error::corrupt(format!(
+                "cluster {cluster:#x} is used and has no refcount"
+            ))
+            .in_format("qcow2")
+            .at(cluster << self.cluster_bits));
+        }
+        if !block.is_multiple_of(self.cluster_size()) {
+            return Err(Error::corrupt("refcount block is not cluster aligned")
+                .in_format("qcow2")
+                .at(block));
+        }
+        let index = cluster % self.refblock_entries();
+        let slice_entries = refcount::entries(self.cache.slice_len(), self.refcount_order) as u64;
+        let slice_offset = block + index / slice_entries * self.cache.slice_len() as u64;
+        let (slice, _) = self.cache.get(slice_offset, Class::Refcount).await?;
+        // Smaller than the number of entries in 16 KiB.
+        Ok((slice, (index % slice_entries) as usize))
+    }
+
+    fn refblock_of(&self, cluster: u64) -> u64 {
+        let table = self.reftable.lock();
+        usize::try_from(cluster / self.refblock_entries())
+            .ok()
+            .and_then(|i| table.entries.get(i))
+            .map_or(0, |entry| entry & l::REFTABLE_OFFSET_MASK)
+    }
+
+    /// Clusters that one refcount block covers.
+    fn refblock_entries(&self) -> u64 {
+        (self.cluster_size() * 8) >> self.refcount_order
+    }
+
+    /// Makes sure that `cluster` has a refcount block. False where one had to be made: it takes
+    /// `cluster` itself, the first of a range in which nothing is used.
+    async fn ensure_refblock(&self, cursor: &mut Locked<'_>, cluster: u64) -> Result<bool> {
+        if cluster >= l::MAX_HOST_OFFSET >> self.cluster_bits {
+            return Err(Error::limit("the image file cannot grow further").in_format("qcow2"));
+        }
+        if self.refblock_of(cluster) != 0 {
+            return Ok(true);
+        }
+        let index = usize::try_from(cluster / self.refblock_entries())
+            .map_err(|_| Error::limit("refcount table index").in_format("qcow2"))?;
+        let used = if index < self.reftable.lock().entries.len() {
+            self.make_refblock(cluster).await?;
+            self.change_refcounts(Release { first: cluster, count: 1 }, |_| Ok(1)).await?;
+            1
+        } else {
+            self.grow_reftable(cluster).await?
+        };
+        if cursor.hint == cluster {
+            cursor.hint += used;
+        }
+        Ok(false)
+    }
+
+    /// Makes the refcount block that covers `cluster`, in that cluster. Its count is not set yet.
+    async fn make_refblock(&self, cluster: u64) -> Result<()> {
+        let offset = cluster << self.cluster_bits;
+        self.refuse_overlap(&Release { first: cluster, count: 1 })?;
+        self.file.write_zeroes(offset, self.cluster_size(), ZeroFlags::empty()).await?;
+        self.cache.forget(offset, self.cluster_size());
+        let index = usize::try_from(cluster / self.refblock_entries()).unwrap_or(usize::MAX);
+        let mut table = self.reftable.lock();
+        table.entries[index] = offset;
+        table.dirty.insert(index / TABLE_GROUP);
+        Ok(())
+    }
+
+    /// Moves the refcount table to a larger place: at `cluster`, which lies in the range that the
+    /// old table could not describe, so nothing there is used. Returns the clusters taken.
+    ///
+    /// The new blocks and the new table are durable before the header points to them.
+    async fn grow_reftable(&self, cluster: u64) -> Result<u64> {
+        let _order = self.write_back_lock.lock().await;
+        let (blocks, entry_size) = (self.refblock_entries(), 8);
+        let old_len = self.reftable.lock().entries.len() as u64;
+        // Room for half as much again, and for describing itself.
+        let mut table_clusters = 1;
+        let mut block_count;
+        loop {
+            block_count = 1;
+            loop {
+                let taken = table_clusters + block_count;
+                let needed = (cluster % blocks + taken).div_ceil(blocks);
+                if needed <= block_count {
+                    break;
+                }
+                block_count = needed;
+            }
+            let needed = (old_len + old_len / 2).max(cluster / blocks + block_count + 1);
+            let clusters = (needed * entry_size).div_ceil(self.cluster_size());
+            if clusters <= table_clusters {
+                break;
+            }
+            table_clusters = clusters;
+        }
+        let len = (table_clusters << self.cluster_bits) / entry_size;
+        if len * entry_size > l::limits::MAX_REFTABLE_BYTES {
+            return Err(Error::limit("the refcount table cannot grow further").in_format("qcow2"));
+        }
+        let old = {
+            let mut table = self.reftable.lock();
+            table.entries.resize(usize::try_from(len).unwrap_or(usize::MAX), 0);
+            *self.reftable_place.lock()
+        };
+        let table_offset = cluster << self.cluster_bits;
+        for i in 0..block_count {
+            // The blocks lie right after the table; the i-th describes the i-th range from here.
+            let at = cluster + table_clusters + i;
+            let offset = at << self.cluster_bits;
+            self.file.write_zeroes(offset, self.cluster_size(), ZeroFlags::empty()).await?;
+            self.cache.forget(offset, self.cluster_size());
+            let index = usize::try_from(cluster / blocks + i).unwrap_or(usize::MAX);
+            self.reftable.lock().entries[index] = offset;
+        }
+        let taken = table_clusters + block_count;
+        self.change_refcounts(Release { first: cluster, count: taken }, |_| Ok(1)).await?;
+
+        self.write_class(Class::Refcount).await?;
+        self.barrier().await?;
+        let image: Vec<u8> = {
+            let mut table = self.reftable.lock();
+            table.dirty.clear();
+            table.entries.iter().flat_map(|e| e.to_be_bytes()).collect()
+        };
+        self.file.write(table_offset, image.into(), WriteFlags::empty()).await?;
+        self.barrier().await?;
+        let place = (table_offset, u32::try_from(table_clusters).unwrap_or(u32::MAX));
+        let mut field = place.0.to_be_bytes().to_vec();
+        field.extend_from_slice(&place.1.to_be_bytes());
+        self.file.write(header::REFTABLE_OFFSET as u64, field.into(), WriteFlags::empty()).await?;
+        self.barrier().await?;
+        *self.reftable_place.lock() = place;
+        self.limbo.free_later([Release { first: old.0 >> self.cluster_bits, count: old.1.into() }]);
+        Ok(taken)
+    }
+
+    /// Takes the changed groups of the refcount table: file offset and bytes of each.
+    pub(super) fn take_dirty_reftable(&self) -> Vec<(usize, u64, Segments)> {
+        let mut table = self.reftable.lock();
+        let (offset, _) = *self.reftable_place.lock();
+        let groups = core::mem::take(&mut table.dirty);
+        groups
+            .into_iter()
+            .map(|group| {
+                let from = group * TABLE_GROUP;
+                let to = table.entries.len().min(from + TABLE_GROUP);
+                let bytes: Vec<u8> =
+                    table.entries[from..to].iter().flat_map(|e| e.to_be_bytes()).collect();
+                (group, offset + 8 * from as u64, bytes.into())
+            })
+            .collect()
+    }
+
+    /// A wrong refcount must not make us write over the structures we stand on.
+    fn refuse_overlap(&self, run: &Release) -> Result<()> {
+        let (start, end) = (run.first << self.cluster_bits, run.first + run.count);
+        let end = end << self.cluster_bits;
+        let l1 = self.l1.read();
+        let (table, table_clusters) = *self.reftable_place.lock();
+        let fixed = [
+            ("header", 0, self.cluster_size()),
+            ("active L1 table", l1.offset, 8 * l1.entries.len() as u64),
+            ("refcount table", table, u64::from(table_clusters) << self.cluster_bits),
+            ("snapshot table", self.snapshot_table.0, self.snapshot_table.1),
+        ];
+        for (what, at, len) in fixed {
+            if len > 0 && start < at + len && at < end {
+                return Err(Error::corrupt(format!(
+                    "the refcounts call clusters of the {what} free; repair the image before \
+                     writing to it"
+                ))
+                .in_format("qcow2")
+                .at(at));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What sits behind [`Qcow2::reftable_place`]: offset and clusters.
+pub(super) type ReftablePlace = Mutex<(u64, u32)>;
+
+impl Reftable {
+    pub(super) fn new(entries: Vec<u64>) -> Self {
+        Self { entries, dirty: BTreeSet::new() }
+    }
+}

@@ -1,0 +1,270 @@
+//! The metadata cache: slices of L2 tables and refcount blocks.
+//!
+//! Tables are cached in slices of at most 16 KiB, so that memory follows what is used and not the
+//! cluster size. A slice is found under one short lock and changed under its own. Changed slices
+//! stay until [`write_back`](super::Qcow2::write_back) has written them, in the order of the
+//! format's document; nothing here writes.
+
+use crate::io::{Device, DeviceExt};
+use crate::sync::Mutex;
+use crate::{Error, Result};
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use bytes::Bytes;
+use core::sync::atomic::{AtomicBool, Ordering};
+use event_listener::Event;
+use hashbrown::HashMap;
+
+/// What a slice is part of; the order of write-back depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Class {
+    Refcount = 0,
+    L2 = 1,
+}
+
+/// The largest slice.
+const MAX_SLICE_BITS: u32 = 14;
+
+/// Memory for clean slices.
+const BUDGET: usize = 32 << 20;
+
+/// Changed slices beyond this share of the budget ask for a write-back.
+const MAX_DIRTY: usize = BUDGET / 4;
+
+/// Part of a table.
+#[derive(Debug)]
+pub(super) struct Slice {
+    offset: u64,
+    class: Class,
+    /// Looked at since the eviction clock last passed.
+    used: AtomicBool,
+    state: Mutex<SliceState>,
+}
+
+#[derive(Debug)]
+struct SliceState {
+    bytes: Box<[u8]>,
+    /// Counts changes: write-back sees whether a slice changed while it was written.
+    version: u64,
+    dirty: bool,
+}
+
+/// A copy of a changed slice, to be written.
+#[derive(Debug)]
+pub(super) struct Dirty {
+    slice: Arc<Slice>,
+    version: u64,
+    /// Where it goes.
+    pub(super) offset: u64,
+    /// What goes there.
+    pub(super) bytes: Bytes,
+}
+
+#[derive(Debug)]
+enum Slot {
+    Loading,
+    Ready(Arc<Slice>),
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    slots: HashMap<u64, Slot>,
+    /// Eviction order: a clock over the ready slices.
+    clock: VecDeque<u64>,
+    dirty: [BTreeMap<u64, Arc<Slice>>; 2],
+}
+
+/// The cache of one image.
+#[derive(Debug)]
+pub(super) struct TableCache {
+    file: Device,
+    slice_bits: u32,
+    inner: Mutex<Inner>,
+    loaded: Event,
+}
+
+impl TableCache {
+    pub(super) fn new(file: Device, cluster_bits: u32) -> Self {
+        Self {
+            file,
+            slice_bits: cluster_bits.min(MAX_SLICE_BITS),
+            inner: Mutex::new(Inner::default()),
+            loaded: Event::new(),
+        }
+    }
+
+    /// The length of a slice in bytes.
+    pub(super) fn slice_len(&self) -> usize {
+        1 << self.slice_bits
+    }
+
+    /// The slice that holds the byte at host offset `at`, and where in it that byte is.
+    pub(super) async fn get(&self, at: u64, class: Class) -> Result<(Arc<Slice>, usize)> {
+        let within = at & ((1 << self.slice_bits) - 1);
+        let offset = at - within;
+        loop {
+            let listener = {
+                let mut inner = self.inner.lock();
+                match inner.slots.get(&offset) {
+                    Some(Slot::Ready(slice)) => {
+                        if slice.class != class {
+                            return Err(wrong_class(offset));
+                        }
+                        slice.used.store(true, Ordering::Relaxed);
+                        // Smaller than a slice: fits.
+                        return Ok((slice.clone(), within as usize));
+                    }
+                    Some(Slot::Loading) => self.loaded.listen(),
+                    None => {
+                        inner.slots.insert(offset, Slot::Loading);
+                        break;
+                    }
+                }
+            };
+            listener.await;
+        }
+        let loading = Loading { cache: self, offset };
+        if offset >= self.file.len() {
+            return Err(Error::corrupt("a table lies past the end of the file")
+                .in_format("qcow2")
+                .at(offset));
+        }
+        let bytes = self.file.read_padded(offset, 1 << self.slice_bits).await?.to_vec();
+        let slice = loading.finish(bytes, class);
+        Ok((slice, within as usize))
+    }
+
+    /// Puts a slice of zeroes where a table has just been made of a zeroed cluster.
+    pub(super) fn insert_zeroed(&self, at: u64, class: Class) {
+        let offset = at & !((1 << self.slice_bits) - 1);
+        let slice = Arc::new(Slice::new(offset, class, alloc::vec![0; self.slice_len()]));
+        let mut inner = self.inner.lock();
+        inner.slots.insert(offset, Slot::Ready(slice));
+        inner.clock.push_back(offset);
+    }
+
+    /// Forgets what is cached of a cluster that is no table any more.
+    pub(super) fn forget(&self, offset: u64, len: u64) {
+        let mut inner = self.inner.lock();
+        for at in (offset..offset + len).step_by(self.slice_len()) {
+            inner.slots.remove(&at);
+            for dirty in &mut inner.dirty {
+                dirty.remove(&at);
+            }
+        }
+    }
+
+    /// Changes `slice`; it is written at the next write-back.
+    pub(super) fn modify<T>(&self, slice: &Arc<Slice>, change: impl FnOnce(&mut [u8]) -> T) -> T {
+        let mut state = slice.state.lock();
+        let out = change(&mut state.bytes);
+        state.version += 1;
+        if !state.dirty {
+            state.dirty = true;
+            let mut inner = self.inner.lock();
+            inner.dirty[slice.class as usize].insert(slice.offset, slice.clone());
+        }
+        out
+    }
+
+    /// Copies of all changed slices of a class, by offset.
+    pub(super) fn dirty(&self, class: Class) -> Vec<Dirty> {
+        let slices: Vec<Arc<Slice>> =
+            self.inner.lock().dirty[class as usize].values().cloned().collect();
+        slices
+            .into_iter()
+            .map(|slice| {
+                let state = slice.state.lock();
+                let (version, bytes) = (state.version, Bytes::copy_from_slice(&state.bytes));
+                drop(state);
+                Dirty { offset: slice.offset, version, bytes, slice }
+            })
+            .collect()
+    }
+
+    /// Notes that a copy has been written; a slice changed since stays dirty.
+    pub(super) fn written(&self, copy: &Dirty) {
+        let mut state = copy.slice.state.lock();
+        if state.version == copy.version {
+            state.dirty = false;
+            let mut inner = self.inner.lock();
+            inner.dirty[copy.slice.class as usize].remove(&copy.offset);
+        }
+    }
+
+    /// True where changed slices take so much memory that they should be written now.
+    pub(super) fn is_crowded(&self) -> bool {
+        let inner = self.inner.lock();
+        inner.dirty.iter().map(BTreeMap::len).sum::<usize>() << self.slice_bits > MAX_DIRTY
+    }
+}
+
+impl Slice {
+    fn new(offset: u64, class: Class, bytes: Vec<u8>) -> Self {
+        let state = SliceState { bytes: bytes.into_boxed_slice(), version: 0, dirty: false };
+        Self { offset, class, used: AtomicBool::new(true), state: Mutex::new(state) }
+    }
+
+    /// Looks at the bytes; `look` must not wait for anything.
+    pub(super) fn with<T>(&self, look: impl FnOnce(&[u8]) -> T) -> T {
+        look(&self.state.lock().bytes)
+    }
+}
+
+impl Inner {
+    /// Drops slices that nobody uses until there is room for one more.
+    fn make_room(&mut self, slice_bits: u32) {
+        let most = BUDGET >> slice_bits;
+        // Two rounds: the first may only clear the `used` marks.
+        let mut steps = 2 * self.clock.len();
+        while self.clock.len() >= most && steps > 0 {
+            steps -= 1;
+            let Some(offset) = self.clock.pop_front() else { return };
+            let Some(Slot::Ready(slice)) = self.slots.get(&offset) else { continue };
+            // The map's own handle is the only one: not in use and not dirty.
+            if Arc::strong_count(slice) == 1 && !slice.used.swap(false, Ordering::Relaxed) {
+                self.slots.remove(&offset);
+            } else {
+                self.clock.push_back(offset);
+            }
+        }
+    }
+}
+
+/// A slice being read. Dropped unfinished (an error, an abandoned future), others may try.
+struct Loading<'a> {
+    cache: &'a TableCache,
+    offset: u64,
+}
+
+impl Loading<'_> {
+    fn finish(self, bytes: Vec<u8>, class: Class) -> Arc<Slice> {
+        let slice = Arc::new(Slice::new(self.offset, class, bytes));
+        let mut inner = self.cache.inner.lock();
+        inner.make_room(self.cache.slice_bits);
+        inner.slots.insert(self.offset, Slot::Ready(slice.clone()));
+        inner.clock.push_back(self.offset);
+        drop(inner);
+        slice
+        // Dropping `self` wakes those who wait.
+    }
+}
+
+impl Drop for Loading<'_> {
+    fn drop(&mut self) {
+        let mut inner = self.cache.inner.lock();
+        if matches!(inner.slots.get(&self.offset), Some(Slot::Loading)) {
+            inner.slots.remove(&self.offset);
+        }
+        drop(inner);
+        self.cache.loaded.notify(usize::MAX);
+    }
+}
+
+fn wrong_class(offset: u64) -> Error {
+    Error::corrupt("one cluster is used as an L2 table and as a refcount block")
+        .in_format("qcow2")
+        .at(offset)
+}

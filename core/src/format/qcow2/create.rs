@@ -1,0 +1,397 @@
+//! Making a new image.
+//!
+//! Layout: header cluster, refcount table, refcount blocks, L1 table; with preallocation then L2
+//! tables and data as the allocator places them. Nothing refers to anything that is not there yet:
+//! the header is written last.
+
+use super::header::{CryptMethod, Header};
+use super::layout::{Autoclear, Compatible, Incompatible, SECTOR, limits};
+use super::refcount;
+use crate::codec::Compression;
+use crate::format::layer::DataFile;
+use crate::format::{Backing, BackingRef, Env, FormatName, OpenOptions, open};
+use crate::io::{
+    Access, BlockDevice, Deny, Device, Preallocation, Runtime, Segments, WriteFlags, ZeroFlags,
+};
+use crate::{Error, Result};
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+/// The version of the format (the schema's `BlockdevQcow2Version`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Version {
+    /// `compat=0.10`.
+    V2,
+    /// `compat=1.1`.
+    #[default]
+    V3,
+}
+
+/// What a new image is like; the names are those of the schema's `BlockdevCreateOptionsQcow2`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreateOptions {
+    /// Virtual size in bytes; rounded up to a sector.
+    pub size: u64,
+    /// Version of the format.
+    pub version: Version,
+    /// Cluster size in bytes, a power of two from 512 to 2 MiB.
+    pub cluster_size: u32,
+    /// Width of a refcount in bits, a power of two from 1 to 64.
+    pub refcount_bits: u32,
+    /// How compressed clusters will be compressed.
+    pub compression_type: Compression,
+    /// Subcluster allocation.
+    pub extended_l2: bool,
+    /// Refcount updates may be postponed by those who write.
+    pub lazy_refcounts: bool,
+    /// How space is prepared.
+    pub preallocation: Preallocation,
+    /// The backing file, as it will be written into the image.
+    pub backing: Option<BackingRef>,
+    /// The external data file, and whether it must stay a raw image.
+    pub data_file: Option<DataFileOptions>,
+}
+
+/// An external data file for a new image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DataFileOptions {
+    /// The name, as it will be written into the image.
+    pub name: String,
+    /// The file must stay valid as a standalone raw image.
+    pub raw: bool,
+}
+
+impl Default for CreateOptions {
+    fn default() -> Self {
+        Self {
+            size: 0,
+            version: Version::V3,
+            cluster_size: 64 << 10,
+            refcount_bits: 16,
+            compression_type: Compression::Deflate,
+            extended_l2: false,
+            lazy_refcounts: false,
+            preallocation: Preallocation::Off,
+            backing: None,
+            data_file: None,
+        }
+    }
+}
+
+fn invalid(what: impl Into<alloc::borrow::Cow<'static, str>>) -> Error {
+    Error::invalid(what).in_format("qcow2")
+}
+
+impl CreateOptions {
+    /// Refuses what contradicts itself or the format, before anything is written.
+    ///
+    /// # Errors
+    /// `InvalidInput`, with the option's name.
+    pub fn check(&self) -> Result<()> {
+        let cluster_bits = self.cluster_bits()?;
+        if !self.refcount_bits.is_power_of_two() || self.refcount_bits > 64 {
+            return Err(invalid(
+                "refcount width must be a power of two and may not exceed 64 bits",
+            ));
+        }
+        if self.size > limits::MAX_VIRTUAL_SIZE {
+            return Err(invalid(format!("size {} is too large", self.size)));
+        }
+        if self.version == Version::V2 {
+            let later = [
+                (self.refcount_bits != 16, "different refcount widths than 16 bits"),
+                (self.extended_l2, "extended L2 entries"),
+                (self.lazy_refcounts, "lazy refcounts"),
+                (self.compression_type != Compression::Deflate, "compression types but zlib"),
+                (self.data_file.is_some(), "external data files"),
+            ];
+            if let Some((_, what)) = later.iter().find(|(wanted, _)| *wanted) {
+                return Err(invalid(format!(
+                    "{what} require compatibility level 1.1 or above (use version=v3 or greater)"
+                )));
+            }
+        }
+        if self.extended_l2 && cluster_bits < limits::MIN_EXTENDED_CLUSTER_BITS {
+            return Err(invalid(
+                "extended L2 entries are only supported with cluster sizes of at least 16384 bytes",
+            ));
+        }
+        if let Some(backing) = &self.backing {
+            if backing.name.len() > limits::MAX_BACKING_NAME as usize {
+                return Err(invalid("backing file name too long"));
+            }
+            if self.data_file.as_ref().is_some_and(|d| d.raw) {
+                return Err(invalid(
+                    "backing file and data-file-raw cannot be used at the same time",
+                ));
+            }
+            if self.preallocation != Preallocation::Off && !self.extended_l2 {
+                return Err(invalid(
+                    "backing file and preallocation can only be used at the same time if \
+                     extended_l2 is enabled",
+                ));
+            }
+        }
+        let entries = self.l1_entries()?;
+        if entries * 8 > limits::MAX_L1_BYTES {
+            return Err(invalid(format!(
+                "the image size is too large for file format 'qcow2' (try using a larger cluster \
+                 size): an L1 table of {entries} entries exceeds 32 MiB"
+            )));
+        }
+        Ok(())
+    }
+
+    fn cluster_bits(&self) -> Result<u32> {
+        let bits = self.cluster_size.trailing_zeros();
+        let possible = limits::MIN_CLUSTER_BITS..=limits::MAX_CLUSTER_BITS;
+        if self.cluster_size.is_power_of_two() && possible.contains(&bits) {
+            return Ok(bits);
+        }
+        Err(invalid("cluster size must be a power of two between 512 and 2048k"))
+    }
+
+    fn l2_entry_bits(&self) -> u32 {
+        if self.extended_l2 { 4 } else { 3 }
+    }
+
+    pub(super) fn l1_entries(&self) -> Result<u64> {
+        let span = 2 * self.cluster_bits()? - self.l2_entry_bits();
+        Ok(self.size.div_ceil(1 << span))
+    }
+
+    /// The header of the new image, without offsets of tables.
+    pub(super) fn header(&self) -> Result<Header> {
+        let v3 = self.version == Version::V3;
+        let mut incompatible = Incompatible::empty();
+        incompatible.set(Incompatible::DATA_FILE, self.data_file.is_some());
+        incompatible
+            .set(Incompatible::COMPRESSION_TYPE, self.compression_type != Compression::Deflate);
+        incompatible.set(Incompatible::EXTENDED_L2, self.extended_l2);
+        let mut compatible = Compatible::empty();
+        compatible.set(Compatible::LAZY_REFCOUNTS, self.lazy_refcounts);
+        let mut autoclear = Autoclear::empty();
+        autoclear.set(Autoclear::DATA_FILE_RAW, self.data_file.as_ref().is_some_and(|d| d.raw));
+        let mut header = Header {
+            version: if v3 { 3 } else { 2 },
+            cluster_bits: self.cluster_bits()?,
+            size: self.size.next_multiple_of(SECTOR),
+            crypt: CryptMethod::None,
+            l1_size: u32::try_from(self.l1_entries()?).map_err(|_| invalid("L1 table size"))?,
+            l1_offset: 0,
+            reftable_offset: 0,
+            reftable_clusters: 0,
+            nb_snapshots: 0,
+            snapshots_offset: 0,
+            incompatible,
+            compatible,
+            autoclear,
+            refcount_order: self.refcount_bits.trailing_zeros(),
+            compression: self.compression_type,
+            header_length: if v3 { Header::FIXED_LEN as u32 } else { Header::V2_LEN },
+            backing_name: self.backing.as_ref().map(|b| b.name.clone()),
+            backing_format: self.backing.as_ref().and_then(|b| b.format.clone()),
+            data_file: self.data_file.as_ref().map(|d| d.name.clone()),
+            bitmaps: None,
+            unknown_fields: Vec::new(),
+            unknown_extensions: Vec::new(),
+            has_feature_names: v3,
+        };
+        // The names are a courtesy: they yield where a small cluster has no room for them.
+        if v3 && header.emit().is_err() {
+            header.has_feature_names = false;
+        }
+        header.emit()?;
+        Ok(header)
+    }
+}
+
+/// Makes `file` a qcow2 image; what it held is gone. `data_file` is the external data file where
+/// the options want one; it is made as long as the disk.
+///
+/// # Errors
+/// `InvalidInput` for impossible options, before anything is written; those of the devices.
+pub async fn create(
+    runtime: &Arc<dyn Runtime>,
+    file: &Device,
+    data_file: Option<&Device>,
+    options: &CreateOptions,
+) -> Result<()> {
+    options.check()?;
+    if data_file.is_some() != options.data_file.is_some() {
+        return Err(invalid("a data file was given without its name, or the other way round"));
+    }
+    let mut header = options.header()?;
+    let layout = Layout::new(&header);
+    header.reftable_offset = layout.reftable << header.cluster_bits;
+    header.reftable_clusters =
+        u32::try_from(layout.reftable_clusters).map_err(|_| invalid("refcount table size"))?;
+    header.l1_offset = layout.l1 << header.cluster_bits;
+
+    file.set_len(0, Preallocation::Off).await?;
+    for (offset, bytes) in layout.tables(&header) {
+        file.write(offset, bytes.into(), WriteFlags::empty()).await?;
+    }
+    let l1_bytes = u64::from(header.l1_size) * 8;
+    // Growing gives zeroes: an empty L1 table.
+    let end = header.l1_offset + l1_bytes.next_multiple_of(SECTOR);
+    file.set_len(end, Preallocation::Off).await?;
+    file.write(0, header.emit()?.into(), WriteFlags::empty()).await?;
+    file.flush().await?;
+    if let Some(data) = data_file {
+        let preallocation = match options.preallocation {
+            Preallocation::Metadata => Preallocation::Off,
+            other => other,
+        };
+        data.set_len(0, Preallocation::Off).await?;
+        data.set_len(header.size, preallocation).await?;
+        data.flush().await?;
+    }
+    // A raw data file shows every byte, so every cluster is mapped from the start.
+    let raw = options.data_file.as_ref().is_some_and(|d| d.raw);
+    if (raw || options.preallocation != Preallocation::Off) && header.size > 0 {
+        preallocate(runtime, file, data_file, options).await?;
+    }
+    Ok(())
+}
+
+/// Maps every cluster of the new image, and reserves the space as the options say.
+async fn preallocate(
+    runtime: &Arc<dyn Runtime>,
+    file: &Device,
+    data_file: Option<&Device>,
+    options: &CreateOptions,
+) -> Result<()> {
+    let env = Env { runtime: runtime.clone(), policy: Arc::new(Deny) };
+    let data = |device: &Device| DataFile { device: device.clone(), filename: Arc::from("") };
+    let open_options = OpenOptions {
+        format: Some(FormatName::Qcow2),
+        access: Access::ReadWrite,
+        backing: Backing::Ignore,
+        data_file: data_file.map(data),
+        snapshot: None,
+    };
+    let layer = open(&env, file.clone(), "new image", open_options).await?;
+    let (size, mut at, mut end) = (layer.len(), 0, 0);
+    while at < size {
+        let reservation = layer.driver().reserve(at, size - at).await?;
+        for target in &reservation.targets {
+            at = target.start + target.len;
+            if data_file.is_none() {
+                let len = target.before + target.len + target.after;
+                reserve_space(file, target.offset - target.before, len, options).await?;
+                end = end.max(target.offset + target.len + target.after);
+            }
+        }
+        // The new clusters read as zeroes already: there is nothing to transfer.
+        if let Some(token) = reservation.token {
+            layer.driver().commit(token).await?;
+        }
+    }
+    if end > file.len() {
+        file.set_len(end, Preallocation::Off).await?;
+    }
+    layer.flush().await
+}
+
+async fn reserve_space(
+    file: &Device,
+    offset: u64,
+    len: u64,
+    options: &CreateOptions,
+) -> Result<()> {
+    const STEP: u64 = 2 << 20;
+    match options.preallocation {
+        Preallocation::Off | Preallocation::Metadata => Ok(()),
+        Preallocation::Falloc => file.write_zeroes(offset, len, ZeroFlags::empty()).await,
+        Preallocation::Full => {
+            for at in (0..len).step_by(STEP as usize) {
+                let zeroes = Segments::zero(STEP.min(len - at));
+                file.write(offset + at, zeroes, WriteFlags::empty()).await?;
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Where the tables of a new image lie, in clusters.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Layout {
+    pub(super) reftable: u64,
+    pub(super) reftable_clusters: u64,
+    pub(super) refblocks: u64,
+    pub(super) refblock_count: u64,
+    pub(super) l1: u64,
+    /// Clusters up to here are used.
+    pub(super) used: u64,
+}
+
+impl Layout {
+    /// Header, refcount table, as many refcount blocks as describe all of these, L1 table.
+    fn new(header: &Header) -> Self {
+        let l1_clusters = (u64::from(header.l1_size) * 8).div_ceil(1 << header.cluster_bits);
+        Self::with(header, 1 + l1_clusters, l1_clusters)
+    }
+
+    /// The layout whose refcounts cover `others` clusters besides themselves, `l1_clusters` of
+    /// which follow the refcount blocks directly.
+    pub(super) fn with(header: &Header, others: u64, l1_clusters: u64) -> Self {
+        let cluster = 1u64 << header.cluster_bits;
+        let per_block = refcount::entries(1 << header.cluster_bits, header.refcount_order) as u64;
+        let (mut table, mut blocks) = (1, 1);
+        loop {
+            let used = others + table + blocks;
+            let need_blocks = used.div_ceil(per_block);
+            let need_table = (need_blocks * 8).div_ceil(cluster);
+            if need_blocks <= blocks && need_table <= table {
+                break;
+            }
+            blocks = need_blocks.max(blocks);
+            table = need_table.max(table);
+        }
+        let refblocks = 1 + table;
+        let l1 = refblocks + blocks;
+        Self {
+            reftable: 1,
+            reftable_clusters: table,
+            refblocks,
+            refblock_count: blocks,
+            l1,
+            used: (l1 + l1_clusters).max(others + table + blocks),
+        }
+    }
+
+    /// The bytes of refcount table and refcount blocks, each with its offset.
+    fn tables(&self, header: &Header) -> Vec<(u64, Vec<u8>)> {
+        let table = self.reftable_bytes(header);
+        let mut out = alloc::vec![(self.reftable << header.cluster_bits, table)];
+        for i in 0..self.refblock_count {
+            let offset = (self.refblocks + i) << header.cluster_bits;
+            out.push((offset, self.refblock_bytes(header, i)));
+        }
+        out
+    }
+
+    pub(super) fn reftable_bytes(&self, header: &Header) -> Vec<u8> {
+        let mut table: Vec<u8> = (0..self.refblock_count)
+            .flat_map(|i| ((self.refblocks + i) << header.cluster_bits).to_be_bytes())
+            .collect();
+        // Bounded by the limit on the L1 table and the virtual size.
+        table.resize((self.reftable_clusters << header.cluster_bits) as usize, 0);
+        table
+    }
+
+    /// Refcount block `index`: every cluster below `used` counts one.
+    pub(super) fn refblock_bytes(&self, header: &Header, index: u64) -> Vec<u8> {
+        let mut bytes = alloc::vec![0; 1 << header.cluster_bits];
+        let per_block = refcount::entries(bytes.len(), header.refcount_order) as u64;
+        let here = self.used.saturating_sub(index * per_block).min(per_block);
+        for i in 0..here {
+            // Less than the entries of a block.
+            refcount::set(&mut bytes, i as usize, header.refcount_order, 1);
+        }
+        bytes
+    }
+}

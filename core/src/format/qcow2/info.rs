@@ -1,0 +1,75 @@
+//! What the image tells of itself.
+
+use super::Qcow2;
+use super::bitmap::Flags;
+use super::header::CryptMethod;
+use super::layout::{Compatible, Incompatible};
+use crate::Result;
+use crate::codec::Compression;
+use crate::crypto::luks;
+use crate::format::{BackingRef, FormatInfo};
+use crate::io::DeviceExt;
+use crate::qapi::{
+    ImageInfoSpecific, ImageInfoSpecificQCow2, ImageInfoSpecificQCow2Encryption, Qcow2BitmapInfo,
+    Qcow2BitmapInfoFlags, Qcow2CompressionType,
+};
+use alloc::string::ToString;
+use alloc::vec::Vec;
+
+impl Qcow2 {
+    pub(super) async fn info(&self) -> Result<FormatInfo> {
+        let h = &self.header;
+        let v3 = h.version >= 3;
+        let bitmaps: Vec<Qcow2BitmapInfo> =
+            self.read_bitmaps().await?.iter().map(bitmap_info).collect();
+        let specific = ImageInfoSpecificQCow2 {
+            compat: if v3 { "1.1" } else { "0.10" }.to_string(),
+            data_file: h.data_file.clone(),
+            data_file_raw: self.data.is_some().then(|| self.data_file_is_raw()),
+            extended_l2: v3.then_some(self.extended_l2),
+            lazy_refcounts: v3.then(|| h.compatible.contains(Compatible::LAZY_REFCOUNTS)),
+            corrupt: v3.then(|| h.incompatible.contains(Incompatible::CORRUPT)),
+            refcount_bits: 1 << h.refcount_order,
+            encrypt: self.encryption_info().await?,
+            bitmaps: (!bitmaps.is_empty()).then_some(bitmaps),
+            compression_type: match h.compression {
+                Compression::Deflate => Qcow2CompressionType::Zlib,
+                Compression::Zstd => Qcow2CompressionType::Zstd,
+            },
+        };
+        Ok(FormatInfo {
+            cluster_size: Some(self.cluster_size()),
+            dirty: h.incompatible.contains(Incompatible::DIRTY),
+            encrypted: h.crypt != CryptMethod::None,
+            backing: h
+                .backing_name
+                .clone()
+                .map(|name| BackingRef { name, format: h.backing_format.clone() }),
+            snapshots: self.snapshots.iter().map(super::Snapshot::info).collect(),
+            specific: Some(ImageInfoSpecific::Qcow2(specific)),
+        })
+    }
+
+    async fn encryption_info(&self) -> Result<Option<ImageInfoSpecificQCow2Encryption>> {
+        match self.header.crypt {
+            CryptMethod::None => Ok(None),
+            CryptMethod::Aes => Ok(Some(ImageInfoSpecificQCow2Encryption::Aes)),
+            CryptMethod::Luks { offset, .. } => {
+                let bytes = self.file.read_padded(offset, luks::HEADER_LEN as u64).await?;
+                let info = luks::describe(&bytes.to_bytes()).map_err(|e| e.at(offset))?;
+                Ok(Some(ImageInfoSpecificQCow2Encryption::Luks(info)))
+            }
+        }
+    }
+}
+
+fn bitmap_info(bitmap: &super::bitmap::Bitmap) -> Qcow2BitmapInfo {
+    let mut flags = Vec::new();
+    if bitmap.flags.contains(Flags::IN_USE) {
+        flags.push(Qcow2BitmapInfoFlags::InUse);
+    }
+    if bitmap.flags.contains(Flags::AUTO) {
+        flags.push(Qcow2BitmapInfoFlags::Auto);
+    }
+    Qcow2BitmapInfo { name: bitmap.name.clone(), granularity: 1 << bitmap.granularity_bits, flags }
+}

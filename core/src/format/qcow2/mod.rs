@@ -1,0 +1,257 @@
+//! `qcow2`, versions 2 and 3 (`docs/formats/qcow2.md` has the layout and the write ordering).
+//!
+//! | file | part |
+//! | --- | --- |
+//! | `layout` | offsets, constants, limits |
+//! | `header` | header cluster: bytes to a checked value and back |
+//! | `open` | checks at opening; builds [`Qcow2`] |
+//! | `map` | guest to host: L1, L2, subclusters |
+//! | `write` | reservations, commits, zeroes, discards |
+//! | `alloc`, `refcount` | host clusters and their counts |
+//! | `cache` | L2 tables and refcount blocks in memory |
+//! | `order` | write-back: what must be durable before what |
+//! | `claims` | who may use which range |
+//! | `snapshot`, `bitmap` | tables of snapshots and bitmaps, read |
+//! | `check` | consistency check |
+//! | `create`, `measure`, `stream` | new images |
+
+mod alloc;
+mod bitmap;
+mod cache;
+mod check;
+mod claims;
+mod create;
+pub(super) mod header;
+mod info;
+mod layout;
+mod map;
+mod measure;
+mod open;
+mod order;
+mod refcount;
+mod resize;
+mod snapshot;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod write;
+
+pub use create::{CreateOptions, Version, create};
+pub use measure::{Measured, measure};
+pub use stream::{StreamOptions, stream};
+
+pub(super) use open::open;
+
+use super::{
+    CheckReport, Child, Driver, FormatInfo, Geometry, Mapping, Reservation, Token, ZeroPlan,
+};
+use crate::io::{BoxFuture, Capabilities, Device, Preallocation, ZeroFlags};
+use crate::sync::{Mutex, RwLock};
+use crate::{Error, Result};
+use ::alloc::boxed::Box;
+use ::alloc::collections::BTreeSet;
+use ::alloc::sync::Arc;
+use ::alloc::vec::Vec;
+use alloc::{AllocLock, Reftable, ReftablePlace};
+use cache::TableCache;
+use claims::{Limbo, RangeLocks};
+use core::sync::atomic::{AtomicBool, Ordering};
+use header::{CryptMethod, Header};
+use layout::Autoclear;
+use snapshot::Snapshot;
+
+/// An opened qcow2 image.
+#[derive(Debug)]
+pub struct Qcow2 {
+    file: Device,
+    data: Option<Device>,
+    header: Header,
+    cluster_bits: u32,
+    refcount_order: u32,
+    extended_l2: bool,
+    writable: bool,
+    snapshots: Vec<Snapshot>,
+    /// Offset and length of the snapshot table.
+    snapshot_table: (u64, u64),
+    virtual_size: RwLock<u64>,
+    l1: RwLock<L1>,
+    cache: TableCache,
+    reftable: Mutex<Reftable>,
+    reftable_place: ReftablePlace,
+    alloc: AllocLock,
+    /// Serialises the making of L2 tables.
+    l2_lock: async_lock::Mutex<()>,
+    /// Serialises write-backs.
+    write_back_lock: async_lock::Mutex<()>,
+    range_locks: Arc<RangeLocks>,
+    limbo: Arc<Limbo>,
+    /// The first real change has been prepared (autoclear bits).
+    touched: async_lock::Mutex<bool>,
+    /// `touched`, for a quick look.
+    prepared: AtomicBool,
+    /// A metadata write or flush failed: nothing is written any more.
+    poisoned: AtomicBool,
+}
+
+/// The L1 table in memory.
+#[derive(Debug, Default)]
+struct L1 {
+    offset: u64,
+    entries: Vec<u64>,
+    /// Groups of entries that differ from the file.
+    dirty: BTreeSet<usize>,
+}
+
+impl Qcow2 {
+    fn cluster_size(&self) -> u64 {
+        1 << self.cluster_bits
+    }
+
+    /// log2 of the entries of an L2 table.
+    fn l2_bits(&self) -> u32 {
+        self.cluster_bits - self.header.l2_entry_bits()
+    }
+
+    /// The unit that is copied on write.
+    fn subcluster_size(&self) -> u64 {
+        if self.extended_l2 {
+            self.cluster_size() / u64::from(layout::SUBCLUSTERS)
+        } else {
+            self.cluster_size()
+        }
+    }
+
+    /// The device that holds the guest's clusters.
+    fn data_child(&self) -> Child {
+        if self.data.is_some() { Child::Data } else { Child::File }
+    }
+
+    /// Compressed payloads must end below this.
+    fn max_compressed_offset(&self) -> u64 {
+        let bits = 62 - (self.cluster_bits - 8);
+        layout::MAX_HOST_OFFSET.min(1 << bits)
+    }
+
+    fn data_file_is_raw(&self) -> bool {
+        self.header.autoclear.contains(Autoclear::DATA_FILE_RAW)
+    }
+
+    fn is_poisoned(&self) -> bool {
+        self.poisoned.load(Ordering::Acquire)
+    }
+
+    /// After this nothing is written any more.
+    fn poison(&self) {
+        self.poisoned.store(true, Ordering::Release);
+    }
+
+    fn refuse_poisoned(&self) -> Result<()> {
+        if self.is_poisoned() {
+            return Err(Error::io(
+                "an earlier metadata write failed; what the last flush confirmed is safe, close \
+                 and reopen the image",
+            )
+            .in_format("qcow2"));
+        }
+        Ok(())
+    }
+
+    fn refuse_encrypted(&self) -> Result<()> {
+        let method = match self.header.crypt {
+            CryptMethod::None => return Ok(()),
+            CryptMethod::Aes => "AES",
+            CryptMethod::Luks { .. } => "LUKS",
+        };
+        Err(Error::unsupported(::alloc::format!(
+            "the image is encrypted ({method}); its data cannot be read or written yet"
+        ))
+        .in_format("qcow2"))
+    }
+}
+
+impl Driver for Qcow2 {
+    fn name(&self) -> &'static str {
+        "qcow2"
+    }
+
+    fn virtual_size(&self) -> u64 {
+        *self.virtual_size.read()
+    }
+
+    fn geometry(&self) -> Geometry {
+        Geometry {
+            // At most 2^21.
+            cluster_size: 1 << self.cluster_bits,
+            subcluster_size: self.subcluster_size() as u32,
+            compression: self.data.is_none().then_some(self.header.compression),
+        }
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let mut all = Capabilities::ZERO_INIT;
+        if self.header.version >= 3 && !self.data_file_is_raw() {
+            all |= Capabilities::FAST_ZERO;
+        }
+        if self.writable {
+            all |= Capabilities::WRITE;
+        }
+        if self.data.is_none() {
+            all |= Capabilities::COMPRESSED;
+        }
+        all
+    }
+
+    fn refines_extents(&self) -> bool {
+        false
+    }
+
+    fn map(&self, start: u64, len: u64) -> BoxFuture<'_, Result<Mapping>> {
+        Box::pin(self.map_range(start, len))
+    }
+
+    fn reserve(&self, start: u64, len: u64) -> BoxFuture<'_, Result<Reservation>> {
+        Box::pin(self.reserve_range(start, len))
+    }
+
+    fn reserve_compressed<'a>(
+        &'a self,
+        units: &'a [(u64, u32)],
+    ) -> BoxFuture<'a, Result<Reservation>> {
+        Box::pin(self.reserve_units(units))
+    }
+
+    fn commit(&self, token: Token) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.commit_token(token))
+    }
+
+    fn zero(&self, start: u64, len: u64, flags: ZeroFlags) -> BoxFuture<'_, Result<ZeroPlan>> {
+        Box::pin(self.zero_range(start, len, flags))
+    }
+
+    fn discard(&self, start: u64, len: u64) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.discard_range(start, len))
+    }
+
+    fn flush(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.flush_all())
+    }
+
+    fn set_virtual_size(
+        &self,
+        size: u64,
+        preallocation: Preallocation,
+    ) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.resize(size, preallocation))
+    }
+
+    fn describe(&self) -> BoxFuture<'_, Result<FormatInfo>> {
+        Box::pin(self.info())
+    }
+
+    fn check<'a>(
+        &'a self,
+        progress: &'a (dyn Fn(u64, u64) + Send + Sync),
+    ) -> BoxFuture<'a, Result<Option<CheckReport>>> {
+        Box::pin(async move { self.check_all(progress).await.map(Some) })
+    }
+}

@@ -1,0 +1,193 @@
+//! Opening: every check of the header against the file, before anything is used.
+
+use super::cache::TableCache;
+use super::claims::{Limbo, RangeLocks};
+use super::header::Header;
+use super::layout::{self as l, Autoclear, Incompatible};
+use super::snapshot::{self, Snapshot};
+use super::{L1, Qcow2};
+use crate::format::detect::OpenedFormat;
+use crate::format::layer::DataFile;
+use crate::format::{BackingRef, Env, OpenOptions};
+use crate::io::{Access, Device, Reference, ReferenceKind};
+use crate::sync::{Mutex, RwLock};
+use crate::{Error, Result};
+use alloc::boxed::Box;
+use alloc::collections::BTreeSet;
+use alloc::format;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::AtomicBool;
+
+pub(in crate::format) async fn open(
+    env: &Env,
+    file: &Device,
+    filename: &str,
+    options: &OpenOptions,
+) -> Result<OpenedFormat> {
+    let header = read_header(file).await?;
+    let writable = options.access == Access::ReadWrite;
+    if writable {
+        refuse_unsafe_writing(&header, filename)?;
+    }
+    let data = open_data_file(env, &header, filename, options).await?;
+    let (snapshots, snapshot_table) = snapshot::read_table(file, &header).await?;
+    let snapshot = match &options.snapshot {
+        None => None,
+        Some(wanted) => Some(snapshot::find(&snapshots, wanted)?.clone()),
+    };
+    if snapshot.is_some() && writable {
+        return Err(Error::invalid("a snapshot can only be read").in_format("qcow2"));
+    }
+    let (l1_offset, l1_size) = match &snapshot {
+        None => (header.l1_offset, header.l1_size),
+        Some(s) => (s.l1_offset, s.l1_size),
+    };
+    let l1 = read_table(file, "L1 table", l1_offset, l1_size.into()).await?;
+    let virtual_size = snapshot.as_ref().map_or(header.size, |s| s.disk_size);
+    let span_bits = header.l1_entry_span_bits();
+    if (l1.len() as u64) < virtual_size.div_ceil(1 << span_bits) {
+        return Err(Error::corrupt(format!(
+            "the L1 table of {} entries is too small for {virtual_size:#x} bytes",
+            l1.len()
+        ))
+        .in_format("qcow2")
+        .at(l1_offset));
+    }
+    let reftable = if writable {
+        let entries = u64::from(header.reftable_clusters) << header.cluster_bits >> 3;
+        read_table(file, "refcount table", header.reftable_offset, entries).await?
+    } else {
+        Vec::new()
+    };
+    let backing = header
+        .backing_name
+        .clone()
+        .map(|name| BackingRef { name, format: header.backing_format.clone() });
+    if backing.is_some() && header.autoclear.contains(Autoclear::DATA_FILE_RAW) {
+        return Err(Error::corrupt("a raw data file and a backing file exclude each other")
+            .in_format("qcow2"));
+    }
+    let driver = Qcow2 {
+        file: file.clone(),
+        data: data.as_ref().map(|d| d.device.clone()),
+        cluster_bits: header.cluster_bits,
+        refcount_order: header.refcount_order,
+        extended_l2: header.incompatible.contains(Incompatible::EXTENDED_L2),
+        writable,
+        snapshots,
+        snapshot_table,
+        virtual_size: RwLock::new(virtual_size.next_multiple_of(l::SECTOR)),
+        l1: RwLock::new(L1 { offset: l1_offset, entries: l1, dirty: BTreeSet::new() }),
+        cache: TableCache::new(file.clone(), header.cluster_bits),
+        reftable: Mutex::new(super::alloc::Reftable::new(reftable)),
+        reftable_place: Mutex::new((header.reftable_offset, header.reftable_clusters)),
+        alloc: super::alloc::AllocLock::default(),
+        l2_lock: async_lock::Mutex::new(()),
+        write_back_lock: async_lock::Mutex::new(()),
+        range_locks: Arc::new(RangeLocks::default()),
+        limbo: Arc::new(Limbo::new()),
+        touched: async_lock::Mutex::new(false),
+        prepared: AtomicBool::new(false),
+        poisoned: AtomicBool::new(false),
+        header,
+    };
+    Ok(OpenedFormat { driver: Box::new(driver), data, backing })
+}
+
+/// Reads and checks the header cluster.
+pub(super) async fn read_header(file: &Device) -> Result<Header> {
+    let fixed = file.read(0, file.len().min(Header::FIXED_LEN)).await?.to_bytes();
+    let bits = Header::peek_cluster_bits(&fixed)?;
+    let cluster = file.read(0, file.len().min(1 << bits)).await?.to_bytes();
+    Header::parse(&cluster)
+}
+
+/// Reads a table of big-endian 64-bit entries, which must lie within the file.
+pub(super) async fn read_table(
+    file: &Device,
+    what: &str,
+    offset: u64,
+    entries: u64,
+) -> Result<Vec<u64>> {
+    // Callers have bounded `entries` by a limit of the format: no overflow.
+    let len = entries * 8;
+    if offset.checked_add(len).is_none_or(|end| end > file.len()) {
+        return Err(Error::corrupt(format!(
+            "{what} at {offset:#x}+{len:#x} exceeds the file of {:#x} bytes",
+            file.len()
+        ))
+        .in_format("qcow2")
+        .at(offset));
+    }
+    let bytes = file.read(offset, len).await?.to_bytes();
+    Ok(bytes.chunks_exact(8).map(|entry| l::be64(entry, 0)).collect())
+}
+
+/// States in which a write could do harm.
+fn refuse_unsafe_writing(header: &Header, filename: &str) -> Result<()> {
+    let refuse = |error: Error| Err(error.in_format("qcow2"));
+    if header.incompatible.contains(Incompatible::CORRUPT) {
+        return refuse(Error::corrupt(format!(
+            "'{filename}' is marked corrupt; it can be read, and written to only after a repair"
+        )));
+    }
+    if header.incompatible.contains(Incompatible::DIRTY) {
+        return refuse(Error::unsupported(format!(
+            "'{filename}' was not closed cleanly and its refcounts need a repair, which is not \
+             supported yet; it can be read"
+        )));
+    }
+    if header.bitmaps.is_some() && header.autoclear.contains(Autoclear::BITMAPS) {
+        return refuse(Error::unsupported(format!(
+            "'{filename}' has persistent bitmaps, which writing would make wrong; that is not \
+             supported yet"
+        )));
+    }
+    if header.reftable_clusters == 0 {
+        return refuse(Error::corrupt(format!("'{filename}' has no refcount table")));
+    }
+    Ok(())
+}
+
+async fn open_data_file(
+    env: &Env,
+    header: &Header,
+    filename: &str,
+    options: &OpenOptions,
+) -> Result<Option<DataFile>> {
+    if !header.incompatible.contains(Incompatible::DATA_FILE) {
+        if options.data_file.is_some() {
+            return Err(Error::invalid(format!("'{filename}' has no external data file"))
+                .in_format("qcow2"));
+        }
+        return Ok(None);
+    }
+    if let Some(given) = &options.data_file {
+        return Ok(Some(given.clone()));
+    }
+    let Some(name) = &header.data_file else {
+        return Err(Error::invalid(format!(
+            "'{filename}' keeps its data in an external file and does not name it; name it when \
+             opening the image"
+        ))
+        .in_format("qcow2"));
+    };
+    let reference = Reference {
+        kind: ReferenceKind::DataFile,
+        name,
+        referrer: filename,
+        access: options.access,
+    };
+    let found = env.policy.open(reference).await?;
+    Ok(Some(DataFile { device: found.device, filename: Arc::from(found.filename.as_str()) }))
+}
+
+impl Snapshot {
+    /// The bytes that an L1 entry of the table must be able to cover.
+    pub(super) fn is_plausible(&self, header: &Header) -> bool {
+        u64::from(self.l1_size) * 8 <= l::limits::MAX_L1_BYTES
+            && self.l1_offset.is_multiple_of(1 << header.cluster_bits)
+            && self.disk_size <= l::limits::MAX_VIRTUAL_SIZE
+    }
+}

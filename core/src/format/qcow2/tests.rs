@@ -1,0 +1,1 @@
+//! Tests of the format as a whole, over memory.

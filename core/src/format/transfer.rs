@@ -1,0 +1,225 @@
+//! The one engine that moves bytes, for every format: raw pieces, zeroes, compressed units, the
+//! backing chain, and copy-on-write.
+
+use super::{Layer, Piece, Place, Target};
+use crate::codec::{self, Compression};
+use crate::io::{BlockDevice, DeviceExt, Segments, WriteFlags, ZeroFlags, check_range};
+use crate::{Error, Result};
+use alloc::format;
+use alloc::vec::Vec;
+use futures_util::stream::{FuturesOrdered, StreamExt};
+
+/// Zeroes are written as data in steps of this size.
+const ZERO_STEP: u64 = 2 << 20;
+
+/// Zeroes shorter than this are written as data where the place is known: a zero write of the
+/// host costs more than the bytes.
+const MIN_HOST_ZERO: u64 = 32 << 10;
+
+/// Reads `len` bytes at guest offset `offset`.
+pub(super) async fn read(layer: &Layer, offset: u64, len: u64) -> Result<Segments> {
+    check_range(offset, len, layer.len())?;
+    let end = offset + len;
+    let mut out = Segments::new();
+    let mut at = offset;
+    while at < end {
+        let mapping = layer.driver.map(at, end - at).await?;
+        match mapping.pieces.as_slice() {
+            [] => return Err(no_progress(layer, at)),
+            [piece] => {
+                out.append(read_piece(layer, at, *piece).await?);
+                at += piece.len;
+            }
+            pieces => {
+                let mut parts = FuturesOrdered::new();
+                let mut start = at;
+                for piece in pieces {
+                    parts.push_back(read_piece(layer, start, *piece));
+                    start += piece.len;
+                }
+                while let Some(part) = parts.next().await {
+                    out.append(part?);
+                }
+                at = start;
+            }
+        }
+        // `mapping` lived until here, and with it the claim on the host ranges just read.
+    }
+    Ok(out)
+}
+
+async fn read_piece(layer: &Layer, start: u64, piece: Piece) -> Result<Segments> {
+    match piece.place {
+        Place::Raw { child, offset } => layer
+            .child(child)
+            .read_padded(offset, piece.len)
+            .await
+            .map_err(|e| e.context(format!("cannot read guest offset {start:#x}"))),
+        Place::Zero { .. } => Ok(Segments::zero(piece.len)),
+        Place::Compressed { offset, len, kind, unit_start, unit_len } => {
+            let payload = layer.file.read_padded(offset, len.into()).await?.to_bytes();
+            let unit = layer
+                .runtime
+                .compute(move || codec::decompress(kind, &payload, unit_len as usize))
+                .await?
+                .map_err(|e| {
+                    e.context(format!("compressed cluster of guest offset {unit_start:#x}"))
+                        .in_format(layer.driver.name())
+                        .at(offset)
+                })?;
+            Ok(Segments::from(unit).slice(start - unit_start, piece.len))
+        }
+        Place::Unallocated => {
+            let Some(backing) = &layer.backing else {
+                return Ok(Segments::zero(piece.len));
+            };
+            backing.read_padded(start, piece.len).await
+        }
+    }
+}
+
+/// Writes `data` at guest offset `offset`.
+pub(super) async fn write(layer: &Layer, offset: u64, data: Segments) -> Result<()> {
+    let mut done = 0;
+    while done < data.len() {
+        let at = offset + done;
+        let reservation = layer.driver.reserve(at, data.len() - done).await?;
+        if reservation.targets.is_empty() {
+            return Err(no_progress(layer, at));
+        }
+        for target in &reservation.targets {
+            let mut bytes =
+                padded(layer, target, data.slice(target.start - offset, target.len)).await?;
+            if let Some(hold) = &reservation.hold {
+                bytes.hold(hold.clone());
+            }
+            let child = layer.child(target.child);
+            let host = target.offset - target.before;
+            if bytes.is_zero() && bytes.len() >= MIN_HOST_ZERO {
+                child.write_zeroes(host, bytes.len(), ZeroFlags::empty()).await
+            } else {
+                child.write(host, bytes, WriteFlags::empty()).await
+            }
+            .map_err(|e| e.context(format!("cannot write guest offset {:#x}", target.start)))?;
+            done += target.len;
+        }
+        if let Some(token) = reservation.token {
+            layer.driver.commit(token).await?;
+        }
+    }
+    Ok(())
+}
+
+/// `data` with what the guest reads around it now, as far as the target wants it.
+async fn padded(layer: &Layer, target: &Target, data: Segments) -> Result<Segments> {
+    if target.before == 0 && target.after == 0 {
+        return Ok(data);
+    }
+    let mut out = current(layer, target.start - target.before, target.before).await?;
+    let end = target.start + target.len;
+    out.append(data);
+    out.append(current(layer, end, target.after).await?);
+    Ok(out)
+}
+
+/// What the guest reads now; zeroes past the virtual size (the rest of the last cluster).
+async fn current(layer: &Layer, start: u64, len: u64) -> Result<Segments> {
+    let inside = layer.len().saturating_sub(start).min(len);
+    let mut out = match inside {
+        0 => Segments::new(),
+        n => alloc::boxed::Box::pin(read(layer, start, n)).await?,
+    };
+    out.push_zero(len - inside);
+    Ok(out)
+}
+
+/// Writes zeroes as data.
+pub(super) async fn write_zeroes(layer: &Layer, start: u64, len: u64) -> Result<()> {
+    let mut done = 0;
+    while done < len {
+        let step = ZERO_STEP.min(len - done);
+        write(layer, start + done, Segments::zero(step)).await?;
+        done += step;
+    }
+    Ok(())
+}
+
+/// Writes whole clusters compressed; those that would not get smaller, as they are.
+pub(super) async fn write_compressed(layer: &Layer, offset: u64, data: Segments) -> Result<()> {
+    let geometry = layer.driver.geometry();
+    let Some(kind) = geometry.compression else {
+        return Err(Error::unsupported("the format has no compressed clusters")
+            .in_format(layer.driver.name()));
+    };
+    let cluster = u64::from(geometry.cluster_size);
+    let end = offset + data.len();
+    if !offset.is_multiple_of(cluster) || (!end.is_multiple_of(cluster) && end != layer.len()) {
+        return Err(Error::invalid(format!(
+            "compressed writes take whole clusters of {cluster:#x} bytes, not {offset:#x}+{:#x}",
+            data.len()
+        ))
+        .in_format(layer.driver.name()));
+    }
+    let mut packed = FuturesOrdered::new();
+    for start in (0..data.len()).step_by(geometry.cluster_size as usize) {
+        let part = data.slice(start, cluster.min(data.len() - start));
+        packed.push_back(compress_cluster(layer, kind, offset + start, part, cluster));
+    }
+    let mut units = Vec::new();
+    let mut payloads = Vec::new();
+    while let Some(done) = packed.next().await {
+        let (start, part, payload) = done?;
+        match payload {
+            Some(payload) => {
+                let len = u32::try_from(payload.len())
+                    .map_err(|_| Error::bug("a compressed cluster is larger than a cluster"))?;
+                units.push((start, len));
+                payloads.push(payload);
+            }
+            None => write(layer, start, part).await?,
+        }
+    }
+    if units.is_empty() {
+        return Ok(());
+    }
+    let reservation = layer.driver.reserve_compressed(&units).await?;
+    let mut targets = reservation.targets.iter().zip(payloads).peekable();
+    while let Some((first, payload)) = targets.next() {
+        let mut bytes = Segments::from(payload);
+        // Units packed one after another go to the file in one write.
+        while let Some((_, payload)) = targets.next_if(|(next, _)| {
+            next.child == first.child && next.offset == first.offset + bytes.len()
+        }) {
+            bytes.append(payload.into());
+        }
+        if let Some(hold) = &reservation.hold {
+            bytes.hold(hold.clone());
+        }
+        layer.child(first.child).write(first.offset, bytes, WriteFlags::empty()).await?;
+    }
+    match reservation.token {
+        Some(token) => layer.driver.commit(token).await,
+        None => Ok(()),
+    }
+}
+
+/// Compresses one cluster, padded with zeroes to its full length.
+async fn compress_cluster(
+    layer: &Layer,
+    kind: Compression,
+    start: u64,
+    part: Segments,
+    cluster: u64,
+) -> Result<(u64, Segments, Option<Vec<u8>>)> {
+    let mut whole = part.clone();
+    whole.push_zero(cluster - part.len());
+    let whole = whole.to_bytes();
+    let payload = layer.runtime.compute(move || codec::compress(kind, &whole)).await??;
+    Ok((start, part, payload))
+}
+
+/// A driver answered with nothing: without this check the engine would ask for ever.
+fn no_progress(layer: &Layer, at: u64) -> Error {
+    Error::bug(format!("the driver covered nothing of guest offset {at:#x}"))
+        .in_format(layer.driver.name())
+}

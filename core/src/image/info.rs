@@ -1,0 +1,114 @@
+//! What an image is: the schema's `ImageInfo` and `BlockGraphInfo`.
+
+use crate::format::{Backing, BackingRef, Env, FormatName, Layer, OpenOptions, open};
+use crate::io::{Access, Device, Reference, ReferenceKind, combine_path};
+use crate::qapi::{
+    BlockChildInfo, BlockGraphInfo, BlockNodeInfo, ImageInfo, ImageInfoSpecific,
+    ImageInfoSpecificFile,
+};
+use crate::{Error, Result};
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::str::FromStr;
+
+/// The unit in which the protocol level states lengths.
+const SECTOR: u64 = 512;
+
+/// What one image is, with the files it lives in; its backing file is named, not looked at.
+///
+/// # Errors
+/// Those of the devices and of reading the format's tables.
+pub async fn info(layer: &Layer) -> Result<BlockGraphInfo> {
+    use crate::io::BlockDevice;
+    let format = layer.driver().describe().await?;
+    let own = layer.info().await?;
+    let backing = format.backing.as_ref();
+    let base = BlockNodeInfo {
+        filename: own.filename,
+        format: own.driver.to_string(),
+        virtual_size: layer.len(),
+        actual_size: own.actual_size,
+        dirty_flag: Some(format.dirty),
+        cluster_size: format.cluster_size,
+        encrypted: format.encrypted.then_some(true),
+        compressed: None,
+        backing_filename: backing.map(|b| b.name.clone()),
+        full_backing_filename: backing.map(|b| combine_path(layer.filename(), &b.name)),
+        backing_filename_format: backing.and_then(|b| b.format.clone()),
+        snapshots: (!format.snapshots.is_empty()).then_some(format.snapshots),
+        format_specific: format.specific,
+    };
+    let mut children = Vec::from([child("file", layer.file()).await?]);
+    if let Some(data) = layer.data_file() {
+        children.push(child("data-file", &data.device).await?);
+    }
+    Ok(BlockGraphInfo { base, children })
+}
+
+async fn child(name: &str, device: &Device) -> Result<BlockChildInfo> {
+    let info = device.info().await?;
+    let is_file = info.driver == "file";
+    let base = BlockNodeInfo {
+        filename: info.filename,
+        format: info.driver.to_string(),
+        virtual_size: device.len().next_multiple_of(SECTOR),
+        actual_size: info.actual_size,
+        dirty_flag: Some(false),
+        format_specific: is_file.then(|| ImageInfoSpecific::File(ImageInfoSpecificFile::default())),
+        ..BlockNodeInfo::default()
+    };
+    let info = BlockGraphInfo { base, children: Vec::new() };
+    Ok(BlockChildInfo { name: name.to_string(), info })
+}
+
+/// What an image and every image of its backing chain is, from the top. Each is opened by itself:
+/// a damaged one is named in the error.
+///
+/// # Errors
+/// Those of opening each image; `Corrupt` where the chain is a loop.
+pub async fn info_chain(
+    env: &Env,
+    file: Device,
+    filename: &str,
+    options: OpenOptions,
+) -> Result<Vec<BlockGraphInfo>> {
+    let mut out = Vec::new();
+    let mut seen: Vec<String> = Vec::new();
+    let (mut file, mut filename, mut options) = (file, filename.to_string(), options);
+    loop {
+        if seen.contains(&filename) {
+            return Err(Error::corrupt(format!(
+                "backing file '{filename}' creates an infinite loop"
+            )));
+        }
+        options.backing = Backing::Ignore;
+        let layer = open(env, file, &filename, options)
+            .await
+            .map_err(|e| e.context(format!("could not open '{filename}'")))?;
+        out.push(info(&layer).await?);
+        let Some(BackingRef { name, format }) = layer.driver().describe().await?.backing else {
+            return Ok(out);
+        };
+        let reference = Reference {
+            kind: ReferenceKind::Backing,
+            name: &name,
+            referrer: &filename,
+            access: Access::ReadOnly,
+        };
+        let found = env.policy.open(reference).await?;
+        let format = format.as_deref().map(FormatName::from_str).transpose()?;
+        seen.push(core::mem::replace(&mut filename, found.filename));
+        file = found.device;
+        options = OpenOptions { format, ..OpenOptions::default() };
+    }
+}
+
+/// The schema's `ImageInfo` of a chain, from the top, each image within the one above it.
+#[must_use]
+pub fn nested(chain: Vec<BlockGraphInfo>) -> Option<ImageInfo> {
+    chain.into_iter().rev().fold(None, |below, image| {
+        Some(ImageInfo { base: image.base, backing_image: below.map(Box::new) })
+    })
+}
