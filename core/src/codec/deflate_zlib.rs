@@ -26,8 +26,9 @@ std::thread_local! {
 }
 
 pub(super) fn compress(data: &[u8]) -> Result<Option<Vec<u8>>> {
-    // One byte less than the data: running out of room is the answer "not smaller".
-    let mut out = vec![0; data.len().saturating_sub(1)];
+    // Room for the worst case, though only a smaller result is of use: zlib-rs 0.6.8 can panic
+    // ("buf.len() must fit in remaining()") when it runs out of room while bits are pending.
+    let mut out = vec![0; zlib_rs::compress_bound(data.len())];
     let (status, len) = DEFLATE.with_borrow_mut(|state| {
         let state = state.get_or_insert_with(|| {
             Deflate::new_with_config(DeflateConfig {
@@ -46,7 +47,7 @@ pub(super) fn compress(data: &[u8]) -> Result<Option<Vec<u8>>> {
             let len = usize::try_from(len).map_err(|_| Error::bug("deflate wrote too much"))?;
             out.truncate(len);
             out.shrink_to_fit();
-            Ok(Some(out))
+            Ok((len < data.len()).then_some(out))
         }
         Ok(Status::Ok | Status::BufError) => Ok(None),
         Err(e) => Err(Error::bug(alloc::format!("deflate failed: {}", e.as_str()))),

@@ -145,9 +145,10 @@ fn position_of_nonzero(data: &Segments) -> Option<u64> {
     let mut at = 0;
     for segment in data.as_slice() {
         if let Segment::Data(bytes) = segment
-            && !crate::io::is_zero(bytes) {
-                return bytes.iter().position(|b| *b != 0).map(|i| at + i as u64);
-            }
+            && !crate::io::is_zero(bytes)
+        {
+            return bytes.iter().position(|b| *b != 0).map(|i| at + i as u64);
+        }
         at += segment.len();
     }
     None

@@ -92,11 +92,10 @@ impl Qcow2 {
         let mut start = cursor.hint;
         let mut at = start;
         while at < start + count {
-            if self.ensure_refblock(&mut cursor, at).await?
-                && self.refcount_of(at).await? == 0 {
-                    at += 1;
-                    continue;
-                }
+            if self.ensure_refblock(&mut cursor, at).await? && self.refcount_of(at).await? == 0 {
+                at += 1;
+                continue;
+            }
             // Taken, by others or by the refcount block just made there.
             at += 1;
             start = at;
@@ -142,9 +141,10 @@ impl Qcow2 {
         // The cluster that still has room, unless its count is at the top.
         let mut tail = cursor.tail.take();
         if let Some(at) = tail
-            && self.refcount_of(at / cluster).await? >= max {
-                tail = None;
-            }
+            && self.refcount_of(at / cluster).await? >= max
+        {
+            tail = None;
+        }
         let room = tail.map_or(0, |at| cluster - at % cluster);
         let start = match tail {
             Some(at) if len <= room => {

@@ -373,14 +373,12 @@ impl Check<'_> {
             let first = index * per_block;
             self.refcount(first).await?;
             let Some(block) = self.blocks.remove(&index) else { continue };
-            for i in 0..per_block {
-                let stated = refcount::get(&block, i as usize, image.refcount_order);
-                let cluster = first + i;
-                let found = self.take_count(cluster);
-                if stated != 0 || found != 0 {
-                    highest = highest.max(cluster);
-                }
-                self.judge(cluster, stated, found);
+            let mut at = first;
+            while at < first + per_block {
+                let end = (at - at % PAGE + PAGE).min(first + per_block);
+                let used = self.compare_page(&block, (at - first) as usize, at, end);
+                highest = highest.max(used);
+                at = end;
             }
         }
         // References to clusters that no refcount block covers.
@@ -394,10 +392,32 @@ impl Check<'_> {
         Ok(highest)
     }
 
-    fn take_count(&mut self, cluster: u64) -> u16 {
-        self.counts
-            .get_mut(&(cluster / PAGE))
-            .map_or(0, |page| core::mem::take(&mut page[(cluster % PAGE) as usize]))
+    /// Compares the clusters `[start, end)` of one page of counts, whose refcounts begin at entry
+    /// `index` of a block. Gives the highest cluster in use, 0 if there is none.
+    fn compare_page(&mut self, block: &[u8], index: usize, start: u64, end: u64) -> u64 {
+        let order = self.image.refcount_order;
+        let mut page = self.counts.remove(&(start / PAGE));
+        let bytes = (index << order) / 8..((index + (end - start) as usize) << order).div_ceil(8);
+        if page.is_none() && crate::io::is_zero(&block[bytes]) {
+            return 0;
+        }
+        let mut highest = 0;
+        for cluster in start..end {
+            let i = index + (cluster - start) as usize;
+            let stated = refcount::get(block, i, order);
+            let found = page
+                .as_mut()
+                .map_or(0, |counts| core::mem::take(&mut counts[(cluster % PAGE) as usize]));
+            if stated != 0 || found != 0 {
+                highest = cluster;
+                self.judge(cluster, stated, found);
+            }
+        }
+        // Small blocks share a page of counts with their neighbours.
+        if let Some(rest) = page.filter(|counts| counts.iter().any(|n| *n != 0)) {
+            self.counts.insert(start / PAGE, rest);
+        }
+        highest
     }
 
     fn judge(&mut self, cluster: u64, stated: u64, found: u16) {

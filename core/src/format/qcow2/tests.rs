@@ -1,1 +1,188 @@
 //! Tests of the format as a whole, over memory.
+#![cfg(feature = "testing")]
+
+use super::create::DataFileOptions;
+use super::{CreateOptions, Version, create};
+use crate::codec::Compression;
+use crate::format::layer::DataFile;
+use crate::format::{BackingRef, Env, FormatName, Layer, OpenOptions, open};
+use crate::image::no_progress;
+use crate::io::testing::model::{self, ModelOptions, Subject};
+use crate::io::testing::{SimRuntime, YieldDevice};
+use crate::io::{
+    Access, BlockDevice, BoxFuture, Device, MemoryDevice, OpenPolicy, Opened, Preallocation,
+    Reference, Runtime,
+};
+use crate::{Error, Result};
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::ToString;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use std::println;
+
+/// Hands out one device for every reference.
+struct Always(Device);
+
+impl OpenPolicy for Always {
+    fn open<'a>(&'a self, reference: Reference<'a>) -> BoxFuture<'a, Result<Opened>> {
+        let opened = Opened { device: self.0.clone(), filename: reference.name.to_string() };
+        Box::pin(core::future::ready(Ok(opened)))
+    }
+}
+
+/// An image in memory, checked after every step.
+struct Fixture {
+    runtime: Arc<dyn Runtime>,
+    options: CreateOptions,
+    /// What the backing file holds.
+    backing: Device,
+    files: crate::sync::Mutex<Option<(Device, Option<Device>)>>,
+    yielding: bool,
+}
+
+impl Fixture {
+    fn new(runtime: &SimRuntime, options: CreateOptions) -> Self {
+        let backing: Device = Arc::new(MemoryDevice::new(options.size));
+        Self {
+            runtime: runtime.handle(),
+            options,
+            backing,
+            files: crate::sync::Mutex::new(None),
+            yielding: false,
+        }
+    }
+
+    fn env(&self) -> Env {
+        Env { runtime: self.runtime.clone(), policy: Arc::new(Always(self.backing.clone())) }
+    }
+
+    async fn open(&self, access: Access) -> Result<Arc<Layer>> {
+        let (mut file, data) = self.files.lock().clone().ok_or_else(|| Error::bug("no image"))?;
+        if self.yielding {
+            file = Arc::new(YieldDevice::new(file));
+        }
+        let data_file = data.map(|device| DataFile { device, filename: Arc::from("data") });
+        let format = Some(FormatName::Qcow2);
+        let options = OpenOptions { format, access, data_file, ..OpenOptions::default() };
+        open(&self.env(), file, "image", options).await
+    }
+
+    async fn assert_clean(&self) -> Result<()> {
+        let layer = self.open(Access::ReadOnly).await?;
+        let report = layer.driver().check(&no_progress).await?.expect("qcow2 has a check");
+        if report.corruptions + report.leaks + report.check_errors == 0 {
+            return Ok(());
+        }
+        let words: Vec<_> = report.findings.iter().map(|f| f.what.clone()).collect();
+        Err(Error::corrupt(words.join("; ")))
+    }
+}
+
+impl Subject for Fixture {
+    fn make(&self) -> BoxFuture<'_, Result<Device>> {
+        Box::pin(async move {
+            let file: Device = Arc::new(MemoryDevice::new(0).named("file"));
+            let data: Option<Device> = self
+                .options
+                .data_file
+                .is_some()
+                .then(|| Arc::new(MemoryDevice::new(0).named("data")) as Device);
+            create(&self.runtime, &file, data.as_ref(), &self.options).await?;
+            *self.files.lock() = Some((file, data));
+            self.assert_clean().await?;
+            Ok(self.open(Access::ReadWrite).await? as Device)
+        })
+    }
+
+    fn reopen(&self, device: Device) -> BoxFuture<'_, Result<Device>> {
+        Box::pin(async move {
+            device.flush().await?;
+            drop(device);
+            Ok(self.open(Access::ReadWrite).await? as Device)
+        })
+    }
+
+    fn inspect<'a>(&'a self, device: &'a dyn BlockDevice) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            device.flush().await?;
+            self.assert_clean().await
+        })
+    }
+}
+
+/// Every kind of image that can be made.
+fn every_kind() -> Vec<(alloc::string::String, CreateOptions)> {
+    let size = 300 * 1024 + 512;
+    let base = CreateOptions { size, ..CreateOptions::default() };
+    let mut out = Vec::new();
+    for bits in 9..=21u32 {
+        let cluster_size = 1 << bits;
+        let name = |rest: &str| format!("cluster {cluster_size}, {rest}");
+        out.push((
+            name("v2"),
+            CreateOptions { cluster_size, version: Version::V2, ..base.clone() },
+        ));
+        for refcount_bits in [1, 2, 4, 8, 16, 32, 64] {
+            let options = CreateOptions { cluster_size, refcount_bits, ..base.clone() };
+            out.push((name(&format!("refcounts of {refcount_bits} bits")), options));
+        }
+        let zstd =
+            CreateOptions { cluster_size, compression_type: Compression::Zstd, ..base.clone() };
+        out.push((name("zstd"), zstd));
+        if bits >= 14 {
+            let options = CreateOptions { cluster_size, extended_l2: true, ..base.clone() };
+            out.push((name("extended L2"), options));
+        }
+        for raw in [false, true] {
+            let data_file = Some(DataFileOptions { name: "data".into(), raw });
+            let options = CreateOptions { cluster_size, data_file, ..base.clone() };
+            out.push((name(&format!("data file, raw {raw}")), options));
+        }
+        for preallocation in [Preallocation::Metadata, Preallocation::Full] {
+            let options = CreateOptions { cluster_size, preallocation, ..base.clone() };
+            out.push((name(&format!("{preallocation:?} preallocated")), options));
+        }
+        for extended_l2 in [false, true] {
+            if extended_l2 && bits < 14 {
+                continue;
+            }
+            let backing = Some(BackingRef { name: "base".into(), format: Some("raw".into()) });
+            let options = CreateOptions { cluster_size, extended_l2, backing, ..base.clone() };
+            out.push((name(&format!("backed, extended L2 {extended_l2}")), options));
+        }
+    }
+    out
+}
+
+fn run_model(seed: u64, ops: usize, yielding: bool) {
+    for (i, (name, create)) in every_kind().into_iter().enumerate() {
+        let runtime = SimRuntime::new(seed + i as u64);
+        let mut fixture = Fixture::new(&runtime, create.clone());
+        fixture.yielding = yielding;
+        let options = ModelOptions {
+            seed: seed + i as u64,
+            ops,
+            window: create.size,
+            longest: 3 * u64::from(create.cluster_size).min(64 << 10),
+            in_flight: 6,
+            compressed: create.data_file.is_none(),
+            reopen: true,
+            ..ModelOptions::default()
+        };
+        if let Err(failure) = runtime.block_on(model::check(&fixture, &options)) {
+            panic!("{name}: {failure}");
+        }
+    }
+}
+
+#[test]
+fn every_kind_of_image_behaves_like_a_flat_disk() {
+    run_model(1, 60, false);
+}
+
+#[test]
+fn interleaved_requests_behave_like_a_flat_disk() {
+    run_model(1_000, 40, true);
+    println!("interleaved");
+}

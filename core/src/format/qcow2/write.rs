@@ -9,7 +9,7 @@ use super::cache::Class;
 use super::claims::{Limbo, RangeGuard, Release};
 use super::layout::{self as l, be64};
 use super::map::{Descriptor, Entry, Subclusters, subcluster_mask};
-use crate::format::{Reservation, Target, Token, ZeroPlan};
+use crate::format::{Place, Reservation, Target, Token, ZeroPlan};
 use crate::io::ZeroFlags;
 use crate::{Error, Result};
 use alloc::boxed::Box;
@@ -403,9 +403,10 @@ impl Qcow2 {
         let entry = self.l1_entry(guest);
         let old = self.l2_offset(entry, guest)?;
         if let Some(offset) = old
-            && entry & l::COPIED != 0 {
-                return Ok(offset);
-            }
+            && entry & l::COPIED != 0
+        {
+            return Ok(offset);
+        }
         let taken = self.allocate(1).await?;
         let new = taken.first << self.cluster_bits;
         let filled = match old {
@@ -486,14 +487,36 @@ impl Qcow2 {
             return Ok(plan);
         }
         self.explicit_zero(&mut plan, start, first).await?;
+        self.explicit_zero(&mut plan, last.min(end), end).await?;
+        if flags.contains(ZeroFlags::NO_FALLBACK)
+            && (!plan.explicit.is_empty() || self.splits_compressed(first, last).await?)
+        {
+            // The caller refuses the plan: nothing may have changed by then.
+            plan.explicit.push((start, len));
+            return Ok(plan);
+        }
         let mut at = first;
         while at < last {
             let stop = last.min(self.slice_end(at));
             self.zero_slice(&mut plan, at, stop, flags).await?;
             at = stop;
         }
-        self.explicit_zero(&mut plan, last.min(end), end).await?;
         Ok(plan)
+    }
+
+    /// True where a range of whole subclusters begins or ends within a compressed cluster.
+    async fn splits_compressed(&self, first: u64, last: u64) -> Result<bool> {
+        for edge in [first, last] {
+            if !edge.is_multiple_of(self.cluster_size()) {
+                let within = edge.min(*self.virtual_size.read() - 1);
+                let mapping = self.map_range(self.cluster_start(within), 1).await?;
+                let place = mapping.pieces.first().map(|piece| piece.place);
+                if matches!(place, Some(Place::Compressed { .. })) {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
     }
 
     /// Adds a partial unit to the plan, unless it reads as zeroes anyway.
@@ -502,8 +525,8 @@ impl Qcow2 {
         while at < end {
             for piece in self.map_range(at, end - at).await?.pieces {
                 let zero = match piece.place {
-                    crate::format::Place::Zero { .. } => true,
-                    crate::format::Place::Unallocated => self.header.backing_name.is_none(),
+                    Place::Zero { .. } => true,
+                    Place::Unallocated => self.header.backing_name.is_none(),
                     _ => false,
                 };
                 if !zero {
