@@ -28,6 +28,8 @@ fn schema_folder() -> Option<PathBuf> {
     folder.join("block-core.json").is_file().then_some(folder)
 }
 
+// A test program talks on standard error.
+#[allow(clippy::print_stderr)]
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let folder = schema_folder();
