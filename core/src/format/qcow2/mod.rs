@@ -36,7 +36,7 @@ mod stream;
 mod tests;
 mod write;
 
-pub use create::{CreateOptions, Version, create};
+pub use create::{CreateOptions, DataFileOptions, Version, create};
 pub use measure::{Measured, measure};
 pub use stream::{StreamOptions, stream};
 
