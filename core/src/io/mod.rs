@@ -7,6 +7,7 @@
 //! Middleware devices for tests (fail the n-th call, delay and reorder, count, yield, crash) are
 //! behind the feature `testing`, in [`testing`].
 
+mod aligned;
 mod device;
 mod extent;
 mod memory;
@@ -17,6 +18,7 @@ mod sink;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+pub use aligned::Aligned;
 pub(crate) use device::check_range;
 pub use device::{
     BlockDevice, Capabilities, Device, DeviceExt, DeviceInfo, Hold, Limits, Preallocation,

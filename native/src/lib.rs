@@ -1,0 +1,13 @@
+//! What only a server has: the runtime over threads and the kernel's clock, and storage on files.
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | [`runtime`] | the host's clock, tasks, CPU threads and randomness |
+//! | [`storage`] | files and block devices as [`BlockDevice`](sectora_core::io::BlockDevice)s, locks, targets |
+//!
+//! Invariants: no format logic here; formats and whole-image operations live in `sectora-core`.
+
+#![warn(missing_docs)]
+
+pub mod runtime;
+pub mod storage;
