@@ -1,5 +1,6 @@
 //! The engine and the reference tools read and write the same images.
 
+use libtest_mimic::{Arguments, Trial};
 use sectora_core::codec::Compression;
 use sectora_core::format::qcow2::{CreateOptions, DataFileOptions, Version};
 use sectora_core::format::{BackingRef, Env, FormatName, Layer, OpenOptions, open};
@@ -14,6 +15,25 @@ use sectora_tests::{contents, have_reference_tools, load, run, save, succeed};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
+
+fn main() {
+    let skipped = !have_reference_tools("oracle");
+    let tests: [(&str, fn()); 2] = [
+        ("what_we_write_the_reference_reads", what_we_write_the_reference_reads),
+        ("what_the_reference_writes_we_read", what_the_reference_writes_we_read),
+    ];
+    let trials = tests
+        .into_iter()
+        .map(|(name, test)| {
+            let run = move || {
+                test();
+                Ok(())
+            };
+            Trial::test(name, run).with_ignored_flag(skipped)
+        })
+        .collect();
+    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+}
 
 /// Virtual size of the images: not a multiple of any cluster.
 const SIZE: u64 = 3 * 1024 * 1024 + 512;
@@ -106,18 +126,15 @@ fn random_data(rng: &mut Rng, len: usize) -> Vec<u8> {
     data
 }
 
-#[test]
 fn what_we_write_the_reference_reads() {
-    if !have_reference_tools("oracle: our images") {
-        return;
-    }
     let folder = tempfile::tempdir().expect("folder");
     let folder = folder.path();
     let all = products();
     for (i, create) in all.iter().enumerate() {
         let mut rng = Rng::new(i as u64);
         let runtime = SimRuntime::new(i as u64);
-        let base = Arc::new(MemoryDevice::with_data(&random_data(&mut rng, SIZE as usize - 100_000)));
+        let base =
+            Arc::new(MemoryDevice::with_data(&random_data(&mut rng, SIZE as usize - 100_000)));
         let file = Arc::new(MemoryDevice::new(0));
         let data = Arc::new(MemoryDevice::new(0));
         let mut files = Files::default();
@@ -147,8 +164,11 @@ fn what_we_write_the_reference_reads() {
             String::from_utf8_lossy(&check.stdout),
             String::from_utf8_lossy(&check.stderr)
         );
-        let compare =
-            run(folder, "qemu-img", &["compare", "-f", "qcow2", "-F", "raw", "image.qcow2", "want"]);
+        let compare = run(
+            folder,
+            "qemu-img",
+            &["compare", "-f", "qcow2", "-F", "raw", "image.qcow2", "want"],
+        );
         assert!(
             compare.status.success(),
             "{what}: {}{}",
@@ -192,19 +212,23 @@ async fn scribble(rng: &mut Rng, layer: &Arc<Layer>, create: &CreateOptions) {
     }
 }
 
-#[test]
 fn what_the_reference_writes_we_read() {
-    if !have_reference_tools("oracle: their images") {
-        return;
-    }
     let folder = tempfile::tempdir().expect("folder");
     let folder = folder.path();
     let all = products();
+    let mut without_compressed = 0;
     for (i, create) in all.iter().enumerate() {
         let mut rng = Rng::new(1_000 + i as u64);
         std::fs::write(folder.join("base"), random_data(&mut rng, SIZE as usize - 100_352))
             .expect("write");
-        make_by_reference(folder, &mut rng, create);
+        let mut commands = commands(&mut rng, create);
+        if !make_by_reference(folder, create, &commands) {
+            // Version 10.0 fails compressed writes of small clusters at times, and marks the image
+            // corrupt: this is about what it can write.
+            without_compressed += 1;
+            commands.retain(|c| !c.starts_with("write -c"));
+            assert!(make_by_reference(folder, create, &commands), "{create:?}: {commands:?}");
+        }
         let what = format!("{create:?}");
         succeed(
             folder,
@@ -229,7 +253,12 @@ fn what_the_reference_writes_we_read() {
             assert!(got == want, "{what}: contents differ at {}", first_difference(&got, &want));
         });
     }
-    println!("{} images of theirs", all.len());
+    println!(
+        "{} images of theirs, {without_compressed} of them without compressed clusters, which the \
+         reference failed to write",
+        all.len()
+    );
+    assert!(without_compressed < all.len() / 4, "the reference wrote too few compressed clusters");
 }
 
 fn first_difference(a: &[u8], b: &[u8]) -> String {
@@ -239,14 +268,36 @@ fn first_difference(a: &[u8], b: &[u8]) -> String {
     }
 }
 
-fn make_by_reference(folder: &Path, rng: &mut Rng, create: &CreateOptions) {
+/// What `qemu-io` is told to do.
+fn commands(rng: &mut Rng, create: &CreateOptions) -> Vec<String> {
+    let cluster = u64::from(create.cluster_size);
+    let mut commands = Vec::new();
+    for _ in 0..15 {
+        let len = rng.between(1, 100_000).min(SIZE);
+        let at = rng.below(SIZE - len + 1);
+        let pattern = rng.between(1, 255);
+        let (whole, whole_len) = (at - at % cluster, cluster.min(SIZE - (at - at % cluster)));
+        commands.push(match rng.below(5) {
+            0 | 1 => format!("write -P {pattern} {at} {len}"),
+            // The reference fails, and marks the image corrupt, where more payloads share a
+            // cluster than its refcount can count.
+            2 if create.data_file.is_none() && create.refcount_bits >= 16 => {
+                format!("write -c -P {pattern} {whole} {whole_len}")
+            }
+            3 => format!("write -z {at} {len}"),
+            4 => format!("write -zu {at} {len}"),
+            _ => format!("discard {at} {len}"),
+        });
+    }
+    commands
+}
+
+/// Makes `image.qcow2` by the reference tools. False where they failed to.
+fn make_by_reference(folder: &Path, create: &CreateOptions, commands: &[String]) -> bool {
     let zstd = create.compression_type == Compression::Zstd;
     let v2 = create.version == Version::V2;
-    let mut options = format!(
-        "cluster_size={},compat={}",
-        create.cluster_size,
-        if v2 { "0.10" } else { "1.1" }
-    );
+    let mut options =
+        format!("cluster_size={},compat={}", create.cluster_size, if v2 { "0.10" } else { "1.1" });
     if !v2 {
         options += &format!(",refcount_bits={}", create.refcount_bits);
         options += if zstd { ",compression_type=zstd" } else { "" };
@@ -266,28 +317,11 @@ fn make_by_reference(folder: &Path, rng: &mut Rng, create: &CreateOptions) {
     let _ = std::fs::remove_file(folder.join("data"));
     let size = SIZE.to_string();
     succeed(folder, "qemu-img", &["create", "-f", "qcow2", "-o", &options, "image.qcow2", &size]);
-    let cluster = u64::from(create.cluster_size);
-    let mut commands: Vec<String> = Vec::new();
-    for _ in 0..15 {
-        let len = rng.between(1, 100_000).min(SIZE);
-        let at = rng.below(SIZE - len + 1);
-        let pattern = rng.between(1, 255);
-        let (whole, whole_len) = (at - at % cluster, cluster.min(SIZE - (at - at % cluster)));
-        commands.push(match rng.below(5) {
-            0 | 1 => format!("write -P {pattern} {at} {len}"),
-            // The reference fails where it must share a cluster and a refcount of 1 bit forbids it.
-            2 if create.data_file.is_none() && create.refcount_bits > 1 => {
-                format!("write -c -P {pattern} {whole} {whole_len}")
-            }
-            3 => format!("write -z {at} {len}"),
-            4 => format!("write -zu {at} {len}"),
-            _ => format!("discard {at} {len}"),
-        });
-    }
     let mut args: Vec<&str> = vec!["-f", "qcow2"];
-    for command in &commands {
+    for command in commands {
         args.extend(["-c", command]);
     }
     args.push("image.qcow2");
-    succeed(folder, "qemu-io", &args);
+    run(folder, "qemu-io", &args).status.success()
+        && run(folder, "qemu-img", &["check", "image.qcow2"]).status.success()
 }
