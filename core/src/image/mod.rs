@@ -11,6 +11,7 @@ mod create;
 mod info;
 mod map;
 mod measure;
+mod options;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +22,7 @@ pub use create::{NewImage, create};
 pub use info::{info, info_chain, nested};
 pub use map::{Mapper, map};
 pub use measure::{measure_new, measure_source};
+pub use options::{CreateOption, OptionKind, OptionSet, SizeError, create_options, parse_size};
 
 /// Is told how much of an operation is done, and how much there is in all. The unit is bytes of
 /// work; the total may change while it runs.
