@@ -1,3 +1,5 @@
+/// <reference lib="esnext.disposable" preserve="true" />
+
 /**
  * The public types of the package.
  *
@@ -6,8 +8,6 @@
  * `SectoraError` whose `kind` is for code and whose `message` is for people. Objects that describe
  * images have exactly the member names of QEMU's schema.
  */
-
-import type { SectoraError } from "./errors.js";
 
 // ---------------------------------------------------------------------------------------- errors
 
@@ -36,10 +36,13 @@ export type ErrorKind =
   /** Cannot happen; please report it. */
   | "Bug";
 
+/** `backing`: what unallocated ranges are read from; `data-file`: where the guest's data is. */
+export type ReferenceKind = "backing" | "data-file";
+
 /** What an image names: a file that it cannot be read without. */
 export interface Reference {
-  /** `backing`: what unallocated ranges are read from; `data-file`: where the guest's data is. */
-  kind: "backing" | "data-file";
+  /** What it is for. */
+  kind: ReferenceKind;
   /** The name, exactly as the image has it. */
   name: string;
   /** The name of the image that wants it, as that was opened. */
@@ -83,6 +86,29 @@ export interface OpfsFile {
   opfs: string;
 }
 
+/** A `FileSystemFileHandle`, from a picker or from the origin-private file system. */
+export interface FileHandleLike {
+  readonly kind: "file";
+  readonly name: string;
+  getFile(): Promise<Blob>;
+}
+
+/** A `FileSystemSyncAccessHandle`. */
+export interface SyncAccessHandleLike {
+  read(buffer: Uint8Array, options?: { at?: number }): number;
+  write(buffer: Uint8Array, options?: { at?: number }): number;
+  truncate(size: number): void;
+  getSize(): number;
+  flush(): void;
+  close(): void;
+}
+
+/** A `Worker`. */
+export interface WorkerLike {
+  postMessage(message: unknown, transfer: ArrayBuffer[]): void;
+  terminate(): unknown;
+}
+
 /** What Node's `fs/promises` opens. */
 export interface NodeFileHandle {
   readonly fd: number;
@@ -93,7 +119,7 @@ export interface NodeFileHandle {
  *
  * - everywhere: `Blob`, `File`, `Uint8Array`, storage of your own (`CustomSource`)
  * - browsers: `FileSystemFileHandle` (from a picker or from the origin-private file system),
- *   `OpfsFile`; in a worker that runs the engine itself also `FileSystemSyncAccessHandle`
+ *   `OpfsFile`; where the engine runs in this thread also `FileSystemSyncAccessHandle`
  * - Node: a path, a `file:` URL, a `FileHandle`, a file descriptor (the last two stay open)
  */
 export type Source =
@@ -101,8 +127,8 @@ export type Source =
   | Uint8Array
   | CustomSource
   | OpfsFile
-  | FileSystemFileHandle
-  | FileSystemSyncAccessHandle
+  | FileHandleLike
+  | SyncAccessHandleLike
   | URL
   | string
   | number
@@ -117,8 +143,8 @@ export type Source =
 export type Target =
   | CustomTarget
   | OpfsFile
-  | FileSystemFileHandle
-  | FileSystemSyncAccessHandle
+  | FileHandleLike
+  | SyncAccessHandleLike
   | URL
   | string
   | number
@@ -200,7 +226,10 @@ export interface Qcow2Format {
   extendedL2?: boolean | undefined;
   lazyRefcounts?: boolean | undefined;
   preallocation?: Preallocation | undefined;
-  /** Names a backing file in the new image; it is not opened. `create` needs the size as well. */
+  /**
+   * Names a backing file in the new image. It is not opened: that it has the contents of the source's
+   * own backing file is up to the caller, and only what lies above that is copied.
+   */
   backing?: { name: string; format?: FormatName | undefined } | undefined;
 }
 
@@ -438,15 +467,11 @@ export interface Engine extends AsyncDisposable {
   close(): Promise<void>;
 }
 
-/** The module, in any form that can be made one. */
-export type WasmInput =
-  | string
-  | URL
-  | Request
-  | Response
-  | BufferSource
-  | WebAssembly.Module
-  | Promise<Response | BufferSource | WebAssembly.Module>;
+/**
+ * The module, in any form that can be made one: an address, a `Request`, a `Response`, bytes, a
+ * `WebAssembly.Module`, or a promise of one of these.
+ */
+export type WasmInput = string | URL | object;
 
 /** How an engine is started. */
 export interface EngineOptions {
@@ -458,28 +483,7 @@ export interface EngineOptions {
   /** The module; by default the one in the package. `./slim` has no default. */
   wasm?: WasmInput | undefined;
   /** The worker, where the default (`sectora/worker`, a module worker) cannot be found. */
-  worker?: Worker | URL | string | (() => Worker) | undefined;
+  worker?: WorkerLike | URL | string | (() => WorkerLike) | undefined;
   /** Is told of images that were dropped without `close()`. */
   onLeak?: ((name: string) => void) | undefined;
-}
-
-/** The package's exports (besides the `SectoraError` class and these types). */
-export interface Sectora {
-  /** Opens an image with the default engine, which is started when first used. */
-  open(source: Source, options?: OpenOptions): Promise<Image>;
-  /** Makes an empty image with the default engine. */
-  create(target: Target, options: CreateOptions): Promise<ConvertResult>;
-  /** How large a new, empty image will be. */
-  measure(options: NewFormat & { size: bigint | number }): Promise<BlockMeasureInfo>;
-  /** Starts an engine of your own. */
-  startEngine(options?: EngineOptions): Promise<Engine>;
-  /** Options for the default engine; call it before anything else. */
-  configure(options: EngineOptions): void;
-  /** JSON of what is told of images, as `qemu-img --output=json` has it: `bigint`s as integers. */
-  toJson(value: unknown, indent?: number): string;
-  /** The formats that can be opened and written. */
-  readonly formats: readonly FormatName[];
-  /** The version of the package. */
-  readonly version: string;
-  SectoraError: typeof SectoraError;
 }

@@ -1,0 +1,207 @@
+/** Storage as the engine sees it, and the kinds that are the same everywhere. */
+
+import { SectoraError, invalid } from "./errors.js";
+import type { CustomSource, CustomTarget } from "./types.js";
+
+/** See the bindings. Lengths and offsets are exact to 2^53. */
+export interface Storage {
+  readonly name: string;
+  readonly writable: boolean;
+  /** True where `readSync` and `writeSync` are to be used, else `read` and `write`. */
+  readonly sync: boolean;
+  size(): number;
+  /** Space taken; -1 where that is not known. */
+  allocated(): number;
+  readSync?(out: Uint8Array, offset: number): number;
+  writeSync?(data: Uint8Array, offset: number): void;
+  read?(offset: number, length: number): Promise<Uint8Array>;
+  write?(offset: number, data: Uint8Array): Promise<void>;
+  truncate?(size: number): Promise<void> | void;
+  flush?(): Promise<void> | void;
+}
+
+/** Storage that was opened for an image. */
+export interface OpenedSource {
+  storage: Storage;
+  /** Whether the storage has a name of its own, rather than one that says what it is. */
+  named: boolean;
+  /** Equal for two that are the same file, where that can be told. */
+  identity?: string | undefined;
+  close(): Promise<void>;
+}
+
+/** Where a new image is written: at any offset, or in order. One of the last two ends it. */
+export interface OpenedTarget {
+  storage?: Storage;
+  write?(chunk: Uint8Array): Promise<void>;
+  /** Makes the new image appear. */
+  commit(): Promise<void>;
+  /** Leaves what was there before. */
+  abort(): Promise<void>;
+}
+
+/** What a target has to do. */
+export interface TargetNeeds {
+  /** It is written once, in ascending order, and never read. */
+  sequential: boolean;
+  /** It is never read. */
+  writeOnly: boolean;
+  /** Identities of what is read meanwhile. */
+  sources: ReadonlySet<string>;
+}
+
+/** `value` as a length or offset the engine can count with. */
+export function toSize(value: bigint | number, what: string): number {
+  const size = Number(value);
+  if (!Number.isSafeInteger(size) || size < 0) {
+    throw invalid(`${what} is ${value}, which is no size up to 2^53`);
+  }
+  return size;
+}
+
+/** A source that cannot be written. */
+function readOnly(name: string, size: number, read: NonNullable<Storage["read"]>): Storage {
+  return { name, writable: false, sync: false, size: () => size, allocated: () => -1, read };
+}
+
+export function memorySource(bytes: Uint8Array): OpenedSource {
+  const storage: Storage = {
+    name: "memory",
+    writable: false,
+    sync: true,
+    size: () => bytes.length,
+    allocated: () => bytes.length,
+    readSync(out, offset) {
+      const part = bytes.subarray(offset, offset + out.length);
+      out.set(part);
+      return part.length;
+    },
+  };
+  return { storage, named: false, close: async () => {} };
+}
+
+/** Small reads are answered from blocks of this size: reading 4 KiB of a file costs as much. */
+const BLOCK = 256 * 1024;
+/** So many blocks are kept. */
+const BLOCKS = 64;
+
+/** A file or blob: every read costs about half a millisecond, whatever its size. */
+export function blobSource(blob: Blob, name: string, named: boolean): OpenedSource {
+  /** By number, the least recently used first. */
+  let blocks = new Map<number, Promise<Uint8Array>>();
+  const fetch = async (start: number, end: number) => new Uint8Array(await blob.slice(start, end).arrayBuffer());
+  const block = (number: number) => {
+    let found = blocks.get(number);
+    blocks.delete(number);
+    if (!found) {
+      found = fetch(number * BLOCK, Math.min((number + 1) * BLOCK, blob.size));
+      found.catch(() => blocks.delete(number));
+      const [oldest] = blocks.keys();
+      if (blocks.size >= BLOCKS && oldest !== undefined) blocks.delete(oldest);
+    }
+    blocks.set(number, found);
+    return found;
+  };
+  const read = async (offset: number, length: number) => {
+    const end = offset + length;
+    if (length >= BLOCK) return fetch(offset, end);
+    const first = await block(Math.floor(offset / BLOCK));
+    const from = offset % BLOCK;
+    if (from + length <= BLOCK) return first.subarray(from, from + length);
+    const second = await block(Math.floor(offset / BLOCK) + 1);
+    const out = new Uint8Array(length);
+    out.set(first.subarray(from));
+    out.set(second.subarray(0, length - (BLOCK - from)), BLOCK - from);
+    return out;
+  };
+  return {
+    storage: readOnly(name, blob.size, read),
+    named,
+    close: async () => {
+      blocks = new Map();
+    },
+  };
+}
+
+function checked(bytes: unknown, length: number): Uint8Array {
+  if (!(bytes instanceof Uint8Array)) {
+    throw new SectoraError("Io", "read() returned something else than a Uint8Array");
+  }
+  if (bytes.length !== length) {
+    throw new SectoraError("Io", `read() returned ${bytes.length} bytes instead of ${length}`);
+  }
+  return bytes;
+}
+
+export function customSource(source: CustomSource): OpenedSource {
+  const read = async (offset: number, length: number) => checked(await source.read(BigInt(offset), length), length);
+  return {
+    storage: readOnly(source.name ?? "source", toSize(source.size, "size"), read),
+    named: source.name !== undefined,
+    close: async () => {
+      await source.close?.();
+    },
+  };
+}
+
+/** Storage of the user's as a target. Without `truncate` it must be empty, and grows by writes. */
+export function customTarget(target: CustomTarget): OpenedTarget {
+  if (typeof target.write !== "function") throw invalid("the target has no write()");
+  const size = toSize(target.size, "size");
+  /** Bytes that are really there; what lies behind them up to `length` reads as zeroes. */
+  let written = size;
+  let length = size;
+  const write = async (offset: number, data: Uint8Array) => {
+    await target.write(BigInt(offset), data);
+    written = Math.max(written, offset + data.length);
+    length = Math.max(length, written);
+  };
+  const storage: Storage = {
+    name: target.name ?? "target",
+    writable: true,
+    sync: false,
+    size: () => size,
+    allocated: () => -1,
+    async read(offset, count) {
+      const there = Math.max(0, Math.min(count, written - offset));
+      if (there === count) return checked(await target.read(BigInt(offset), count), count);
+      const out = new Uint8Array(count);
+      if (there > 0) out.set(checked(await target.read(BigInt(offset), there), there));
+      return out;
+    },
+    write,
+    async truncate(to) {
+      if (target.truncate) {
+        await target.truncate(BigInt(to));
+        written = to;
+      } else if (to < written) {
+        throw new SectoraError("Unsupported", "the target is not empty and has no truncate()");
+      }
+      length = to;
+    },
+    async flush() {
+      await target.flush?.();
+    },
+  };
+  return {
+    storage,
+    async commit() {
+      if (written < length) await write(length - 1, new Uint8Array(1));
+      await target.flush?.();
+      await target.close?.();
+    },
+    async abort() {
+      await (target.abort ?? target.close)?.call(target);
+    },
+  };
+}
+
+/** Whether it is storage of the user's own. */
+export function isCustom(value: unknown): value is CustomSource {
+  return (
+    typeof value === "object" &&
+    value !== null &&
+    typeof (value as CustomSource).read === "function" &&
+    ["bigint", "number"].includes(typeof (value as CustomSource).size)
+  );
+}

@@ -1,0 +1,30 @@
+/** A module worker that runs the engine for another thread. */
+
+import { LocalEngine } from "./engine.js";
+import { browserPlatform } from "./browser-storage.js";
+import { startHere } from "./browser-start.js";
+import { serve } from "./server.js";
+import type { Message } from "./rpc.js";
+
+/** What a dedicated worker has. */
+interface WorkerScope {
+  postMessage(message: unknown, transfer: ArrayBuffer[]): void;
+  onmessage: ((event: MessageEvent<Message>) => void) | null;
+}
+
+const scope = globalThis as unknown as WorkerScope;
+
+serve(
+  {
+    send: (message, transfer) => scope.postMessage(message, transfer),
+    listen(receive) {
+      scope.onmessage = ({ data }) => receive(data);
+    },
+  },
+  async (wasm) => {
+    await startHere(wasm, { wasm: () => new URL("./sectora_bg.wasm", import.meta.url) });
+    return new LocalEngine(browserPlatform);
+  },
+);
+
+export {};
