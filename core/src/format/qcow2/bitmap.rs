@@ -83,6 +83,10 @@ impl Qcow2 {
             if rest[17] > 63 {
                 return Err(broken(here, format!("granularity of 2^{} bytes", rest[17])));
             }
+            // Checked here and not at the end: memory follows what the header admits.
+            if out.len() == extension.count as usize {
+                return Err(broken(here, format!("more than the {} entries stated", out.len())));
+            }
             out.push(Bitmap {
                 table_offset: be64(rest, 0),
                 table_size: be32(rest, 8),

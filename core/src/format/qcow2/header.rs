@@ -142,7 +142,8 @@ impl Header {
         if !(2..=3).contains(&version) {
             return Err(unsupported(format!(
                 "qcow2 version {version}; versions 2 and 3 are known"
-            )));
+            ))
+            .at(header::VERSION as u64));
         }
         let bits = be32(fixed, header::CLUSTER_BITS);
         if !(l::limits::MIN_CLUSTER_BITS..=l::limits::MAX_CLUSTER_BITS).contains(&bits) {
@@ -274,7 +275,11 @@ impl Header {
                     self.has_feature_names = true;
                     names = data.to_vec();
                 }
-                extension::BITMAPS => self.bitmaps = Some(parse_bitmaps(data, at)?),
+                extension::BITMAPS => {
+                    let found = parse_bitmaps(data, at)?;
+                    self.aligned(found.directory_offset, "bitmap directory", at)?;
+                    self.bitmaps = Some(found);
+                }
                 extension::CRYPTO => {
                     if data.len() != extension::CRYPTO_LEN {
                         return Err(corrupt("the encryption header extension is not 16 bytes", at));
@@ -390,9 +395,7 @@ impl Header {
         if self.nb_snapshots > 0 {
             self.aligned(self.snapshots_offset, "snapshot table", header::SNAPSHOTS_OFFSET)?;
         }
-        if let Some(bitmaps) = &self.bitmaps {
-            self.aligned(bitmaps.directory_offset, "bitmap directory", header::V2_LEN)?;
-        } else if self.autoclear.contains(Autoclear::BITMAPS) {
+        if self.bitmaps.is_none() && self.autoclear.contains(Autoclear::BITMAPS) {
             return Err(corrupt(
                 "the bitmaps bit is set without a bitmaps extension",
                 header::AUTOCLEAR,

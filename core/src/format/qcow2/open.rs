@@ -9,7 +9,7 @@ use super::{L1, Qcow2};
 use crate::format::detect::OpenedFormat;
 use crate::format::layer::DataFile;
 use crate::format::{BackingRef, Env, OpenOptions};
-use crate::io::{Access, Device, Reference, ReferenceKind};
+use crate::io::{Access, Closed, Device, Reference, ReferenceKind};
 use crate::sync::{Mutex, RwLock};
 use crate::{Error, Result};
 use alloc::boxed::Box;
@@ -38,6 +38,9 @@ pub(in crate::format) async fn open(
     };
     if snapshot.is_some() && writable {
         return Err(Error::invalid("a snapshot can only be read").in_format("qcow2"));
+    }
+    if writable {
+        refuse_overlapping_tables(&header, snapshot_table)?;
     }
     let (l1_offset, l1_size) = match &snapshot {
         None => (header.l1_offset, header.l1_size),
@@ -89,6 +92,7 @@ pub(in crate::format) async fn open(
         limbo: Arc::new(Limbo::new()),
         touched: async_lock::Mutex::new(false),
         prepared: AtomicBool::new(false),
+        holes: async_lock::OnceCell::new(),
         poisoned: AtomicBool::new(false),
         header,
     };
@@ -150,6 +154,33 @@ fn refuse_unsafe_writing(header: &Header, filename: &str) -> Result<()> {
     Ok(())
 }
 
+/// Tables that share a cluster would be written over one another.
+fn refuse_overlapping_tables(header: &Header, snapshot_table: (u64, u64)) -> Result<()> {
+    let cluster = 1u64 << header.cluster_bits;
+    let reftable_len = u64::from(header.reftable_clusters) << header.cluster_bits;
+    // Offsets are below 2^56, lengths are bounded by limits: no overflow.
+    let tables = [
+        ("header", 0, cluster),
+        ("active L1 table", header.l1_offset, u64::from(header.l1_size) * 8),
+        ("refcount table", header.reftable_offset, reftable_len),
+        ("snapshot table", snapshot_table.0, snapshot_table.1),
+    ];
+    for (i, (what, at, len)) in tables.iter().enumerate() {
+        for (other, other_at, other_len) in &tables[..i] {
+            let end = (at + len).next_multiple_of(cluster);
+            let other_end = (other_at + other_len).next_multiple_of(cluster);
+            if *len > 0 && *other_len > 0 && *at < other_end && *other_at < end {
+                return Err(Error::corrupt(format!(
+                    "the {what} overlaps the {other}; the image can only be read"
+                ))
+                .in_format("qcow2")
+                .at(*at));
+            }
+        }
+    }
+    Ok(())
+}
+
 async fn open_data_file(
     env: &Env,
     header: &Header,
@@ -165,6 +196,10 @@ async fn open_data_file(
     }
     if let Some(given) = &options.data_file {
         return Ok(Some(given.clone()));
+    }
+    if options.without_data_file {
+        let device = Arc::new(Closed::new("the external data file"));
+        return Ok(Some(DataFile { device, filename: Arc::from("") }));
     }
     let Some(name) = &header.data_file else {
         return Err(Error::invalid(format!(
@@ -184,10 +219,10 @@ async fn open_data_file(
 }
 
 impl Snapshot {
-    /// The bytes that an L1 entry of the table must be able to cover.
-    pub(super) fn is_plausible(&self, header: &Header) -> bool {
+    /// True where its L1 table can be one, wherever the file ends.
+    pub(super) fn has_plausible_l1(&self, header: &Header) -> bool {
         u64::from(self.l1_size) * 8 <= l::limits::MAX_L1_BYTES
             && self.l1_offset.is_multiple_of(1 << header.cluster_bits)
-            && self.disk_size <= l::limits::MAX_VIRTUAL_SIZE
+            && self.l1_offset < l::MAX_HOST_OFFSET
     }
 }

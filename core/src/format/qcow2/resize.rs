@@ -11,7 +11,6 @@ impl Qcow2 {
     /// Grows the disk; what is gained reads as zeroes (or as the backing file where that is
     /// longer).
     pub(super) async fn resize(&self, size: u64, preallocation: Preallocation) -> Result<()> {
-        self.prepare_write().await?;
         let old = *self.virtual_size.read();
         let refuse = |what: &'static str| Err(Error::unsupported(what).in_format("qcow2"));
         if size == old {
@@ -37,6 +36,7 @@ impl Qcow2 {
             ))
             .in_format("qcow2"));
         }
+        self.prepare_write().await?;
         if needed > self.l1.read().entries.len() as u64 {
             self.grow_l1(needed).await?;
         }

@@ -73,7 +73,14 @@ pub(super) async fn read_table(
             disk_size: extra_field(8).unwrap_or(header.size),
             icount: extra_field(16).filter(|n| *n != u64::MAX),
         };
-        if !snapshot.is_plausible(header) {
+        if snapshot.disk_size > limits::MAX_VIRTUAL_SIZE {
+            return Err(broken(format!(
+                "virtual size {:#x} exceeds {:#x}",
+                snapshot.disk_size,
+                limits::MAX_VIRTUAL_SIZE
+            )));
+        }
+        if !snapshot.has_plausible_l1(header) {
             return Err(broken(format!(
                 "impossible L1 table at {:#x} with {} entries",
                 snapshot.l1_offset, snapshot.l1_size

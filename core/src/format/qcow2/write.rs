@@ -463,11 +463,11 @@ impl Qcow2 {
         len: u64,
         flags: ZeroFlags,
     ) -> Result<ZeroPlan> {
-        self.prepare_write().await?;
         let mut plan = ZeroPlan::default();
         if len == 0 {
             return Ok(plan);
         }
+        self.prepare_write().await?;
         let by_metadata = self.header.version >= 3 || self.header.backing_name.is_none();
         if self.data_file_is_raw() || !by_metadata {
             plan.explicit.push((start, len));
@@ -526,7 +526,7 @@ impl Qcow2 {
             for piece in self.map_range(at, end - at).await?.pieces {
                 let zero = match piece.place {
                     Place::Zero { .. } => true,
-                    Place::Unallocated => self.header.backing_name.is_none(),
+                    Place::Unallocated { .. } => self.header.backing_name.is_none(),
                     _ => false,
                 };
                 if !zero {
@@ -608,7 +608,6 @@ impl Qcow2 {
     }
 
     pub(super) async fn discard_range(&self, start: u64, len: u64) -> Result<()> {
-        self.prepare_write().await?;
         let end = start + len;
         let first = self.cluster_end(start);
         let last = if end == *self.virtual_size.read() {
@@ -616,6 +615,10 @@ impl Qcow2 {
         } else {
             self.cluster_start(end)
         };
+        if first >= last {
+            return Ok(());
+        }
+        self.prepare_write().await?;
         // Without a zero flag a cluster can only be given up where nothing shows through.
         let possible = self.header.version >= 3 || self.header.backing_name.is_none();
         if self.data_file_is_raw() || !possible {

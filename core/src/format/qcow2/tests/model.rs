@@ -1,35 +1,19 @@
-//! Tests of the format as a whole, over memory.
-#![cfg(feature = "testing")]
+//! Every kind of image against a flat disk, checked after every step.
 
-use super::create::DataFileOptions;
-use super::{CreateOptions, Version, create};
+use super::super::{CreateOptions, DataFileOptions, Version, create};
+use super::{Always, findings};
 use crate::codec::Compression;
 use crate::format::layer::DataFile;
 use crate::format::{BackingRef, Env, FormatName, Layer, OpenOptions, open};
-use crate::image::no_progress;
 use crate::io::testing::model::{self, ModelOptions, Subject};
 use crate::io::testing::{SimRuntime, YieldDevice};
-use crate::io::{
-    Access, BlockDevice, BoxFuture, Device, MemoryDevice, OpenPolicy, Opened, Preallocation,
-    Reference, Runtime,
-};
+use crate::io::{Access, BlockDevice, BoxFuture, Device, MemoryDevice, Preallocation, Runtime};
 use crate::{Error, Result};
 use alloc::boxed::Box;
 use alloc::format;
-use alloc::string::ToString;
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use std::println;
-
-/// Hands out one device for every reference.
-struct Always(Device);
-
-impl OpenPolicy for Always {
-    fn open<'a>(&'a self, reference: Reference<'a>) -> BoxFuture<'a, Result<Opened>> {
-        let opened = Opened { device: self.0.clone(), filename: reference.name.to_string() };
-        Box::pin(core::future::ready(Ok(opened)))
-    }
-}
 
 /// An image in memory, checked after every step.
 struct Fixture {
@@ -70,12 +54,10 @@ impl Fixture {
 
     async fn assert_clean(&self) -> Result<()> {
         let layer = self.open(Access::ReadOnly).await?;
-        let report = layer.driver().check(&no_progress).await?.expect("qcow2 has a check");
-        if report.corruptions + report.leaks + report.check_errors == 0 {
-            return Ok(());
+        match findings(&layer).await?.as_slice() {
+            [] => Ok(()),
+            found => Err(Error::corrupt(format!("{found:?}"))),
         }
-        let words: Vec<_> = report.findings.iter().map(|f| f.what.clone()).collect();
-        Err(Error::corrupt(words.join("; ")))
     }
 }
 
@@ -112,7 +94,7 @@ impl Subject for Fixture {
 }
 
 /// Every kind of image that can be made.
-fn every_kind() -> Vec<(alloc::string::String, CreateOptions)> {
+fn every_kind() -> Vec<(String, CreateOptions)> {
     let size = 300 * 1024 + 512;
     let base = CreateOptions { size, ..CreateOptions::default() };
     let mut out = Vec::new();
@@ -184,5 +166,4 @@ fn every_kind_of_image_behaves_like_a_flat_disk() {
 #[test]
 fn interleaved_requests_behave_like_a_flat_disk() {
     run_model(1_000, 40, true);
-    println!("interleaved");
 }

@@ -1,0 +1,60 @@
+//! Tests of the format as a whole, over memory.
+//!
+//! | file | kind |
+//! | --- | --- |
+//! | `builder` | images written byte by byte, for the other kinds |
+//! | `unit` | headers and tables: round trips, and each rule with the smallest image that breaks it |
+//! | `model` | every kind of image against a flat disk |
+//! | `faults` | each call of the file fails once |
+//! | `crash` | power goes at each call |
+//! | `interleave` | futures dropped at each await, writes that land late, several threads |
+//! | `hostile` | truncated, flipped and forged images |
+//!
+//! `SECTORA_TEST_ROUNDS=n` makes the random ones `n` times as long.
+#![cfg(feature = "testing")]
+
+mod builder;
+mod model;
+mod unit;
+
+use crate::format::{Env, Finding, Layer};
+use crate::image::no_progress;
+use crate::io::testing::SimRuntime;
+use crate::io::{BoxFuture, Device, OpenPolicy, Opened, Reference};
+use crate::{Error, Result};
+use alloc::boxed::Box;
+use alloc::string::ToString;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+/// Hands out one device for every reference.
+struct Always(Device);
+
+impl OpenPolicy for Always {
+    fn open<'a>(&'a self, reference: Reference<'a>) -> BoxFuture<'a, Result<Opened>> {
+        let opened = Opened { device: self.0.clone(), filename: reference.name.to_string() };
+        Box::pin(core::future::ready(Ok(opened)))
+    }
+}
+
+/// Surroundings in which every reference leads to `device`.
+fn env(runtime: &SimRuntime, device: &Device) -> Env {
+    Env { runtime: runtime.handle(), policy: Arc::new(Always(device.clone())) }
+}
+
+/// What the check has to say of an image.
+async fn findings(layer: &Layer) -> Result<Vec<Finding>> {
+    let report = layer.driver().check(&no_progress).await?;
+    let report = report.ok_or_else(|| Error::bug("qcow2 has a check"))?;
+    assert_eq!(
+        report.findings.is_empty(),
+        report.corruptions + report.leaks + report.check_errors == 0,
+        "the counts and the words disagree"
+    );
+    Ok(report.findings)
+}
+
+/// How often the random tests repeat themselves: once, unless somebody has the time.
+fn rounds() -> u64 {
+    std::env::var("SECTORA_TEST_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(1)
+}

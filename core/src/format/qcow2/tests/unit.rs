@@ -1,0 +1,960 @@
+//! Headers and tables: round trips, and each rule with the smallest image that breaks it.
+
+use super::super::header::{BitmapsExtension, CryptMethod, Header, UnknownExtension};
+use super::super::layout::{
+    self as l, Autoclear, Compatible, Incompatible, extension, header as h, limits,
+};
+use super::builder::{CLUSTER, DATA, FILL, Image, L1, L2, REFBLOCK, REFTABLE, SIZE, SPARE};
+use super::findings;
+use crate::codec::Compression;
+use crate::format::FindingKind;
+use crate::io::testing::SimRuntime;
+use crate::io::{Access, BlockDevice, Segments, WriteFlags, ZeroFlags};
+use crate::{Error, ErrorKind};
+use ErrorKind::{Corrupt, Unsupported};
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec;
+use alloc::vec::Vec;
+
+/// An extension and a feature that nobody knows.
+const UNKNOWN: u32 = 0x1234_5678;
+const UNKNOWN_BIT: u64 = 1 << 40;
+
+/// What breaks a rule, and the error it must give: kind, a part of the message, offset.
+type Rule = (&'static str, fn(&mut Image), ErrorKind, &'static str, Option<usize>);
+
+fn assert_refused(name: &str, error: &Error, kind: ErrorKind, says: &str, at: Option<usize>) {
+    assert_eq!(error.kind(), kind, "{name}: {error}");
+    assert!(error.what().contains(says), "{name}: '{error}' lacks '{says}'");
+    assert_eq!(error.offset(), at.map(|at| at as u64), "{name}: {error}");
+    assert_eq!(error.format(), Some("qcow2"), "{name}: {error}");
+}
+
+fn refuses(rules: &[Rule], access: Access) {
+    let runtime = SimRuntime::new(1);
+    for (name, break_it, kind, says, at) in rules {
+        let mut image = Image::v3();
+        break_it(&mut image);
+        match runtime.block_on(image.open(&runtime, access)) {
+            Ok(_) => panic!("{name}: it opens"),
+            Err(error) => assert_refused(name, &error, *kind, says, *at),
+        }
+    }
+}
+
+#[test]
+fn the_smallest_images_are_sound() {
+    let runtime = SimRuntime::new(1);
+    for image in [Image::v2(), Image::v3()] {
+        runtime.block_on(async {
+            let layer = image.open(&runtime, Access::ReadWrite).await.expect("it opens");
+            assert_eq!(findings(&layer).await.expect("a report"), []);
+            let data = layer.read(0, SIZE).await.expect("readable").to_vec();
+            assert_eq!(data[..CLUSTER], [FILL; CLUSTER]);
+            assert!(data[CLUSTER..].iter().all(|b| *b == 0));
+        });
+    }
+}
+
+#[test]
+fn opening_refuses_what_breaks_a_rule_and_says_where() {
+    let rules: &[Rule] = &[
+        ("no magic", |i| _ = i.put(0, b"qfi"), Corrupt, "no magic number", Some(0)),
+        ("an empty file", |i| _ = i.len(0), Corrupt, "no magic number", Some(0)),
+        ("a short file", |i| _ = i.len(71), Corrupt, "ends within the header", Some(71)),
+        ("half a v3 header", |i| _ = i.len(96), Corrupt, "version 3 header", Some(96)),
+        ("version 1", |i| _ = i.be32(h::VERSION, 1), Unsupported, "version 1", Some(h::VERSION)),
+        ("version 4", |i| _ = i.be32(h::VERSION, 4), Unsupported, "version 4", Some(h::VERSION)),
+        (
+            "clusters of 256 bytes",
+            |i| _ = i.be32(h::CLUSTER_BITS, 8),
+            Unsupported,
+            "2^8 bytes",
+            Some(h::CLUSTER_BITS),
+        ),
+        (
+            "clusters of 4 MiB",
+            |i| _ = i.be32(h::CLUSTER_BITS, 22),
+            Unsupported,
+            "2^22 bytes",
+            Some(h::CLUSTER_BITS),
+        ),
+        (
+            "clusters of 2^32 bits",
+            |i| _ = i.be32(h::CLUSTER_BITS, u32::MAX),
+            Unsupported,
+            "2^4294967295",
+            Some(h::CLUSTER_BITS),
+        ),
+        (
+            "a virtual size above 2^63",
+            |i| _ = i.be64(h::SIZE, 1 << 63),
+            Corrupt,
+            "virtual size 0x8000000000000000",
+            Some(h::SIZE),
+        ),
+        (
+            "more disk than the L1 table describes",
+            |i| _ = i.be64(h::SIZE, SIZE + 1),
+            Corrupt,
+            "L1 table is too small: 1 entries, 2 needed",
+            Some(h::L1_SIZE),
+        ),
+        (
+            "an L1 table above 32 MiB",
+            |i| _ = i.be32(h::L1_SIZE, (32 << 20) / 8 + 1),
+            Corrupt,
+            "L1 table too large: 4194305 entries",
+            Some(h::L1_SIZE),
+        ),
+        (
+            "an L1 table between clusters",
+            |i| _ = i.be64(h::L1_OFFSET, 8),
+            Corrupt,
+            "L1 table offset 0x8",
+            Some(h::L1_OFFSET),
+        ),
+        (
+            "an L1 table past 2^56",
+            |i| _ = i.be64(h::L1_OFFSET, 1 << 56),
+            Corrupt,
+            "L1 table offset 0x100000000000000",
+            Some(h::L1_OFFSET),
+        ),
+        (
+            "an L1 table past the end of the file",
+            |i| _ = i.be64(h::L1_OFFSET, 0x10_0000),
+            Corrupt,
+            "L1 table at 0x100000+0x8 exceeds the file",
+            Some(0x10_0000),
+        ),
+        (
+            "a refcount table above 8 MiB",
+            |i| _ = i.be32(h::REFTABLE_CLUSTERS, (8 << 20) / CLUSTER as u32 + 1),
+            Corrupt,
+            "refcount table too large: 0x800200 bytes",
+            Some(h::REFTABLE_CLUSTERS),
+        ),
+        (
+            "a refcount table between clusters",
+            |i| _ = i.be64(h::REFTABLE_OFFSET, 0x201),
+            Corrupt,
+            "refcount table offset 0x201",
+            Some(h::REFTABLE_OFFSET),
+        ),
+        (
+            "refcounts of 128 bits",
+            |i| _ = i.be32(h::REFCOUNT_ORDER, 7),
+            Corrupt,
+            "refcount order 7",
+            Some(h::REFCOUNT_ORDER),
+        ),
+        (
+            "a header length below the least",
+            |i| _ = i.be32(h::HEADER_LENGTH, 96),
+            Corrupt,
+            "header length 96",
+            Some(h::HEADER_LENGTH),
+        ),
+        (
+            "a header length of no multiple of 8",
+            |i| _ = i.be32(h::HEADER_LENGTH, 111),
+            Corrupt,
+            "header length 111",
+            Some(h::HEADER_LENGTH),
+        ),
+        (
+            "a header longer than the cluster",
+            |i| _ = i.be32(h::HEADER_LENGTH, CLUSTER as u32 + 8),
+            Corrupt,
+            "header length 520",
+            Some(h::HEADER_LENGTH),
+        ),
+        (
+            "an unknown compression type",
+            |i| _ = i.be64(h::INCOMPATIBLE, 8).put(h::COMPRESSION_TYPE, &[2]),
+            Unsupported,
+            "compression type 2",
+            Some(h::COMPRESSION_TYPE),
+        ),
+        (
+            "zstd without its bit",
+            |i| _ = i.put(h::COMPRESSION_TYPE, &[1]),
+            Corrupt,
+            "compression type 1 and the compression type bit disagree",
+            Some(h::COMPRESSION_TYPE),
+        ),
+        (
+            "deflate with the bit of other types",
+            |i| _ = i.be64(h::INCOMPATIBLE, 8),
+            Corrupt,
+            "compression type 0 and the compression type bit disagree",
+            Some(h::COMPRESSION_TYPE),
+        ),
+        (
+            "extended L2 entries in small clusters",
+            |i| _ = i.be64(h::INCOMPATIBLE, Incompatible::EXTENDED_L2.bits()),
+            Corrupt,
+            "extended L2 entries with clusters of 2^9",
+            Some(h::CLUSTER_BITS),
+        ),
+        (
+            "an unknown encryption method",
+            |i| _ = i.be32(h::CRYPT_METHOD, 3),
+            Unsupported,
+            "encryption method 3",
+            Some(h::CRYPT_METHOD),
+        ),
+        (
+            "LUKS without its header",
+            |i| _ = i.be32(h::CRYPT_METHOD, 2),
+            Corrupt,
+            "LUKS encryption without",
+            Some(h::CRYPT_METHOD),
+        ),
+        (
+            "too many snapshots",
+            |i| _ = i.be32(h::NB_SNAPSHOTS, limits::MAX_SNAPSHOTS + 1),
+            Corrupt,
+            "65537 snapshots",
+            Some(h::NB_SNAPSHOTS),
+        ),
+        (
+            "a snapshot table between clusters",
+            |i| _ = i.be32(h::NB_SNAPSHOTS, 1).be64(h::SNAPSHOTS_OFFSET, 0x1fff),
+            Corrupt,
+            "snapshot table offset 0x1fff",
+            Some(h::SNAPSHOTS_OFFSET),
+        ),
+        (
+            "an extension longer than its area",
+            |i| _ = i.extension(UNKNOWN, &[0; 8]).be32(h::V3_LEN + 4, 400),
+            Corrupt,
+            "header extension 0x12345678 of 0x190 bytes",
+            Some(h::V3_LEN),
+        ),
+        (
+            "an extension of 2^32 bytes",
+            |i| _ = i.extension(UNKNOWN, &[]).be32(h::V3_LEN + 4, u32::MAX),
+            Corrupt,
+            "header extension 0x12345678",
+            Some(h::V3_LEN),
+        ),
+        (
+            "an extension that reaches into the backing file name",
+            |i| {
+                _ = i
+                    .extension(UNKNOWN, &[0; 32])
+                    .be64(h::BACKING_OFFSET, h::V3_LEN as u64 + 16)
+                    .be32(h::BACKING_SIZE, 4);
+            },
+            Corrupt,
+            "header extension 0x12345678",
+            Some(h::V3_LEN),
+        ),
+        (
+            "a backing file name that is too long",
+            |i| _ = i.be64(h::BACKING_OFFSET, 128).be32(h::BACKING_SIZE, 1024),
+            Corrupt,
+            "backing file name of 1024 bytes",
+            Some(h::BACKING_SIZE),
+        ),
+        (
+            "a backing file name past the first cluster",
+            |i| _ = i.be64(h::BACKING_OFFSET, 510).be32(h::BACKING_SIZE, 3),
+            Corrupt,
+            "backing file name at 0x1fe+0x3",
+            Some(h::BACKING_OFFSET),
+        ),
+        (
+            "a backing file name at the end of the world",
+            |i| _ = i.be64(h::BACKING_OFFSET, u64::MAX).be32(h::BACKING_SIZE, 3),
+            Corrupt,
+            "backing file name at 0xffffffffffffffff",
+            Some(h::BACKING_OFFSET),
+        ),
+        (
+            "a backing file name that is not text",
+            |i| _ = i.put(256, &[0xff]).be64(h::BACKING_OFFSET, 256).be32(h::BACKING_SIZE, 1),
+            Unsupported,
+            "not UTF-8",
+            Some(h::BACKING_OFFSET),
+        ),
+        (
+            "an encryption extension of the wrong length",
+            |i| _ = i.extension(extension::CRYPTO, &[0; 8]),
+            Corrupt,
+            "not 16 bytes",
+            Some(h::V3_LEN),
+        ),
+        (
+            "a bitmaps extension of the wrong length",
+            |i| _ = i.extension(extension::BITMAPS, &[0; 16]),
+            Corrupt,
+            "has 16 bytes, not 24",
+            Some(h::V3_LEN),
+        ),
+        (
+            "no bitmaps in the bitmaps extension",
+            |i| _ = i.extension(extension::BITMAPS, &[0; 24]),
+            Corrupt,
+            "0 bitmaps",
+            Some(h::V3_LEN),
+        ),
+        (
+            "a reserved field of the bitmaps extension",
+            |i| _ = i.extension(extension::BITMAPS, &[0; 24]).be64(h::V3_LEN + 8, 1 << 32 | 1),
+            Corrupt,
+            "reserved field",
+            Some(h::V3_LEN),
+        ),
+        (
+            "a bitmap directory that is too long",
+            |i| {
+                _ = i
+                    .extension(extension::BITMAPS, &[0; 24])
+                    .be32(h::V3_LEN + 8, 1)
+                    .be64(h::V3_LEN + 16, u64::MAX);
+            },
+            Corrupt,
+            "directory of 0xffffffffffffffff bytes",
+            Some(h::V3_LEN),
+        ),
+        (
+            "a bitmap directory between clusters",
+            |i| {
+                _ = i
+                    .extension(extension::BITMAPS, &[0; 24])
+                    .be32(h::V3_LEN + 8, 1)
+                    .be64(h::V3_LEN + 24, 8);
+            },
+            Corrupt,
+            "bitmap directory offset 0x8",
+            Some(h::V3_LEN),
+        ),
+        (
+            "bitmaps without their extension",
+            |i| _ = i.be64(h::AUTOCLEAR, Autoclear::BITMAPS.bits()),
+            Corrupt,
+            "without a bitmaps extension",
+            Some(h::AUTOCLEAR),
+        ),
+    ];
+    refuses(rules, Access::ReadOnly);
+}
+
+/// A snapshot table entry at the spare cluster, with its L1 table at the image's own.
+fn snapshot(image: &mut Image) -> &mut Image {
+    image
+        .be32(h::NB_SNAPSHOTS, 1)
+        .be64(h::SNAPSHOTS_OFFSET, SPARE as u64)
+        .be64(SPARE, L1 as u64)
+        .be32(SPARE + 8, 1)
+        .be16(SPARE + 12, 1)
+        .be16(SPARE + 14, 3)
+        .be32(SPARE + 36, 16)
+        .be64(SPARE + 48, SIZE)
+        .put(SPARE + 56, b"1one")
+}
+
+#[test]
+fn opening_refuses_a_broken_snapshot_table() {
+    let mut sound = Image::v3();
+    snapshot(&mut sound);
+    let runtime = SimRuntime::new(1);
+    assert!(runtime.block_on(sound.open(&runtime, Access::ReadOnly)).is_ok());
+    let rules: &[Rule] = &[
+        (
+            "a table past the end",
+            |i| _ = snapshot(i).be64(h::SNAPSHOTS_OFFSET, 0x1_0000),
+            Corrupt,
+            "snapshot table entry 0: the file ends before it",
+            Some(0x1_0000),
+        ),
+        (
+            "an entry cut in its fixed part",
+            |i| _ = snapshot(i).len(SPARE + 39),
+            Corrupt,
+            "entry 0: the file ends before it",
+            Some(SPARE),
+        ),
+        (
+            "an entry cut in its name",
+            |i| _ = snapshot(i).len(SPARE + 59),
+            Corrupt,
+            "entry 0: the file ends within it",
+            Some(SPARE),
+        ),
+        (
+            "a second entry past the end",
+            |i| _ = snapshot(i).be32(h::NB_SNAPSHOTS, 2).len(SPARE + 64),
+            Corrupt,
+            "entry 1: the file ends before it",
+            Some(SPARE + 64),
+        ),
+        (
+            "extra data above the limit",
+            |i| _ = snapshot(i).be32(SPARE + 36, 1025),
+            Corrupt,
+            "1025 bytes of extra data",
+            Some(SPARE),
+        ),
+        (
+            "an L1 table between clusters",
+            |i| _ = snapshot(i).be64(SPARE, 7),
+            Corrupt,
+            "impossible L1 table at 0x7",
+            Some(SPARE),
+        ),
+        (
+            "an L1 table above 32 MiB",
+            |i| _ = snapshot(i).be32(SPARE + 8, u32::MAX),
+            Corrupt,
+            "with 4294967295 entries",
+            Some(SPARE),
+        ),
+        (
+            "a disk of 2^64 bytes",
+            |i| _ = snapshot(i).be64(SPARE + 48, u64::MAX),
+            Corrupt,
+            "virtual size 0xffffffffffffffff",
+            Some(SPARE),
+        ),
+    ];
+    refuses(rules, Access::ReadOnly);
+}
+
+#[test]
+fn writing_is_refused_where_it_could_do_harm() {
+    let bitmaps = |i: &mut Image| {
+        i.extension(extension::BITMAPS, &[0; 24])
+            .be32(h::V3_LEN + 8, 1)
+            .be64(h::V3_LEN + 16, 32)
+            .be64(h::V3_LEN + 24, SPARE as u64)
+            .be64(h::AUTOCLEAR, Autoclear::BITMAPS.bits());
+    };
+    let cases: &[Rule] = &[
+        (
+            "marked corrupt",
+            |i| _ = i.be64(h::INCOMPATIBLE, Incompatible::CORRUPT.bits()),
+            Corrupt,
+            "'image' is marked corrupt",
+            None,
+        ),
+        (
+            "marked dirty",
+            |i| _ = i.be64(h::INCOMPATIBLE, Incompatible::DIRTY.bits()),
+            Unsupported,
+            "'image' was not closed cleanly",
+            None,
+        ),
+        ("persistent bitmaps", bitmaps, Unsupported, "persistent bitmaps", None),
+        (
+            "no refcount table",
+            |i| _ = i.be32(h::REFTABLE_CLUSTERS, 0),
+            Corrupt,
+            "'image' has no refcount table",
+            None,
+        ),
+        (
+            "a refcount table past the end of the file",
+            |i| _ = i.be64(h::REFTABLE_OFFSET, 0x10_0000),
+            Corrupt,
+            "refcount table at 0x100000+0x200 exceeds the file",
+            Some(0x10_0000),
+        ),
+        (
+            "the L1 table in the header",
+            |i| _ = i.be64(h::L1_OFFSET, 0),
+            Corrupt,
+            "the active L1 table overlaps the header",
+            Some(0),
+        ),
+        (
+            "the refcount table in the header",
+            |i| _ = i.be64(h::REFTABLE_OFFSET, 0),
+            Corrupt,
+            "the refcount table overlaps the header",
+            Some(0),
+        ),
+        (
+            "the L1 table in the refcount table",
+            |i| _ = i.be64(h::L1_OFFSET, REFTABLE as u64),
+            Corrupt,
+            "the refcount table overlaps the active L1 table",
+            Some(REFTABLE),
+        ),
+        (
+            "the snapshot table in the L1 table",
+            |i| _ = snapshot(i).be64(h::L1_OFFSET, SPARE as u64),
+            Corrupt,
+            "the snapshot table overlaps the active L1 table",
+            Some(SPARE),
+        ),
+    ];
+    refuses(cases, Access::ReadWrite);
+    // Reading is possible all the same.
+    let runtime = SimRuntime::new(1);
+    for (name, break_it, ..) in cases {
+        let mut image = Image::v3();
+        break_it(&mut image);
+        let layer = runtime.block_on(image.open(&runtime, Access::ReadOnly));
+        assert!(layer.is_ok(), "{name}: {layer:?}");
+    }
+}
+
+#[test]
+fn what_an_entry_breaks_is_said_when_it_is_read() {
+    let rules: &[Rule] = &[
+        (
+            "an L2 table past the end of the file",
+            |i| _ = i.be64(L1, 0x10_0000 | l::COPIED),
+            Corrupt,
+            "past the end of the file",
+            Some(0x10_0000),
+        ),
+        (
+            "a compressed cluster of nonsense",
+            |i| _ = i.be64(L2, l::COMPRESSED | DATA as u64),
+            Corrupt,
+            "compressed cluster of guest offset 0x0: compressed data (deflate)",
+            Some(DATA),
+        ),
+        (
+            "a compressed cluster past the end of the file",
+            |i| _ = i.be64(L2, l::COMPRESSED | 0x10_0000),
+            Corrupt,
+            "compressed cluster of guest offset 0x0",
+            Some(0x10_0000),
+        ),
+    ];
+    let runtime = SimRuntime::new(1);
+    for (name, break_it, kind, says, at) in rules {
+        let mut image = Image::v3();
+        break_it(&mut image);
+        let error = runtime.block_on(async {
+            let layer = image.open(&runtime, Access::ReadOnly).await.expect("it opens");
+            layer.read(0, 1).await.expect_err("it cannot be read")
+        });
+        assert_refused(name, &error, *kind, says, *at);
+    }
+    // Version 2 has no zero clusters.
+    let mut image = Image::v2();
+    image.be64(L2, DATA as u64 | l::ZERO);
+    let error = runtime.block_on(async {
+        let layer = image.open(&runtime, Access::ReadOnly).await.expect("it opens");
+        layer.read(0, 1).await.expect_err("it cannot be read")
+    });
+    assert_refused("zero in version 2", &error, Corrupt, "image of version 2", Some(DATA));
+}
+
+#[test]
+fn tables_and_clusters_must_be_aligned() {
+    // With clusters of 512 bytes an entry cannot even say otherwise: these are of 1024.
+    let mut image = Image::v3();
+    image.len(16 * 1024).be32(h::CLUSTER_BITS, 10).be64(h::L1_OFFSET, 1024).be64(1024, 0x1200);
+    let runtime = SimRuntime::new(1);
+    let read = |image: &Image| {
+        runtime.block_on(async {
+            let layer = image.open(&runtime, Access::ReadOnly).await.expect("it opens");
+            layer.read(0, 1).await.expect_err("it cannot be read")
+        })
+    };
+    image.be64(h::REFTABLE_OFFSET, 2048);
+    let says = "L2 table of guest offset 0x0 is not cluster aligned";
+    assert_refused("L1 entry", &read(&image), Corrupt, says, Some(0x1200));
+    image.be64(1024, 4096).be64(4096, 0x2200);
+    let says = "cluster offset is not cluster aligned (guest offset 0x0)";
+    assert_refused("L2 entry", &read(&image), Corrupt, says, Some(0x2200));
+}
+
+#[test]
+fn the_check_finds_what_is_broken_and_says_where() {
+    use FindingKind::{Corruption, Leak};
+    type Case = (&'static str, fn(&mut Image), FindingKind, &'static str, usize);
+    let cases: &[Case] = &[
+        (
+            "a leak",
+            |i| _ = i.refcount(6, 1),
+            Leak,
+            "Leaked cluster 6 refcount=1 reference=0",
+            SPARE,
+        ),
+        (
+            "too low a refcount",
+            |i| _ = i.refcount(1, 0),
+            Corruption,
+            "ERROR cluster 1 refcount=0 reference=1",
+            REFTABLE,
+        ),
+        (
+            "a copied bit at a refcount of 2",
+            |i| _ = i.refcount(5, 2),
+            Corruption,
+            "OFLAG_COPIED data cluster",
+            DATA,
+        ),
+        (
+            "a missing copied bit of an L2 table",
+            |i| _ = i.be64(L1, L2 as u64),
+            Corruption,
+            "OFLAG_COPIED L2 cluster",
+            L2,
+        ),
+        (
+            "data past the end of the file",
+            |i| _ = i.be64(L2 + 8, 0x10_0000 | l::COPIED),
+            Corruption,
+            "exceeding the end of the file",
+            0x10_0000,
+        ),
+        (
+            "a cluster used twice",
+            |i| _ = i.be64(L2 + 8, DATA as u64 | l::COPIED),
+            Corruption,
+            "ERROR cluster 5 refcount=1 reference=2",
+            DATA,
+        ),
+        (
+            "a compressed cluster with the copied bit",
+            |i| _ = i.be64(L2, DATA as u64 | l::COPIED | l::COMPRESSED),
+            Corruption,
+            "copied flag must never be set",
+            L2,
+        ),
+        (
+            "a refcount block past the end of the file",
+            |i| _ = i.be64(REFTABLE + 8, 0x10_0000),
+            Corruption,
+            "refcount block 1 is outside image",
+            0x10_0000,
+        ),
+    ];
+    let runtime = SimRuntime::new(1);
+    for (name, break_it, kind, says, at) in cases {
+        let mut image = Image::v3();
+        break_it(&mut image);
+        let found = runtime.block_on(async {
+            let layer = image.open(&runtime, Access::ReadOnly).await.expect("it opens");
+            findings(&layer).await.expect("a report")
+        });
+        let hit = found
+            .iter()
+            .any(|f| f.kind == *kind && f.what.contains(says) && f.at == Some(*at as u64));
+        assert!(hit, "{name}: {found:#?}");
+    }
+}
+
+/// The table of one feature: type, bit, name.
+fn feature_names(rows: &[(u8, u8, &str)]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (kind, bit, name) in rows {
+        let mut row = vec![*kind, *bit];
+        row.extend_from_slice(name.as_bytes());
+        row.resize(l::FEATURE_NAME_LEN, 0);
+        out.extend(row);
+    }
+    out
+}
+
+#[test]
+fn unknown_incompatible_features_are_refused_by_their_names() {
+    let runtime = SimRuntime::new(1);
+    let mut image = Image::v3();
+    image.be64(h::INCOMPATIBLE, UNKNOWN_BIT | 1 << 41);
+    // The same bit of another type is another feature.
+    let table = feature_names(&[(1, 40, "harmless"), (0, 40, "time travel")]);
+    image.extension(extension::FEATURE_NAMES, &table);
+    let error = runtime.block_on(image.open(&runtime, Access::ReadOnly)).expect_err("unknown");
+    let says = "not known here: time travel, incompatible feature bit 41";
+    assert_refused("by name", &error, Unsupported, says, Some(h::INCOMPATIBLE));
+}
+
+#[test]
+fn unknown_features_survive_and_autoclear_goes_with_the_first_change() {
+    let runtime = SimRuntime::new(1);
+    let mut image = Image::v3();
+    image
+        .extension(UNKNOWN, b"keep me")
+        .be64(h::COMPATIBLE, UNKNOWN_BIT)
+        .be64(h::AUTOCLEAR, UNKNOWN_BIT);
+    let file = image.device();
+    runtime.block_on(async {
+        let layer = super::builder::open_file(&runtime, file.clone(), Access::ReadWrite)
+            .await
+            .expect("unknown autoclear bits do not keep from writing");
+        // What changes nothing leaves the file as it is.
+        layer.read(0, SIZE).await.expect("readable");
+        layer.flush().await.expect("nothing to do");
+        layer.write(0, Segments::new(), WriteFlags::empty()).await.expect("of nothing");
+        layer.write_zeroes(0, 0, ZeroFlags::empty()).await.expect("of nothing");
+        layer.discard(0, 0).await.expect("of nothing");
+        layer.set_len(SIZE, crate::io::Preallocation::Off).await.expect("as it is");
+        layer.set_len(1, crate::io::Preallocation::Off).await.expect_err("no multiple of 512");
+        assert!(file.to_vec() == image.bytes, "the file has changed");
+        // The first change clears the bit, before anything else is written.
+        layer.write(0, vec![1; CLUSTER].into(), WriteFlags::empty()).await.expect("writable");
+        layer.flush().await.expect("durable");
+    });
+    let mut want = image.clone();
+    want.be64(h::AUTOCLEAR, 0).put(DATA, &[1; CLUSTER]);
+    assert!(file.to_vec() == want.bytes, "something else has changed");
+}
+
+#[test]
+fn opening_and_looking_change_nothing() {
+    let runtime = SimRuntime::new(1);
+    let mut dirty = Image::v3();
+    dirty.be64(h::INCOMPATIBLE, (Incompatible::DIRTY | Incompatible::CORRUPT).bits());
+    let mut snapshots = Image::v3();
+    snapshot(&mut snapshots);
+    for (image, access) in [
+        (Image::v2(), Access::ReadWrite),
+        (Image::v3(), Access::ReadWrite),
+        (snapshots, Access::ReadWrite),
+        (dirty, Access::ReadOnly),
+    ] {
+        let file = image.device();
+        runtime.block_on(async {
+            let layer =
+                super::builder::open_file(&runtime, file.clone(), access).await.expect("it opens");
+            findings(&layer).await.expect("a report");
+            layer.driver().describe().await.expect("a description");
+            layer.extents(0, SIZE).await.expect("extents");
+            layer.read(0, SIZE).await.expect("readable");
+            layer.flush().await.expect("nothing to do");
+        });
+        assert!(file.to_vec() == image.bytes, "the file has changed");
+    }
+}
+
+#[test]
+fn the_states_of_an_image_are_told() {
+    let runtime = SimRuntime::new(1);
+    let mut image = Image::v3();
+    image.be64(h::INCOMPATIBLE, (Incompatible::DIRTY | Incompatible::CORRUPT).bits());
+    let info = runtime.block_on(async {
+        let layer = image.open(&runtime, Access::ReadOnly).await.expect("it opens");
+        layer.driver().describe().await.expect("a description")
+    });
+    assert!(info.dirty && !info.encrypted);
+    let specific = format!("{:?}", info.specific);
+    assert!(specific.contains("corrupt: Some(true)"), "{specific}");
+}
+
+#[test]
+fn encrypted_images_are_described_and_neither_read_nor_written() {
+    let runtime = SimRuntime::new(1);
+    let mut image = Image::v3();
+    image.be32(h::CRYPT_METHOD, 1);
+    let file = image.device();
+    runtime.block_on(async {
+        let layer = super::builder::open_file(&runtime, file.clone(), Access::ReadWrite)
+            .await
+            .expect("it opens");
+        assert!(layer.driver().describe().await.expect("a description").encrypted);
+        let errors = [
+            layer.read(0, 1).await.map(|_| ()).expect_err("read"),
+            layer.extents(0, SIZE).await.map(|_| ()).expect_err("extents"),
+            layer.write(0, vec![1].into(), WriteFlags::empty()).await.expect_err("write"),
+            layer.write_zeroes(0, 1, ZeroFlags::empty()).await.expect_err("zero"),
+            layer.discard(0, SIZE).await.expect_err("discard"),
+        ];
+        for error in errors {
+            assert_refused("AES", &error, Unsupported, "encrypted (AES)", None);
+        }
+        layer.flush().await.expect("nothing to do");
+    });
+    assert!(file.to_vec() == image.bytes, "the file has changed");
+}
+
+/// A header with something in every field that its version has.
+fn full_header(version: u32, compression: Compression) -> Header {
+    let v3 = version == 3;
+    let mut incompatible = Incompatible::empty();
+    if v3 {
+        incompatible |= Incompatible::DATA_FILE | Incompatible::EXTENDED_L2;
+        incompatible.set(Incompatible::COMPRESSION_TYPE, compression == Compression::Zstd);
+    }
+    Header {
+        version,
+        cluster_bits: 16,
+        size: 5 << 30,
+        crypt: if v3 {
+            CryptMethod::Luks { offset: 0x50_0000, len: 0x1f_0000 }
+        } else {
+            CryptMethod::Aes
+        },
+        l1_size: 20,
+        l1_offset: 0x3_0000,
+        reftable_offset: 0x1_0000,
+        reftable_clusters: 2,
+        nb_snapshots: 3,
+        snapshots_offset: 0x70_0000,
+        incompatible,
+        compatible: if v3 {
+            Compatible::LAZY_REFCOUNTS | Compatible::from_bits_retain(UNKNOWN_BIT)
+        } else {
+            Compatible::empty()
+        },
+        autoclear: if v3 {
+            Autoclear::all() | Autoclear::from_bits_retain(UNKNOWN_BIT)
+        } else {
+            Autoclear::empty()
+        },
+        refcount_order: if v3 { 6 } else { 4 },
+        compression,
+        header_length: if v3 { 128 } else { 72 },
+        backing_name: Some("base.img".to_string()),
+        backing_format: Some("raw".to_string()),
+        data_file: v3.then(|| "data.raw".to_string()),
+        bitmaps: v3.then_some(BitmapsExtension {
+            count: 2,
+            directory_size: 64,
+            directory_offset: 0x60_0000,
+        }),
+        unknown_fields: if v3 { (1..=16).collect() } else { Vec::new() },
+        unknown_extensions: vec![
+            UnknownExtension { kind: UNKNOWN, data: b"odd".to_vec() },
+            UnknownExtension { kind: UNKNOWN + 1, data: Vec::new() },
+        ],
+        has_feature_names: v3,
+    }
+}
+
+#[test]
+fn headers_round_trip_with_everything_in_them() {
+    let mut headers = Vec::new();
+    for compression in [Compression::Deflate, Compression::Zstd] {
+        headers.push(full_header(3, compression));
+    }
+    headers.push(full_header(2, Compression::Deflate));
+    for length in [104, 112] {
+        let mut header = full_header(3, Compression::Deflate);
+        (header.header_length, header.unknown_fields) = (length, Vec::new());
+        headers.push(header);
+    }
+    for bits in limits::MIN_CLUSTER_BITS..=limits::MAX_CLUSTER_BITS {
+        for version in [2, 3] {
+            let mut header = full_header(version, Compression::Deflate);
+            header.incompatible -= Incompatible::EXTENDED_L2;
+            (header.cluster_bits, header.size, header.has_feature_names) = (bits, 1 << 19, false);
+            (header.l1_offset, header.reftable_offset) = (1 << bits, 2 << bits);
+            header.l1_size = 64;
+            if version == 3 {
+                header.crypt = CryptMethod::Luks { offset: 3 << bits, len: 1 };
+            }
+            (header.snapshots_offset, header.reftable_clusters) = (4 << bits, 1);
+            if let Some(bitmaps) = &mut header.bitmaps {
+                bitmaps.directory_offset = 5 << bits;
+            }
+            headers.push(header);
+        }
+    }
+    for header in headers {
+        let bytes = header.emit().expect("it fits");
+        let parsed = Header::parse(&bytes).expect("it is a header");
+        assert_eq!(parsed, header);
+        assert_eq!(parsed.emit().expect("it fits"), bytes, "a rewrite changes nothing");
+    }
+}
+
+#[test]
+fn a_header_that_exceeds_its_cluster_is_not_written() {
+    let mut header = full_header(3, Compression::Deflate);
+    header.cluster_bits = 9;
+    let error = header.emit().expect_err("feature names alone take 384 bytes");
+    assert_refused("emit", &error, ErrorKind::Limit, "a cluster has 512", None);
+}
+
+/// Directory entries: each a table of one entry at the given offset, and a name.
+fn directory(image: &mut Image, count: u32, entries: &[(u64, &str)]) {
+    let mut bytes = Vec::new();
+    for (table, name) in entries {
+        bytes.extend_from_slice(&table.to_be_bytes());
+        bytes.extend_from_slice(&1u32.to_be_bytes());
+        bytes.extend_from_slice(&2u32.to_be_bytes());
+        bytes.extend_from_slice(&[1, 16]);
+        bytes.extend_from_slice(&(name.len() as u16).to_be_bytes());
+        bytes.extend_from_slice(&0u32.to_be_bytes());
+        bytes.extend_from_slice(name.as_bytes());
+        bytes.resize(bytes.len().next_multiple_of(8), 0);
+    }
+    let mut data = count.to_be_bytes().to_vec();
+    data.extend_from_slice(&[0; 4]);
+    data.extend_from_slice(&(bytes.len() as u64).to_be_bytes());
+    data.extend_from_slice(&(SPARE as u64).to_be_bytes());
+    image
+        .extension(extension::BITMAPS, &data)
+        .be64(h::AUTOCLEAR, Autoclear::BITMAPS.bits())
+        .refcount(6, 1)
+        .put(SPARE, &bytes);
+}
+
+#[test]
+fn a_broken_bitmap_directory_is_refused_entry_by_entry() {
+    let runtime = SimRuntime::new(1);
+    let describe = |image: &Image| {
+        runtime.block_on(async {
+            let layer = image.open(&runtime, Access::ReadOnly).await?;
+            layer.driver().describe().await
+        })
+    };
+    let mut sound = Image::v3();
+    directory(&mut sound, 2, &[(0, "a"), (0, "longer than that")]);
+    let info = format!("{:?}", describe(&sound).expect("a directory").specific);
+    assert!(info.contains("longer than that") && info.contains("granularity: 65536"), "{info}");
+    type Case = (&'static str, u32, fn(&mut Image), &'static str, usize);
+    let cases: &[Case] = &[
+        ("fewer entries", 3, |_| (), "2 entries, the header says 3", SPARE),
+        ("more entries", 1, |_| (), "more than the 1 entries stated", SPARE + 32),
+        ("a type", 2, |i| _ = i.put(SPARE + 16, &[2]), "an entry of type 2", SPARE),
+        ("no name", 2, |i| _ = i.be16(SPARE + 18, 0), "a name of 0 bytes", SPARE),
+        ("a long name", 2, |i| _ = i.be16(SPARE + 18, 65535), "exceeds the directory", SPARE),
+        ("extra data", 2, |i| _ = i.be32(SPARE + 20, 8), "8 bytes of extra data", SPARE),
+        ("much extra", 2, |i| _ = i.be32(SPARE + 20, !0), "exceeds the directory", SPARE),
+        ("granularity", 2, |i| _ = i.put(SPARE + 17, &[64]), "granularity of 2^64", SPARE),
+        ("a cut file", 2, |i| _ = i.len(SPARE + 8), "exceed the file", SPARE),
+    ];
+    for (name, count, break_it, says, at) in cases {
+        let mut image = Image::v3();
+        directory(&mut image, *count, &[(0, "a"), (0, "longer than that")]);
+        break_it(&mut image);
+        let error = describe(&image).expect_err(name);
+        assert_refused(name, &error, Corrupt, says, Some(*at));
+    }
+}
+
+#[test]
+fn names_in_tables_need_not_be_text() {
+    let runtime = SimRuntime::new(1);
+    let mut image = Image::v3();
+    snapshot(&mut image).put(SPARE + 56, &[0xff, 0xfe, b'x', b'y']);
+    let info = runtime.block_on(async {
+        let layer = image.open(&runtime, Access::ReadOnly).await.expect("it opens");
+        layer.driver().describe().await.expect("a description")
+    });
+    let names: Vec<String> = info.snapshots.into_iter().map(|s| s.name).collect();
+    assert_eq!(names, ["\u{fffd}xy"]);
+}
+
+#[test]
+fn a_refcount_at_its_top_is_not_raised() {
+    // A snapshot's refcounts are the only ones above one; the block says 65535 here.
+    let runtime = SimRuntime::new(1);
+    let mut image = Image::v3();
+    image.refcount(5, u16::MAX).be64(L2, DATA as u64);
+    let file = image.device();
+    runtime.block_on(async {
+        let layer = super::builder::open_file(&runtime, file.clone(), Access::ReadWrite)
+            .await
+            .expect("it opens");
+        layer.write(0, vec![1; CLUSTER].into(), WriteFlags::empty()).await.expect("copied");
+        layer.flush().await.expect("durable");
+        layer.flush().await.expect("durable");
+    });
+    let bytes = file.to_vec();
+    assert_eq!(bytes[REFBLOCK + 10..REFBLOCK + 12], (u16::MAX - 1).to_be_bytes());
+    assert_eq!(bytes[DATA..DATA + CLUSTER], [FILL; CLUSTER], "others still refer to it");
+}
