@@ -110,9 +110,9 @@ export class App {
     byId("image").replaceChildren();
     document.body.classList.add("opened");
     const wanted = error instanceof SectoraError ? error.wanted : undefined;
-    const box = wanted ? this.#missing(look, wanted) : errorBox(error, `Opening ${look.file.name}`, this.#asRaw(look, error));
+    const box = wanted ? this.#missing(look, wanted) : errorBox(error, `Opening ${look.file.name}`, [this.#asRaw(look, error)], "h1");
     byId("problem").replaceChildren(box);
-    const heading = box.querySelector<HTMLElement>("h2, h3");
+    const heading = box.querySelector<HTMLElement>("h1");
     if (heading) focusOn(heading);
     announce(heading?.textContent ?? "");
   }
@@ -141,7 +141,7 @@ export class App {
     return h(
       "div",
       { class: "box warning" },
-      h("h2", null, `The file ${name} is needed too`),
+      h("h1", null, `The file ${name} is needed too`),
       h(
         "p",
         null,

@@ -17,12 +17,12 @@ export function isCancelled(error: unknown): boolean {
   return asKinded(error).kind === "Cancelled";
 }
 
-/** A verdict as a box. */
-export function verdictBox(verdict: Verdict, ...more: (Node | undefined)[]): HTMLElement {
+/** A verdict as a box. `heading`: `h1` where it is all that the page shows. */
+export function verdictBox(verdict: Verdict, more: (Node | undefined)[] = [], heading: "h1" | "h3" = "h3"): HTMLElement {
   return h(
     "div",
     { class: `box ${verdict.tone}` },
-    h("h3", null, verdict.title),
+    h(heading, null, verdict.title),
     h("p", null, verdict.meaning),
     verdict.advice && h("p", null, verdict.advice),
     ...more,
@@ -30,8 +30,8 @@ export function verdictBox(verdict: Verdict, ...more: (Node | undefined)[]): HTM
 }
 
 /** An error as a box. `doing`: what was being done, as the beginning of a headline. */
-export function errorBox(error: unknown, doing: string, ...more: (Node | undefined)[]): HTMLElement {
+export function errorBox(error: unknown, doing: string, more: (Node | undefined)[] = [], heading: "h1" | "h3" = "h3"): HTMLElement {
   const kinded = asKinded(error);
   const words = kinded.kind === "Cancelled" ? undefined : h("p", { class: "words" }, kinded.message);
-  return verdictBox(errorVerdict(kinded, doing), words, ...more);
+  return verdictBox(errorVerdict(kinded, doing), [words, ...more], heading);
 }

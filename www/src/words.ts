@@ -168,6 +168,6 @@ const KINDS = new Map<string, KindWords>(Object.entries({
   Bug: {
     title: "a mistake in this program",
     meaning: "It met a state that should be impossible and stopped. Nothing was changed in your file.",
-    advice: "Please report it with the text below.",
+    advice: "Load the page again to go on, and please report it with the text below.",
   },
 } satisfies Record<string, KindWords>));

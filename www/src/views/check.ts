@@ -27,7 +27,7 @@ export async function showCheck(body: HTMLElement, image: Image, signal: AbortSi
       return;
     }
     const retry = h("button", { type: "button", class: "small", onclick: () => void showCheck(body, image, signal) }, "Check again");
-    body.replaceChildren(errorBox(error, "The check", retry));
+    body.replaceChildren(errorBox(error, "The check", [retry]));
     if (isCancelled(error)) retry.focus();
   } finally {
     signal.removeEventListener("abort", stop);

@@ -36,7 +36,7 @@ class ConvertView {
     this.#signal = signal;
     this.#busy = busy;
     const format = image.format === "qcow2" ? "raw" : "qcow2";
-    this.#name = h("input", { type: "text", name: "name", autocomplete: "off", spellcheck: false, value: outputName(image.name, format) });
+    this.#name = h("input", { type: "text", id: "option-name", name: "name", autocomplete: "off", spellcheck: false, value: outputName(image.name, format) });
     this.#fields = h(
       "fieldset",
       { "aria-label": "Options of the conversion" },
@@ -51,7 +51,7 @@ class ConvertView {
         "div",
         { class: "fields" },
         select("compression", "Compression", "none", { none: "none", zlib: "zlib: read by everything", zstd: "zstd: faster to read, needs QEMU 5.1 or later" }),
-        h("label", { class: "field" }, h("span", null, "File name"), this.#name),
+        h("div", { class: "field" }, h("label", { for: "option-name" }, "File name"), this.#name),
       ),
       h(
         "details",
@@ -243,7 +243,14 @@ function box(name: string, label: string): HTMLElement {
 function select(name: string, label: string, value: string, options: Record<string, string>, note?: string): HTMLElement {
   // Keys that look like numbers would come in their own order: here that is the right one.
   const list = Object.entries(options).map(([key, text]) => h("option", { value: key, selected: key === value }, text));
-  return h("label", { class: "field" }, h("span", null, label), h("select", { name }, ...list), note && h("small", null, note));
+  const id = `option-${name}`;
+  return h(
+    "div",
+    { class: "field" },
+    h("label", { for: id }, label),
+    h("select", { name, id, "aria-describedby": note && `${id}-note` }, ...list),
+    note && h("small", { id: `${id}-note` }, note),
+  );
 }
 
 function clusterSizes(): Record<string, string> {

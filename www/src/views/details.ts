@@ -49,10 +49,10 @@ export function snapshotTable(info: ImageInfo, current: string | undefined, open
     const look =
       snapshot.id === current
         ? h("span", { class: "quiet" }, "shown now")
-        : h("button", { type: "button", class: "small", onclick: () => open(snapshot.id), "aria-label": `Look at snapshot ${row.name}` }, "Look at it");
+        : h("button", { type: "button", class: "small", onclick: () => open(snapshot.id) }, "Look at it", h("span", { class: "hidden" }, `(${row.name})`));
     return [row.name, row.id, row.taken, row.clock, row.state, look];
   });
-  return table("States of the disk kept inside this file", ["Name", "Id", "Taken", "Machine time", "Memory", ""], rows);
+  return table("States of the disk kept inside this file", ["Name", "Id", "Taken", "Machine time", "Memory", "Open"], rows);
 }
 
 export function bitmapTable(info: ImageInfo): HTMLElement | undefined {
