@@ -50,7 +50,10 @@ pub enum Place {
         unit_len: u32,
     },
     /// This layer does not say: ask the backing file, else zeroes.
-    Unallocated,
+    Unallocated {
+        /// The space reserved for them, if any.
+        reserved: Option<(Child, u64)>,
+    },
 }
 
 /// A run of guest bytes with one [`Place`].
@@ -70,10 +73,13 @@ impl Piece {
             (Place::Raw { child: a, offset: x }, Place::Raw { child: b, offset: y }) => {
                 a == b && x + self.len == y
             }
-            (Place::Zero { reserved: None }, Place::Zero { reserved: None })
-            | (Place::Unallocated, Place::Unallocated) => true,
-            (Place::Zero { reserved: Some((a, x)) }, Place::Zero { reserved: Some((b, y)) }) => {
-                a == b && x + self.len == y
+            (Place::Zero { reserved: a }, Place::Zero { reserved: b })
+            | (Place::Unallocated { reserved: a }, Place::Unallocated { reserved: b }) => {
+                match (a, b) {
+                    (None, None) => true,
+                    (Some((a, x)), Some((b, y))) => a == b && x + self.len == y,
+                    _ => false,
+                }
             }
             _ => false,
         };
@@ -271,8 +277,8 @@ pub trait Driver: Send + Sync + fmt::Debug {
     fn capabilities(&self) -> Capabilities;
 
     /// True where the status of raw pieces is to be refined by the status of the file below
-    /// (holes in it read as zeroes).
-    fn refines_extents(&self) -> bool;
+    /// (holes in it read as zeroes). Asked when there are raw pieces to tell of.
+    fn refines_extents(&self) -> BoxFuture<'_, Result<bool>>;
 
     /// Where the bytes of `[start, start + len)` are. The range lies within the virtual size; the
     /// answer covers at least its first byte and may end early.

@@ -53,6 +53,8 @@ pub struct OpenOptions {
     pub backing: Backing,
     /// The external data file; by default what the image names, through the policy.
     pub data_file: Option<DataFile>,
+    /// Leave the external data file closed: only the image's metadata can be looked at then.
+    pub without_data_file: bool,
     /// Read this internal snapshot (its id or name) instead of the active state.
     pub snapshot: Option<alloc::string::String>,
 }
@@ -64,6 +66,7 @@ impl Default for OpenOptions {
             access: Access::ReadOnly,
             backing: Backing::Follow,
             data_file: None,
+            without_data_file: false,
             snapshot: None,
         }
     }
@@ -160,6 +163,8 @@ impl Layer {
         crate::io::check_range(start, len, self.len())?;
         let mut out: Vec<Extent> = Vec::new();
         let mapping = self.driver.map(start, len).await?;
+        let raw = mapping.pieces.iter().any(|piece| matches!(piece.place, Place::Raw { .. }));
+        let refines = raw && self.driver.refines_extents().await?;
         let mut at = start;
         for piece in &mapping.pieces {
             if out.len() >= MAX_EXTENTS {
@@ -169,7 +174,7 @@ impl Layer {
             let host =
                 |child: Child, offset| Some(HostRange { file: self.child_name(child), offset });
             match piece.place {
-                Place::Raw { child, offset } if self.driver.refines_extents() => {
+                Place::Raw { child, offset } if refines => {
                     for e in self.refined(child, offset, at, piece.len).await? {
                         push(&mut out, e);
                     }
@@ -187,8 +192,9 @@ impl Layer {
                         ExtentFlags::DATA | ExtentFlags::COMPRESSED | ExtentFlags::ALLOCATED;
                     push(&mut out, extent(flags, None));
                 }
-                Place::Unallocated => {
-                    for e in self.backing_extents(at, piece.len).await? {
+                Place::Unallocated { reserved } => {
+                    let reserved = reserved.and_then(|(child, at)| host(child, at));
+                    for e in self.backing_extents(at, piece.len, reserved).await? {
                         push(&mut out, e);
                     }
                 }
@@ -228,7 +234,14 @@ impl Layer {
         Ok(out)
     }
 
-    async fn backing_extents(&self, start: u64, len: u64) -> Result<Vec<Extent>> {
+    /// The extents of what this layer leaves to the one below; `reserved` is the space for it in
+    /// this layer's own file, told where nothing is below.
+    async fn backing_extents(
+        &self,
+        start: u64,
+        len: u64,
+        reserved: Option<HostRange>,
+    ) -> Result<Vec<Extent>> {
         let end = start + len;
         let mut out = Vec::new();
         let mut at = start;
@@ -251,7 +264,7 @@ impl Layer {
                 len: end - at,
                 flags: ExtentFlags::ZERO,
                 depth: 0,
-                host: None,
+                host: reserved.map(|h| HostRange { offset: h.offset + (at - start), ..h }),
             });
         }
         Ok(out)

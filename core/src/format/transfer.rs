@@ -69,7 +69,7 @@ async fn read_piece(layer: &Layer, start: u64, piece: Piece) -> Result<Segments>
                 })?;
             Ok(Segments::from(unit).slice(start - unit_start, piece.len))
         }
-        Place::Unallocated => {
+        Place::Unallocated { .. } => {
             let Some(backing) = &layer.backing else {
                 return Ok(Segments::zero(piece.len));
             };

@@ -76,7 +76,7 @@ pub async fn convert(
     let job = Arc::new(Job::new(source.clone(), target.clone(), options));
     let workers = Workers::start(runtime, &job);
     let total = source.len();
-    let result = job.wait(|done| progress(done, total)).await;
+    let result = job.wait(|done| progress(done.min(total), total)).await;
     drop(workers);
     result?;
     progress(total, total);
@@ -131,6 +131,8 @@ struct Cursor {
     extents: VecDeque<Extent>,
     /// The next byte of the source to look at.
     at: u64,
+    /// The end of the last request: what lies before is not copied again.
+    copied: u64,
     /// The number of the next request.
     ticket: u64,
 }
@@ -228,15 +230,19 @@ impl Job {
                 self.state.lock().done += skipped;
                 continue;
             }
-            let start = cursor.at;
-            let zero = extent.is_zero() && self.options.sparse_size > 0;
-            let len = if zero {
+            // A cluster whose first bytes were passed over is written whole.
+            let start = (cursor.at - cursor.at % self.granularity).max(cursor.copied);
+            let zeroes = match extent.is_zero() && self.options.sparse_size > 0 {
                 // Whole clusters of zeroes cost nothing; let long runs go in one request.
-                extent.end() - start
-            } else {
-                self.data_len(&mut cursor, start, end).await?
+                true => self.whole_clusters(extent.end(), end).saturating_sub(start),
+                false => 0,
             };
-            cursor.at = start + len;
+            let zero = zeroes > 0;
+            let len = match zero {
+                true => zeroes,
+                false => self.data_len(&mut cursor, start, end).await?,
+            };
+            (cursor.at, cursor.copied) = (start + len, start + len);
             let ticket = cursor.ticket;
             cursor.ticket += 1;
             return Ok(Some(Request { ticket, start, len, zero }));
@@ -249,6 +255,11 @@ impl Job {
             return extent.depth > 0 || !extent.is_allocated();
         }
         extent.is_zero() && self.options.target_is_zero && self.options.sparse_size > 0
+    }
+
+    /// Where the last cluster that lies before `at` as a whole ends.
+    fn whole_clusters(&self, at: u64, end: u64) -> u64 {
+        if at == end { end } else { at - at % self.granularity }
     }
 
     /// The length of a request for data at `start`: neighbouring data extents together, up to
@@ -271,7 +282,7 @@ impl Job {
             at = extent.end();
         }
         // A cluster that is only partly data is written whole: its rest is at hand.
-        Ok(at.next_multiple_of(self.granularity).min(limit) - start)
+        Ok(at.max(start + 1).next_multiple_of(self.granularity).min(limit) - start)
     }
 
     async fn copy(&self, request: &Request) -> Result<()> {
@@ -289,7 +300,8 @@ impl Job {
     fn parts(&self, start: u64, data: Segments) -> Vec<Part> {
         let sparse_size = u64::from(self.options.sparse_size);
         if sparse_size == 0 {
-            return Vec::from([Part::Data(start, data)]);
+            // Zeroes as bytes: a target would know what to make of them otherwise.
+            return Vec::from([Part::Data(start, data.to_bytes().into())]);
         }
         let granule = sparse_size.next_multiple_of(self.granularity);
         let sparse = data.sparsify(start, usize::try_from(granule).unwrap_or(usize::MAX));

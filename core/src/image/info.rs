@@ -40,10 +40,8 @@ pub async fn info(layer: &Layer) -> Result<BlockGraphInfo> {
         snapshots: (!format.snapshots.is_empty()).then_some(format.snapshots),
         format_specific: format.specific,
     };
-    let mut children = Vec::from([child("file", layer.file()).await?]);
-    if let Some(data) = layer.data_file() {
-        children.push(child("data-file", &data.device).await?);
-    }
+    // The data file is no part of the description, in QEMU's tools either: it need not be there.
+    let children = Vec::from([child("file", layer.file()).await?]);
     Ok(BlockGraphInfo { base, children })
 }
 
@@ -83,7 +81,7 @@ pub async fn info_chain(
                 "backing file '{filename}' creates an infinite loop"
             )));
         }
-        options.backing = Backing::Ignore;
+        (options.backing, options.without_data_file) = (Backing::Ignore, true);
         let layer = open(env, file, &filename, options)
             .await
             .map_err(|e| e.context(format!("could not open '{filename}'")))?;

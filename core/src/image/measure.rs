@@ -2,9 +2,10 @@
 
 use super::{Mapper, NewImage, Progress};
 use crate::Result;
-use crate::format::qcow2;
-use crate::io::Device;
-use crate::qapi::BlockMeasureInfo;
+use crate::format::{Layer, qcow2};
+use crate::io::BlockDevice;
+use crate::qapi::{BlockMeasureInfo, ImageInfoSpecific, Qcow2BitmapInfoFlags};
+use alloc::sync::Arc;
 
 /// The size of a new, empty image.
 ///
@@ -21,15 +22,23 @@ pub fn measure_new(image: &NewImage) -> Result<BlockMeasureInfo> {
 /// `InvalidInput` for impossible options; those of the source.
 pub async fn measure_source(
     image: &NewImage,
-    source: &Device,
+    source: &Arc<Layer>,
     progress: Progress<'_>,
 ) -> Result<BlockMeasureInfo> {
+    if let NewImage::Qcow2(options) = image
+        && options.backing.is_some()
+    {
+        // What the backing file holds already is not looked at: the estimate is the safe one.
+        let bitmaps = measure_bitmaps(image, source).await?;
+        return Ok(BlockMeasureInfo { bitmaps, ..measure(image, u64::MAX)? });
+    }
     let cluster = match image {
         NewImage::Raw(_) => 1,
         NewImage::Qcow2(options) => u64::from(options.cluster_size),
     };
     image.check()?;
-    let mut mapper = Mapper::new(source.clone(), 0, source.len());
+    let size = source.len();
+    let mut mapper = Mapper::new(source.clone(), 0, size);
     // End of the last cluster that was counted: two extents may share one.
     let (mut data, mut counted) = (0, 0);
     while let Some(extent) = mapper.next_extent().await? {
@@ -38,9 +47,27 @@ pub async fn measure_source(
             counted = extent.end().next_multiple_of(cluster).max(counted);
             data += counted - start;
         }
-        progress(extent.end(), source.len());
+        progress(extent.end(), size);
     }
-    measure(image, data)
+    let bitmaps = measure_bitmaps(image, source).await?;
+    Ok(BlockMeasureInfo { bitmaps, ..measure(image, data)? })
+}
+
+/// What the bitmaps of `source` take; `None` where one of the formats has none.
+async fn measure_bitmaps(image: &NewImage, source: &Layer) -> Result<Option<u64>> {
+    let NewImage::Qcow2(options) = image else { return Ok(None) };
+    if !options.has_bitmaps() {
+        return Ok(None);
+    }
+    let described = source.driver().describe().await?;
+    let Some(ImageInfoSpecific::Qcow2(specific)) = described.specific else { return Ok(None) };
+    if specific.compat == "0.10" {
+        return Ok(None);
+    }
+    let bitmaps = specific.bitmaps.unwrap_or_default();
+    let copied = bitmaps.iter().filter(|b| !b.flags.contains(&Qcow2BitmapInfoFlags::InUse));
+    let sizes = copied.map(|b| (b.granularity.into(), b.name.len()));
+    qcow2::measure_bitmaps(options, source.len(), sizes).map(Some)
 }
 
 fn measure(image: &NewImage, data: u64) -> Result<BlockMeasureInfo> {

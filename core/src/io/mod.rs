@@ -8,6 +8,7 @@
 //! behind the feature `testing`, in [`testing`].
 
 mod aligned;
+mod closed;
 mod device;
 mod extent;
 mod memory;
@@ -19,6 +20,7 @@ mod sink;
 pub mod testing;
 
 pub use aligned::Aligned;
+pub(crate) use closed::Closed;
 pub(crate) use device::check_range;
 pub use device::{
     BlockDevice, Capabilities, Device, DeviceExt, DeviceInfo, Hold, Limits, Preallocation,

@@ -1,5 +1,7 @@
 //! The engine and the reference tools read and write the same images.
 
+mod descriptions;
+
 use libtest_mimic::{Arguments, Trial};
 use sectora_core::codec::Compression;
 use sectora_core::format::qcow2::{CreateOptions, DataFileOptions, Version};
@@ -18,9 +20,10 @@ use std::sync::Arc;
 
 fn main() {
     let skipped = !have_reference_tools("oracle");
-    let tests: [(&str, fn()); 2] = [
+    let tests: [(&str, fn()); 3] = [
         ("what_we_write_the_reference_reads", what_we_write_the_reference_reads),
         ("what_the_reference_writes_we_read", what_the_reference_writes_we_read),
+        ("descriptions_are_the_references", descriptions::descriptions_are_the_references),
     ];
     let trials = tests
         .into_iter()
@@ -292,8 +295,8 @@ fn commands(rng: &mut Rng, create: &CreateOptions) -> Vec<String> {
     commands
 }
 
-/// Makes `image.qcow2` by the reference tools. False where they failed to.
-fn make_by_reference(folder: &Path, create: &CreateOptions, commands: &[String]) -> bool {
+/// The options of the image's tables, as the reference calls them.
+fn image_options(create: &CreateOptions) -> String {
     let zstd = create.compression_type == Compression::Zstd;
     let v2 = create.version == Version::V2;
     let mut options =
@@ -304,6 +307,12 @@ fn make_by_reference(folder: &Path, create: &CreateOptions, commands: &[String])
         options += if create.extended_l2 { ",extended_l2=on" } else { "" };
         options += if create.lazy_refcounts { ",lazy_refcounts=on" } else { "" };
     }
+    options
+}
+
+/// Makes `image.qcow2` by the reference tools. False where they failed to.
+fn make_by_reference(folder: &Path, create: &CreateOptions, commands: &[String]) -> bool {
+    let mut options = image_options(create);
     if create.preallocation == Preallocation::Metadata {
         options += ",preallocation=metadata";
     }

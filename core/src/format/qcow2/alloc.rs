@@ -271,7 +271,7 @@ impl Qcow2 {
     }
 
     /// Clusters that one refcount block covers.
-    fn refblock_entries(&self) -> u64 {
+    pub(super) fn refblock_entries(&self) -> u64 {
         (self.cluster_size() * 8) >> self.refcount_order
     }
 

@@ -85,6 +85,12 @@ fn invalid(what: impl Into<alloc::borrow::Cow<'static, str>>) -> Error {
 }
 
 impl CreateOptions {
+    /// True where the image can have persistent bitmaps.
+    #[must_use]
+    pub fn has_bitmaps(&self) -> bool {
+        self.version == Version::V3
+    }
+
     /// Refuses what contradicts itself or the format, before anything is written.
     ///
     /// # Errors
@@ -271,7 +277,7 @@ async fn preallocate(
         access: Access::ReadWrite,
         backing: Backing::Ignore,
         data_file: data_file.map(data),
-        snapshot: None,
+        ..OpenOptions::default()
     };
     let layer = open(&env, file.clone(), "new image", open_options).await?;
     let (size, mut at, mut end) = (layer.len(), 0, 0);

@@ -184,7 +184,8 @@ impl Qcow2 {
             let Some(l2) = self.l2_offset(l1_entry, at)? else {
                 let span = 1u64 << self.header.l1_entry_span_bits();
                 let next = (at & !(span - 1)).saturating_add(span).min(end);
-                mapping.push(Piece { len: next - at, place: Place::Unallocated });
+                mapping
+                    .push(Piece { len: next - at, place: Place::Unallocated { reserved: None } });
                 at = next;
                 continue;
             };
@@ -214,7 +215,7 @@ impl Qcow2 {
             let within = at - cluster_start;
             let child = self.data_child();
             let place = match self.entry(bytes, position, at)? {
-                Entry::Unallocated => Place::Unallocated,
+                Entry::Unallocated => Place::Unallocated { reserved: None },
                 Entry::Zero { host, .. } => {
                     Place::Zero { reserved: host.map(|h| (child, h + within)) }
                 }
@@ -259,7 +260,7 @@ impl Qcow2 {
                 _ if bitmap.zero & bit != 0 => {
                     Place::Zero { reserved: host.map(|h| (child, h + within)) }
                 }
-                _ => Place::Unallocated,
+                _ => Place::Unallocated { reserved: host.map(|h| (child, h + within)) },
             };
             mapping.push(Piece { len: next - at, place });
             at = next;

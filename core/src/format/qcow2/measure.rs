@@ -1,8 +1,11 @@
 //! How large a new image will be.
 
 use super::create::{CreateOptions, Layout};
-use crate::Result;
 use crate::io::Preallocation;
+use crate::{Error, Result};
+
+/// Length of an entry of the bitmap directory without the name (section "Bitmap directory").
+const DIRECTORY_ENTRY: u64 = 24;
 
 /// Sizes of a new image file in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,4 +41,29 @@ pub fn measure(options: &CreateOptions, data: u64) -> Result<Measured> {
         Preallocation::Falloc | Preallocation::Full => fully_allocated,
     };
     Ok(Measured { required, fully_allocated })
+}
+
+/// Bytes that the bitmaps of a source take in a new image: for each its data and its table, and
+/// the directory. `bitmaps` gives the granularity in bytes and the length of the name of each.
+///
+/// # Errors
+/// `Limit` where the sum exceeds 64 bits.
+pub fn measure_bitmaps(
+    options: &CreateOptions,
+    size: u64,
+    bitmaps: impl IntoIterator<Item = (u64, usize)>,
+) -> Result<u64> {
+    let cluster = u64::from(options.cluster_size);
+    let (mut clusters, mut directory) = (0u64, 0u64);
+    for (granularity, name) in bitmaps {
+        let bytes = size.div_ceil(granularity.max(1)).div_ceil(8);
+        let data = bytes.div_ceil(cluster);
+        let table = (data * 8).div_ceil(cluster);
+        clusters = clusters.saturating_add(data + table);
+        directory = directory.saturating_add((DIRECTORY_ENTRY + name as u64).next_multiple_of(8));
+    }
+    clusters
+        .saturating_add(directory.div_ceil(cluster))
+        .checked_mul(cluster)
+        .ok_or_else(|| Error::limit("the size of the bitmaps exceeds 64 bits").in_format("qcow2"))
 }

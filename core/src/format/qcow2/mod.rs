@@ -31,13 +31,14 @@ mod order;
 mod refcount;
 mod resize;
 mod snapshot;
+mod sparse;
 mod stream;
 #[cfg(test)]
 mod tests;
 mod write;
 
 pub use create::{CreateOptions, DataFileOptions, Version, create};
-pub use measure::{Measured, measure};
+pub use measure::{Measured, measure, measure_bitmaps};
 pub use stream::{StreamOptions, stream};
 
 pub(super) use open::open;
@@ -89,6 +90,8 @@ pub struct Qcow2 {
     touched: async_lock::Mutex<bool>,
     /// `touched`, for a quick look.
     prepared: AtomicBool,
+    /// The file may have holes where the tables say data; once it has been looked up.
+    holes: async_lock::OnceCell<bool>,
     /// A metadata write or flush failed: nothing is written any more.
     poisoned: AtomicBool,
 }
@@ -201,8 +204,8 @@ impl Driver for Qcow2 {
         all
     }
 
-    fn refines_extents(&self) -> bool {
-        false
+    fn refines_extents(&self) -> BoxFuture<'_, Result<bool>> {
+        Box::pin(self.has_holes())
     }
 
     fn map(&self, start: u64, len: u64) -> BoxFuture<'_, Result<Mapping>> {

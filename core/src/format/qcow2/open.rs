@@ -9,7 +9,7 @@ use super::{L1, Qcow2};
 use crate::format::detect::OpenedFormat;
 use crate::format::layer::DataFile;
 use crate::format::{BackingRef, Env, OpenOptions};
-use crate::io::{Access, Device, Reference, ReferenceKind};
+use crate::io::{Access, Closed, Device, Reference, ReferenceKind};
 use crate::sync::{Mutex, RwLock};
 use crate::{Error, Result};
 use alloc::boxed::Box;
@@ -92,6 +92,7 @@ pub(in crate::format) async fn open(
         limbo: Arc::new(Limbo::new()),
         touched: async_lock::Mutex::new(false),
         prepared: AtomicBool::new(false),
+        holes: async_lock::OnceCell::new(),
         poisoned: AtomicBool::new(false),
         header,
     };
@@ -195,6 +196,10 @@ async fn open_data_file(
     }
     if let Some(given) = &options.data_file {
         return Ok(Some(given.clone()));
+    }
+    if options.without_data_file {
+        let device = Arc::new(Closed::new("the external data file"));
+        return Ok(Some(DataFile { device, filename: Arc::from("") }));
     }
     let Some(name) = &header.data_file else {
         return Err(Error::invalid(format!(

@@ -526,7 +526,7 @@ impl Qcow2 {
             for piece in self.map_range(at, end - at).await?.pieces {
                 let zero = match piece.place {
                     Place::Zero { .. } => true,
-                    Place::Unallocated => self.header.backing_name.is_none(),
+                    Place::Unallocated { .. } => self.header.backing_name.is_none(),
                     _ => false,
                 };
                 if !zero {

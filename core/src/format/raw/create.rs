@@ -1,12 +1,13 @@
 //! Making a raw image.
 
+use super::SECTOR;
 use crate::Result;
 use crate::io::{Device, Preallocation};
 
 /// What a new raw image is like.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CreateOptions {
-    /// Virtual size in bytes.
+    /// Virtual size in bytes; the file gets whole sectors of 512 bytes.
     pub size: u64,
     /// How its space is prepared.
     pub preallocation: Preallocation,
@@ -18,5 +19,6 @@ pub struct CreateOptions {
 /// Those of the device.
 pub async fn create(file: &Device, options: &CreateOptions) -> Result<()> {
     file.set_len(0, Preallocation::Off).await?;
-    file.set_len(options.size, options.preallocation).await
+    let size = options.size.next_multiple_of(SECTOR);
+    file.set_len(size, options.preallocation).await
 }

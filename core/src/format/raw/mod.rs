@@ -18,7 +18,7 @@ use smallvec::smallvec;
 
 pub use create::{CreateOptions, create};
 
-const SECTOR: u64 = 512;
+pub(super) const SECTOR: u64 = 512;
 
 /// The identity over a file.
 #[derive(Debug)]
@@ -47,8 +47,8 @@ impl Driver for Raw {
         self.file.capabilities() - Capabilities::COMPRESSED - Capabilities::GROW
     }
 
-    fn refines_extents(&self) -> bool {
-        true
+    fn refines_extents(&self) -> BoxFuture<'_, Result<bool>> {
+        Box::pin(ready(Ok(true)))
     }
 
     fn map(&self, start: u64, len: u64) -> BoxFuture<'_, Result<Mapping>> {

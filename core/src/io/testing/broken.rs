@@ -201,7 +201,10 @@ impl BrokenDevice {
             _ => error,
         })?;
         let align = u64::from(self.limits.request_alignment);
-        if data && !self.is(Bug::TakesUnaligned) && (offset % align > 0 || len % align > 0) {
+        if data
+            && !self.is(Bug::TakesUnaligned)
+            && !(offset.is_multiple_of(align) && len.is_multiple_of(align))
+        {
             return Err(Error::invalid("not aligned"));
         }
         if data && !self.is(Bug::TakesOverlong) && len > u64::from(self.limits.max_transfer) {
@@ -352,7 +355,7 @@ impl BlockDevice for BrokenDevice {
                     let kept = data.as_slice().iter().take(1024).map(Segment::len).sum();
                     data = data.slice(0, kept);
                 }
-                Bug::LostLastByte if end % 512 > 0 && data.len() > 1 => {
+                Bug::LostLastByte if !end.is_multiple_of(512) && data.len() > 1 => {
                     data = data.slice(0, data.len() - 1);
                 }
                 Bug::CutGrowth if end > self.inner.len() => {
