@@ -2,6 +2,7 @@
 //!
 //! | module | what it holds |
 //! | --- | --- |
+//! | [`cli`] | the command line: `sectora img …`, and the same under the name `qemu-img` |
 //! | [`runtime`] | the host's clock, tasks, CPU threads and randomness |
 //! | [`storage`] | files and block devices as [`BlockDevice`](sectora_core::io::BlockDevice)s, locks, targets |
 //!
@@ -9,5 +10,6 @@
 
 #![warn(missing_docs)]
 
+pub mod cli;
 pub mod runtime;
 pub mod storage;

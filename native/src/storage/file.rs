@@ -103,8 +103,9 @@ impl FileOptions {
     }
 }
 
-/// An open file or block device. Any offset and length will do, also with `O_DIRECT`.
-#[derive(Debug)]
+/// An open file or block device. Any offset and length will do, also with `O_DIRECT`. Clones are
+/// the same open file.
+#[derive(Clone, Debug)]
 pub struct FileDevice {
     file: Arc<RawFile>,
     /// The same, behind [`Aligned`] where direct I/O needs that.

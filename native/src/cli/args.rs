@@ -1,0 +1,163 @@
+//! Options that several verbs have, and what their values mean.
+
+use super::failure::Failure;
+use crate::storage::Aio;
+use clap::ValueEnum;
+use sectora_core::format::FormatName;
+use sectora_core::image::{OptionKind, OptionSet, SizeError, create_options, parse_size};
+use std::fmt::Write;
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum OutputFormat {
+    /// For people
+    #[default]
+    Human,
+    /// For programs
+    Json,
+}
+
+/// How file operations are run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum AioArg {
+    /// io_uring, or threads where that is forbidden
+    #[default]
+    Auto,
+    /// A pool of threads
+    Threads,
+    /// io_uring, or not at all
+    #[value(name = "io_uring", alias = "native")]
+    IoUring,
+}
+
+impl From<AioArg> for Aio {
+    fn from(arg: AioArg) -> Self {
+        match arg {
+            AioArg::Auto => Self::Auto,
+            AioArg::Threads => Self::Threads,
+            AioArg::IoUring => Self::IoUring,
+        }
+    }
+}
+
+/// What every verb takes.
+#[derive(Debug, Default, clap::Args)]
+pub(super) struct HostArgs {
+    /// How file operations are run
+    #[arg(long, value_name = "HOW", value_enum, default_value_t, hide_possible_values = false)]
+    pub(super) aio: AioArg,
+
+    #[arg(long, value_name = "OBJDEF", hide = true, allow_hyphen_values = true)]
+    object: Option<String>,
+
+    #[arg(long, alias = "source-image-opts", hide = true)]
+    image_opts: bool,
+}
+
+impl HostArgs {
+    /// Refuses what is understood but not supported.
+    pub(super) fn check(&self) -> Result<(), Failure> {
+        if self.object.is_some() {
+            return Err(Failure::unsupported("--object"));
+        }
+        if self.image_opts {
+            return Err(Failure::unsupported("--image-opts"));
+        }
+        Ok(())
+    }
+}
+
+/// What a cache mode means for a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Cache {
+    /// Around the page cache.
+    pub(super) direct: bool,
+    /// Nothing is made durable.
+    pub(super) no_flush: bool,
+}
+
+impl Cache {
+    /// The mode of that name. `writethrough` and `directsync` promise that what is reported as
+    /// written is durable; a command reports once, at its end, after a flush.
+    pub(super) fn parse(mode: &str) -> Option<Self> {
+        let (direct, no_flush) = match mode {
+            "none" | "off" | "directsync" => (true, false),
+            "writeback" | "writethrough" => (false, false),
+            "unsafe" => (false, true),
+            _ => return None,
+        };
+        Some(Self { direct, no_flush })
+    }
+
+    /// The cache mode of a source.
+    pub(super) fn source(mode: Option<&str>) -> Result<Self, Failure> {
+        let Some(mode) = mode else { return Ok(Self::default()) };
+        Self::parse(mode).ok_or_else(|| Failure::new(format!("Invalid source cache option: {mode}")))
+    }
+}
+
+/// A number of bytes from the command line, called `what` in messages, `least` or more.
+pub(super) fn bytes(what: &str, text: &str) -> Result<u64, Failure> {
+    let most = i64::MAX as u64;
+    match parse_size(text) {
+        Ok(size) if size <= most => Ok(size),
+        Ok(_) | Err(SizeError::Range) => Err(Failure::new(format!(
+            "Invalid {what} specified. Must be between 0 and {most}."
+        ))),
+        Err(SizeError::Syntax) => Err(Failure::new(format!("Invalid {what} specified: '{text}'."))),
+    }
+}
+
+/// The format called `name`, as one that images can be created in.
+pub(super) fn target_format(name: &str) -> Result<FormatName, Failure> {
+    let format = name
+        .parse()
+        .map_err(|_| Failure::new(format!("Unknown file format '{name}'")))?;
+    if create_options(format).is_none() {
+        return Err(Failure::new(format!(
+            "Format driver '{name}' does not support image creation"
+        )));
+    }
+    Ok(format)
+}
+
+/// The creation options of several `-o`, of which each may be a list.
+pub(super) fn option_set(format: FormatName, lists: &[String]) -> Result<OptionSet, Failure> {
+    let mut set = OptionSet::new(format)?;
+    for list in lists {
+        if list.is_empty() || list.starts_with(',') || list.ends_with(',') && !list.ends_with(",,") {
+            return Err(Failure::new(format!("Invalid option list: {list}")));
+        }
+        set.add(list)?;
+    }
+    Ok(set)
+}
+
+/// True where one of the lists asks which options there are.
+pub(super) fn wants_option_help(lists: &[String]) -> bool {
+    lists.iter().flat_map(|list| list.split(',')).any(|item| matches!(item, "help" | "?"))
+}
+
+/// The options of a format; those of the file that holds the image too, where that is `named`.
+pub(super) fn option_help(format: FormatName, named: bool) -> String {
+    let mut options: Vec<_> = create_options(format).unwrap_or_default().iter().collect();
+    options.retain(|option| named || !option.of_file);
+    options.sort_by_key(|option| option.name);
+    let mut text = match named {
+        true => "Supported options:\n".to_owned(),
+        false => format!("Supported {format} options:\n"),
+    };
+    for option in options {
+        let kind: OptionKind = option.kind;
+        let usage = format!("{}=<{kind}>", option.name);
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "  {usage:<22} - {}", option.help);
+    }
+    if !named {
+        text.push_str(
+            "\nThe protocol level may support further options.\n\
+             Specify the target filename to include those options.\n",
+        );
+    }
+    text
+}

@@ -1,0 +1,344 @@
+//! `convert`: copies an image into a new one.
+//!
+//! The new image appears under its name when it is complete: a copy that fails, is stopped or
+//! killed leaves what was there before. With `-n` an image that exists is written in place.
+
+use super::args::{Cache, HostArgs, bytes, option_help, option_set, target_format};
+use super::args::wants_option_help;
+use super::create::NewTarget;
+use super::failure::{Failure, Outcome};
+use super::host::{Host, Opening, Threads, block_on};
+use super::output::print;
+use super::progress::{Meter, ProgressArgs};
+use crate::storage::SequentialSink;
+use sectora_core::format::{FormatName, Layer, OpenOptions, open};
+use sectora_core::image::{self, ConvertOptions, OptionSet};
+use sectora_core::io::{Access, BlockDevice, Capabilities, Device};
+use std::io::IsTerminal;
+use std::sync::Arc;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "With - as the output the new image is written to standard output in one pass: \
+                        raw, or qcow2 without compression.")]
+pub(super) struct Args {
+    /// Print nothing but errors
+    #[arg(short, long)]
+    quiet: bool,
+
+    #[command(flatten)]
+    progress: ProgressArgs,
+
+    /// Format of the source; guessed from its contents where it is not given
+    #[arg(short = 'f', long, value_name = "FMT", allow_hyphen_values = true)]
+    source_format: Option<String>,
+
+    /// Cache mode of the source: none, writeback, writethrough, directsync or unsafe
+    #[arg(short = 'T', long, value_name = "CACHE", allow_hyphen_values = true)]
+    source_cache: Option<String>,
+
+    /// Format of the new image
+    #[arg(short = 'O', long, value_name = "FMT", default_value = "raw", allow_hyphen_values = true)]
+    target_format: String,
+
+    /// Creation options of the new image: NAME=VALUE,…; 'help' lists them
+    #[arg(short = 'o', long, value_name = "OPTIONS", allow_hyphen_values = true)]
+    target_options: Vec<String>,
+
+    /// Compress the data (qcow2)
+    #[arg(short, long)]
+    compress: bool,
+
+    /// Cache mode of the new image; 'unsafe' does not wait until it is on the disk
+    #[arg(
+        short = 't',
+        long,
+        value_name = "CACHE",
+        default_value = "unsafe",
+        allow_hyphen_values = true
+    )]
+    target_cache: String,
+
+    /// The new image holds only what differs from this one, which has the contents of the
+    /// source's backing file
+    #[arg(short = 'B', long, value_name = "BACKING_FILE", allow_hyphen_values = true)]
+    backing: Option<String>,
+
+    /// Format of the backing file
+    #[arg(short = 'F', long, value_name = "BACKING_FMT", allow_hyphen_values = true)]
+    backing_format: Option<String>,
+
+    /// Write into an image that exists
+    #[arg(short, long)]
+    no_create: bool,
+
+    /// The existing image reads as zeroes everywhere
+    #[arg(long)]
+    target_is_zero: bool,
+
+    /// Leave out runs of zeroes at least so long; 0 writes everything
+    #[arg(short = 'S', long, value_name = "SIZE", allow_hyphen_values = true)]
+    sparse_size: Option<String>,
+
+    /// Requests in flight at a time, 1 to 16
+    #[arg(
+        short = 'm',
+        long,
+        value_name = "NUMBER",
+        default_value = "8",
+        allow_hyphen_values = true
+    )]
+    parallel: String,
+
+    /// Allow writes out of order. Writes always run side by side here, and their places are taken
+    /// in order: nothing changes
+    #[arg(short = 'W', long)]
+    oob_writes: bool,
+
+    /// Read the source although another program writes to it
+    #[arg(short = 'U', long)]
+    force_share: bool,
+
+    #[command(flatten)]
+    refused: Refused,
+
+    #[command(flatten)]
+    host: HostArgs,
+
+    /// The source and the new image
+    #[arg(value_name = "FILENAME")]
+    filenames: Vec<String>,
+}
+
+/// What is understood and not supported.
+#[derive(Debug, clap::Args)]
+struct Refused {
+    #[arg(long, hide = true)]
+    target_image_opts: bool,
+    #[arg(long, hide = true)]
+    bitmaps: bool,
+    #[arg(long, hide = true)]
+    skip_broken_bitmaps: bool,
+    #[arg(long, hide = true)]
+    salvage: bool,
+    #[arg(short = 'C', long, hide = true)]
+    copy_range_offloading: bool,
+    #[arg(short = 'l', long, hide = true, allow_hyphen_values = true)]
+    source_snapshot: Option<String>,
+    #[arg(short, long, hide = true, allow_hyphen_values = true)]
+    rate: Option<String>,
+}
+
+impl Refused {
+    fn check(&self) -> Result<(), Failure> {
+        let given = [
+            (self.target_image_opts, "--target-image-opts"),
+            (self.bitmaps, "copying bitmaps (--bitmaps)"),
+            (self.skip_broken_bitmaps, "copying bitmaps (--skip-broken-bitmaps)"),
+            (self.salvage, "reading past errors (--salvage)"),
+            (self.copy_range_offloading, "copy offloading (-C)"),
+            (self.source_snapshot.is_some(), "converting a snapshot (-l)"),
+            (self.rate.is_some(), "a rate limit (-r)"),
+        ];
+        match given.iter().find(|(given, _)| *given) {
+            Some((_, what)) => Err(Failure::unsupported(what)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What the command line says, checked.
+struct Job<'a> {
+    args: &'a Args,
+    host: &'a Host,
+    source: &'a str,
+    target: &'a str,
+    format: FormatName,
+    source_cache: Cache,
+    target_cache: Cache,
+    options: ConvertOptions,
+}
+
+pub(super) fn run(args: Args) -> Outcome {
+    args.host.check()?;
+    args.refused.check()?;
+    if wants_option_help(&args.target_options) {
+        let format = target_format(&args.target_format)?;
+        print(&option_help(format, !args.filenames.is_empty()))?;
+        return Ok(0);
+    }
+    let options = convert_options(&args)?;
+    if args.target_is_zero && !args.no_create {
+        return Err(Failure::new("--target-is-zero requires use of -n flag"));
+    }
+    if args.no_create && !args.target_options.is_empty() {
+        return Err(Failure::new("-o has no effect when skipping image creation"));
+    }
+    let (source, target) = match &args.filenames[..] {
+        [source, target] => (source, target),
+        [] | [_] => return Err(Failure::new("Must specify image file name")),
+        _ => return Err(Failure::unsupported("joining several sources")),
+    };
+    let target_cache = Cache::parse(&args.target_cache)
+        .ok_or_else(|| Failure::new(format!("Invalid cache option: {}", args.target_cache)))?;
+    let source_cache = Cache::source(args.source_cache.as_deref())?;
+    let format = target_format(&args.target_format)?;
+    block_on(Threads::PerCore, |runtime| {
+        let host = Host::new(runtime, &args.host, args.force_share);
+        let args = &args;
+        async move {
+            let host = &host;
+            let job =
+                Job { args, host, source, target, format, source_cache, target_cache, options };
+            job.run().await.map(|()| 0)
+        }
+    })
+}
+
+fn convert_options(args: &Args) -> Result<ConvertOptions, Failure> {
+    let parallel = args.parallel.parse::<i64>().map_err(|_| {
+        Failure::new(format!("Invalid number of coroutines specified: '{}'.", args.parallel))
+    })?;
+    let parallel = u16::try_from(parallel).ok().filter(|n| (1..=16).contains(n)).ok_or_else(|| {
+        Failure::new("Invalid number of coroutines specified. Must be between 1 and 16.")
+    })?;
+    let defaults = ConvertOptions::default();
+    let sparse_size = match &args.sparse_size {
+        None => defaults.sparse_size,
+        Some(text) => {
+            let size = bytes("buffer size for sparse output", text)?;
+            u32::try_from(size).ok().filter(|s| *s <= 16 << 20 && s % 512 == 0).ok_or_else(|| {
+                Failure::new(
+                    "Invalid buffer size for sparse output specified. Valid sizes are multiples of \
+                     512 up to 16777216. Select 0 to disable sparse detection (fully allocates \
+                     output).",
+                )
+            })?
+        }
+    };
+    Ok(ConvertOptions {
+        compress: args.compress,
+        sparse_size,
+        parallel,
+        target_is_zero: args.target_is_zero,
+        target_has_backing: args.backing.is_some(),
+    })
+}
+
+impl Job<'_> {
+    async fn run(self) -> Result<(), Failure> {
+        let how = Opening {
+            shares_raw: false,
+            ..Opening::to_read(self.args.source_format.as_deref(), self.source_cache)
+        };
+        let source: Device = self.host.open(self.source, how).await?;
+        if self.args.no_create {
+            return self.into_existing(&source).await;
+        }
+        let options = self.target_options(&source)?;
+        if self.target == "-" { self.stream(&source, &options).await } else {
+            let named = |f: Failure| {
+                f.context(&format!("{}: error while converting {}", self.target, self.format))
+            };
+            let new = NewTarget::new(self.host, self.target, options.image()?, self.target_cache)
+                .map_err(named)?;
+            new.create(self.host).await.map_err(named)?;
+            self.into_new(&source, &new).await?;
+            new.commit().await.map_err(named)
+        }
+    }
+
+    fn target_options(&self, source: &Device) -> Result<OptionSet, Failure> {
+        let mut options = option_set(self.format, &self.args.target_options)?;
+        options.set("size", &source.len().to_string())?;
+        let not_supported = |_| {
+            let format = self.format;
+            Failure::new(format!("Backing file not supported for file format '{format}'"))
+        };
+        if let Some(backing) = &self.args.backing {
+            options.set("backing_file", backing).map_err(not_supported)?;
+        }
+        if let Some(format) = &self.args.backing_format {
+            options.set("backing_fmt", format).map_err(not_supported)?;
+        }
+        if options.get("backing_file").is_some() && options.get("backing_fmt").is_none() {
+            return Err(Failure::new("Use of backing file requires explicit backing format"));
+        }
+        if self.options.compress && self.format == FormatName::Raw {
+            return Err(Failure::new("Compression not supported for this file format"));
+        }
+        Ok(options)
+    }
+
+    async fn into_new(&self, source: &Device, new: &NewTarget) -> Result<(), Failure> {
+        let options = OpenOptions {
+            format: Some(self.format),
+            access: Access::ReadWrite,
+            data_file: new.data_file(),
+            ..OpenOptions::default()
+        };
+        let env = self.host.env(self.target_cache);
+        let target = open(&env, new.file(), self.target, options).await;
+        let target = target.map_err(|e| Failure::opening(self.target, &e))?;
+        let fresh = !new.is_in_place() || self.format != FormatName::Raw;
+        self.copy(source, target, ConvertOptions { target_is_zero: fresh, ..self.options }).await
+    }
+
+    async fn into_existing(&self, source: &Device) -> Result<(), Failure> {
+        let how = Opening {
+            format: Some(self.format.as_str()),
+            access: Access::ReadWrite,
+            ..Opening::to_read(None, self.target_cache)
+        };
+        let target = self.host.open(self.target, how).await?;
+        if self.options.compress && !target.capabilities().contains(Capabilities::COMPRESSED) {
+            return Err(Failure::new("Compression not supported for this file format"));
+        }
+        if target.len() < source.len() {
+            return Err(Failure::new("output file is smaller than input file"));
+        }
+        if self.options.target_is_zero && target.backing().is_some() {
+            return Err(Failure::new(
+                "--target-is-zero cannot be used when the target image has a backing file",
+            ));
+        }
+        self.copy(source, target, self.options).await
+    }
+
+    async fn copy(
+        &self,
+        source: &Device,
+        target: Arc<Layer>,
+        options: ConvertOptions,
+    ) -> Result<(), Failure> {
+        let meter = self.meter();
+        let target: Device = target;
+        let tell = |done, total| meter.tell(done, total);
+        let result = image::convert(&self.host.runtime, source, &target, options, &tell).await;
+        meter.finish();
+        Ok(result?)
+    }
+
+    async fn stream(&self, source: &Device, options: &OptionSet) -> Result<(), Failure> {
+        if std::io::stdout().is_terminal() {
+            return Err(Failure::new("a disk image is not written to a terminal: redirect it"));
+        }
+        if self.options.compress {
+            return Err(Failure::unsupported("writing a compressed image to standard output"));
+        }
+        if self.args.backing.is_some() {
+            return Err(Failure::unsupported("writing an overlay to standard output"));
+        }
+        let mut sink = SequentialSink::stdout()?;
+        let meter = self.meter();
+        let tell = |done, total| meter.tell(done, total);
+        let image = options.image()?;
+        let sparse = self.options.sparse_size;
+        let result = image::stream(source, &image, sparse, &mut sink, &tell).await;
+        meter.finish();
+        Ok(result?)
+    }
+
+    fn meter(&self) -> Meter {
+        Meter::new(&self.args.progress, self.args.quiet)
+    }
+}

@@ -1,0 +1,178 @@
+//! Errors as people read them: texts in qemu-img's shape, and exit codes. The only place.
+
+use super::output::{self, Program};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use sectora_core::Error;
+
+/// How a command ends: with an exit code, or with something to say.
+pub(super) type Outcome = Result<u8, Failure>;
+
+/// Why a command did not do what it was asked.
+#[derive(Debug)]
+pub(super) struct Failure {
+    /// What is said; nothing for a reader that went away.
+    text: Option<String>,
+    /// The command line was wrong: the help is pointed out.
+    usage: bool,
+    code: u8,
+}
+
+impl Failure {
+    /// Something went wrong.
+    pub(super) fn new(text: impl Into<String>) -> Self {
+        Self { text: Some(text.into()), usage: false, code: 1 }
+    }
+
+    /// The command line is wrong in a way that the help explains.
+    pub(super) fn usage(text: impl Into<String>) -> Self {
+        Self { usage: true, ..Self::new(text) }
+    }
+
+    /// Something valid that this program does not do.
+    pub(super) fn unsupported(what: &str) -> Self {
+        Self::new(format!("{what} is not supported"))
+    }
+
+    /// Whoever reads our output has gone. That is no error.
+    pub(super) fn reader_gone() -> Self {
+        Self { text: None, usage: false, code: 0 }
+    }
+
+    /// A signal asked to stop.
+    pub(super) fn stopped(signal: &str, code: u8) -> Self {
+        Self::new(format!("stopped by {signal}")).with_code(code)
+    }
+
+    /// The image `name` could not be opened.
+    pub(super) fn opening(name: &str, error: &Error) -> Self {
+        let text = told(error);
+        // Said once is enough where the storage names the file and the reason in full.
+        if text.starts_with(&format!("Could not open '{name}': 'file' driver")) {
+            return Self::new(text);
+        }
+        Self::new(format!("Could not open '{name}': {text}"))
+    }
+
+    /// The same with another exit code, where it has something to say.
+    #[must_use]
+    pub(super) fn with_code(self, code: u8) -> Self {
+        let code = if self.text.is_some() { code } else { self.code };
+        Self { code, ..self }
+    }
+
+    /// The same with words in front.
+    #[must_use]
+    pub(super) fn context(self, what: &str) -> Self {
+        Self { text: self.text.map(|text| format!("{what}: {text}")), ..self }
+    }
+
+    /// The same with a line more.
+    #[must_use]
+    pub(super) fn and(self, line: &str) -> Self {
+        Self { text: self.text.map(|text| format!("{text}\n{line}")), ..self }
+    }
+
+    /// Says it on standard error; gives the exit code.
+    pub(super) fn report(self, program: Program, invoked: &str) -> u8 {
+        if let Some(text) = self.text {
+            output::complain(&format!("{}: {text}", program.name()));
+            if self.usage {
+                output::complain(&try_help(invoked));
+            }
+        }
+        self.code
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match crate::storage::is_broken_pipe(&error) {
+            true => Self::reader_gone(),
+            false => Self::new(told(&error)),
+        }
+    }
+}
+
+/// The text of an engine's error.
+pub(super) fn told(error: &Error) -> String {
+    let text = error.to_string();
+    // The name of the file goes before the name of the format.
+    match error.format() {
+        Some(format) if error.what().starts_with("could not open") => {
+            text[format.len()..].trim_start_matches(": ").to_owned()
+        }
+        _ => text,
+    }
+}
+
+fn try_help(invoked: &str) -> String {
+    format!("Try '{invoked} --help' for more info")
+}
+
+/// What the parser of the command line found wrong, or the help or version that was asked for.
+///
+/// `last` is the last word of the command line.
+pub(super) fn of_command_line(
+    program: Program,
+    invoked: &str,
+    last: Option<&str>,
+    error: &clap::Error,
+) -> Outcome {
+    let context = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => text.as_str(),
+        _ => "",
+    };
+    let (named, value) = (context(ContextKind::InvalidArg), context(ContextKind::InvalidValue));
+    // `--output <FORMAT>` and `-f, --format <FMT>` as the parser words them.
+    let option = named.split([' ', '=']).next().unwrap_or_default().trim_end_matches(',');
+    let text = match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            output::print(&error.render().to_string())?;
+            return Ok(0);
+        }
+        ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            "Not enough arguments".to_owned()
+        }
+        ErrorKind::InvalidSubcommand => {
+            format!("Command not found: {}", context(ContextKind::InvalidSubcommand))
+        }
+        ErrorKind::UnknownArgument => match option.strip_prefix("--") {
+            Some(_) => return of_option(invoked, &format!("unrecognized option '{option}'")),
+            None => {
+                let letter = option.trim_start_matches('-');
+                return of_option(invoked, &format!("invalid option -- '{letter}'"));
+            }
+        },
+        ErrorKind::InvalidValue if value.is_empty() => {
+            // What lacks its argument is the last word, in the spelling it was given in.
+            let text = match last.filter(|last| !last.starts_with("--")) {
+                Some(last) => {
+                    let letter = last.chars().next_back().unwrap_or_default();
+                    format!("option requires an argument -- '{letter}'")
+                }
+                None => format!("option '{option}' requires an argument"),
+            };
+            return of_option(invoked, &text);
+        }
+        ErrorKind::InvalidValue => match error.get(ContextKind::ValidValue) {
+            Some(ContextValue::Strings(valid)) => {
+                let valid: Vec<String> = valid.iter().map(|v| format!("'{v}'")).collect();
+                format!("{option} expects {} not '{value}'", valid.join(" or "))
+            }
+            _ => format!("{option} does not accept '{value}'"),
+        },
+        _ => {
+            let text = error.render().to_string();
+            let first = text.lines().next().unwrap_or_default();
+            first.trim_start_matches("error: ").to_owned()
+        }
+    };
+    Ok(Failure::usage(text).report(program, invoked))
+}
+
+/// A wrong option, as the C library words it.
+fn of_option(invoked: &str, text: &str) -> Outcome {
+    output::complain(&format!("{invoked}: {text}"));
+    output::complain(&try_help(invoked));
+    Ok(1)
+}

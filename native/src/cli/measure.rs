@@ -1,0 +1,112 @@
+//! `measure`: tells how large a new image will be.
+
+use super::args::{Cache, HostArgs, OutputFormat, bytes, option_help, option_set};
+use super::args::{target_format, wants_option_help};
+use super::failure::{Failure, Outcome};
+use super::host::{Host, Opening, Threads, block_on};
+use super::output::{print, print_json};
+use sectora_core::image::{OptionSet, measure_new, measure_source, no_progress};
+use sectora_core::io::BlockDevice;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Format of the new image
+    #[arg(short = 'O', long, value_name = "FMT", default_value = "raw", allow_hyphen_values = true)]
+    target_format: String,
+
+    /// Creation options of the new image: NAME=VALUE,…; 'help' lists them
+    #[arg(short = 'o', long, value_name = "OPTIONS", allow_hyphen_values = true)]
+    options: Vec<String>,
+
+    /// Size of a new, empty image
+    #[arg(short, long, value_name = "SIZE", allow_hyphen_values = true)]
+    size: Option<String>,
+
+    /// Format of FILENAME; guessed from its contents where it is not given
+    #[arg(short, long, value_name = "FMT", allow_hyphen_values = true)]
+    format: Option<String>,
+
+    #[arg(short = 'l', long = "snapshot", value_name = "SNAPSHOT", hide = true)]
+    snapshot: Option<String>,
+
+    /// Read the image although another program writes to it
+    #[arg(short = 'U', long)]
+    force_share: bool,
+
+    /// How to print it
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
+    output: OutputFormat,
+
+    #[command(flatten)]
+    host: HostArgs,
+
+    /// The image whose contents the new one will hold
+    #[arg(value_name = "FILENAME")]
+    filenames: Vec<String>,
+}
+
+pub(super) fn run(args: Args) -> Outcome {
+    args.host.check()?;
+    let size = args.size.as_ref().map(|text| bytes("image size", text)).transpose()?;
+    let filename = match &args.filenames[..] {
+        [] => None,
+        [filename] => Some(filename.as_str()),
+        _ => return Err(Failure::new("At most one filename argument is allowed.")),
+    };
+    if filename.is_none() && (args.format.is_some() || args.snapshot.is_some()) {
+        return Err(Failure::new("--image-opts, -f, and -l require a filename argument."));
+    }
+    match (filename, size) {
+        (None, None) => {
+            return Err(Failure::new("Either --size N or one filename must be specified."));
+        }
+        (Some(_), Some(_)) => {
+            return Err(Failure::new("--size N cannot be used together with a filename."));
+        }
+        _ => {}
+    }
+    if args.snapshot.is_some() {
+        return Err(Failure::unsupported("measuring a snapshot (-l)"));
+    }
+    let format = target_format(&args.target_format)?;
+    if wants_option_help(&args.options) {
+        print(&option_help(format, false))?;
+        return Ok(0);
+    }
+    let mut options = option_set(format, &args.options)?;
+    block_on(Threads::One, |runtime| {
+        let host = Host::new(runtime, &args.host, args.force_share);
+        async move {
+            let sizes = match filename {
+                None => {
+                    set_size(&mut options, size.unwrap_or(0))?;
+                    measure_new(&options.image()?)?
+                }
+                Some(filename) => {
+                    let how = Opening::to_read(args.format.as_deref(), Cache::default());
+                    let source = host.open(filename, how).await?;
+                    set_size(&mut options, source.len())?;
+                    measure_source(&options.image()?, &source, &no_progress).await?
+                }
+            };
+            match args.output {
+                OutputFormat::Json => print_json(&sizes)?,
+                OutputFormat::Human => {
+                    let mut text = format!(
+                        "required size: {}\nfully allocated size: {}\n",
+                        sizes.required, sizes.fully_allocated
+                    );
+                    if let Some(bitmaps) = sizes.bitmaps {
+                        text.push_str(&format!("bitmaps size: {bitmaps}\n"));
+                    }
+                    print(&text)?;
+                }
+            }
+            Ok(0)
+        }
+    })
+}
+
+fn set_size(options: &mut OptionSet, size: u64) -> Result<(), Failure> {
+    Ok(options.set("size", &size.to_string())?)
+}

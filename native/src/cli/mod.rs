@@ -1,0 +1,163 @@
+//! The command line.
+//!
+//! `sectora img VERB …` takes what `qemu-img VERB …` takes, prints what it prints and exits with
+//! what it exits with; under the name `qemu-img` (a symbolic link) the program is a replacement for
+//! it. Without arguments it shows what it can do on a small disk of its own.
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | `args` | options that several verbs have, and their values |
+//! | `host` | the runtime of one command, and how it opens images |
+//! | `failure` | errors as texts and exit codes |
+//! | `output` | everything that is printed |
+//! | `progress`, `signal` | how far a command is, and how it is stopped |
+//! | `info` … `compare` | one module a verb |
+//! | `sample` | the built-in disk |
+//!
+//! Invariants: nothing here knows a format's layout; nothing but `output` and `progress` prints;
+//! what is not supported is refused, never ignored.
+
+mod args;
+mod check;
+mod compare;
+mod convert;
+mod create;
+mod failure;
+mod host;
+mod info;
+mod map;
+mod measure;
+mod output;
+mod progress;
+mod sample;
+mod signal;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use failure::Outcome;
+use output::Program;
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// Runs the command that the process was started with.
+#[must_use]
+pub fn main() -> ExitCode {
+    let mut args: Vec<OsString> = std::env::args_os().collect();
+    let name = args.first().and_then(|name| Path::new(name).file_stem());
+    let program = match name.and_then(|name| name.to_str()) {
+        Some("qemu-img") => Program::QemuImg,
+        _ => Program::Sectora,
+    };
+    if args.is_empty() {
+        args.push(program.name().into());
+    }
+    ExitCode::from(run(program, &args).unwrap_or_else(|failure| {
+        let invoked = invoked(program, &args);
+        failure.report(program, &invoked)
+    }))
+}
+
+fn run(program: Program, args: &[OsString]) -> Outcome {
+    let verb = match program {
+        Program::QemuImg => Img::try_parse_from(args).map(|img| img.verb),
+        Program::Sectora if args.len() == 1 => return sample::run(),
+        Program::Sectora => Sectora::try_parse_from(args).map(|sectora| match sectora.command {
+            Command::Img(img) => img.verb,
+        }),
+    };
+    match verb {
+        Ok(verb) => verb.run(),
+        Err(error) => {
+            let last = args.last().and_then(|last| last.to_str());
+            failure::of_command_line(program, &invoked(program, args), last, &error)
+        }
+    }
+}
+
+/// The words of the command line that chose the command: `qemu-img create`, `sectora img map`.
+fn invoked(program: Program, args: &[OsString]) -> String {
+    let mut command = match program {
+        Program::QemuImg => Img::command(),
+        Program::Sectora => Sectora::command(),
+    };
+    let mut words = program.name().to_owned();
+    for word in args.iter().skip(1).map_while(|arg| arg.to_str()) {
+        let Some(found) = command.find_subcommand(word).cloned() else { break };
+        words = format!("{words} {word}");
+        command = found;
+    }
+    words
+}
+
+/// Disk images: inspect, check, create, convert and compare them.
+#[derive(Debug, Parser)]
+#[command(
+    name = "sectora",
+    version,
+    infer_long_args = true,
+    args_override_self = true,
+    disable_help_subcommand = true,
+    after_help = "Without arguments the program shows itself on a small built-in disk.\n\
+                  Under the name qemu-img (a symbolic link) it takes that program's command line."
+)]
+struct Sectora {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Work on disk images, with the commands and options of qemu-img
+    Img(Img),
+}
+
+/// Disk images: inspect, check, create, convert and compare them.
+#[derive(Debug, Parser)]
+#[command(
+    name = "qemu-img",
+    version = output::QEMU_IMG_VERSION,
+    disable_version_flag = true,
+    infer_long_args = true,
+    args_override_self = true,
+    disable_help_subcommand = true
+)]
+struct Img {
+    /// Print version
+    #[arg(short = 'V', long, action = clap::ArgAction::Version)]
+    version: (),
+
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Look for damage in an image
+    Check(check::Args),
+    /// Compare the contents of two images
+    Compare(compare::Args),
+    /// Copy an image into a new one, in the same or another format
+    Convert(convert::Args),
+    /// Create a new image
+    Create(create::Args),
+    /// Tell what an image is
+    Info(info::Args),
+    /// Tell where an image's data is
+    Map(map::Args),
+    /// Tell how large a new image will be
+    Measure(measure::Args),
+}
+
+impl Verb {
+    fn run(self) -> Outcome {
+        match self {
+            Self::Check(args) => check::run(args),
+            Self::Compare(args) => compare::run(args),
+            Self::Convert(args) => convert::run(args),
+            Self::Create(args) => create::run(args),
+            Self::Info(args) => info::run(args),
+            Self::Map(args) => map::run(args),
+            Self::Measure(args) => measure::run(args),
+        }
+    }
+}

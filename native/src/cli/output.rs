@@ -1,0 +1,103 @@
+//! Everything that is printed, and how numbers read.
+
+use super::failure::Failure;
+use std::io::{ErrorKind, Write};
+
+/// The version whose command line, output and exit codes are taken over.
+pub(super) const QEMU_IMG_VERSION: &str =
+    concat!("version 10.0.2 (sectora ", env!("CARGO_PKG_VERSION"), ")");
+
+/// The name the program goes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Program {
+    /// Its own.
+    Sectora,
+    /// That of the tool it stands in for.
+    QemuImg,
+}
+
+impl Program {
+    /// The name as messages have it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Sectora => "sectora",
+            Self::QemuImg => "qemu-img",
+        }
+    }
+}
+
+/// Writes to standard output, at once.
+pub(super) fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| match e.kind() {
+        ErrorKind::BrokenPipe => Failure::reader_gone(),
+        _ => Failure::new(format!("cannot write to standard output: {e}")),
+    })
+}
+
+/// Writes a line to standard error. There is nowhere to tell that this fails.
+pub(super) fn complain(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}
+
+/// A value of the schema as JSON, laid out as QEMU's tools do it.
+pub(super) fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    let mut text = sectora_core::qapi::pretty(value)?;
+    text.push('\n');
+    print(&text)
+}
+
+/// A number of bytes for people: three digits and a unit.
+pub(super) fn human_size(bytes: u64) -> String {
+    const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    // Exact enough for three digits.
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1000.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{} {}", three_digits(value), UNITS[unit])
+}
+
+/// As C's `%.3g`.
+fn three_digits(value: f64) -> String {
+    let scientific = format!("{value:.2e}");
+    let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    let trim = |text: &str| match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => text.to_owned(),
+    };
+    match usize::try_from(2 - exponent) {
+        Ok(decimals) if exponent > -5 => trim(&format!("{value:.decimals$}")),
+        _ => {
+            let sign = if exponent < 0 { '-' } else { '+' };
+            format!("{}e{sign}{:02}", trim(digits), exponent.abs())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_read_as_people_know_them() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1023, "0.999 KiB"),
+            (1024, "1 KiB"),
+            (1536, "1.5 KiB"),
+            (1023488, "1e+03 KiB"),
+            (1024000, "0.977 MiB"),
+            (10488320, "10 MiB"),
+            (1500000256, "1.4 GiB"),
+            (1 << 40, "1 TiB"),
+            (u64::MAX, "16 EiB"),
+        ] {
+            assert_eq!(human_size(bytes), text);
+        }
+    }
+}
