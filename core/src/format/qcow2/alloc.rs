@@ -5,12 +5,12 @@
 //! hand it out twice.
 
 use super::cache::Class;
-use super::claims::Release;
-use super::layout::{self as l, header};
+use super::claims::{Release, Reserved};
+use super::layout as l;
 use super::{Qcow2, refcount};
 use crate::io::{Segments, WriteFlags, ZeroFlags};
 use crate::sync::Mutex;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::vec::Vec;
@@ -24,7 +24,9 @@ const TABLE_GROUP: usize = 64;
 pub(super) struct Reftable {
     pub(super) entries: Vec<u64>,
     /// Groups that differ from the file.
-    dirty: BTreeSet<usize>,
+    pub(super) dirty: BTreeSet<usize>,
+    /// It lies in a new place, which is durable, and the header does not say so yet.
+    pub(super) moved: bool,
 }
 
 /// Serialises allocation. Unlike the engine's other locks it is held while refcount blocks are
@@ -107,28 +109,23 @@ impl Qcow2 {
     }
 
     /// Takes room for compressed payloads, packed as closely as the format allows. Gives their
-    /// host offsets, and what each holds a reference on.
+    /// host offsets, and in the same order what each holds a reference on.
     pub(super) async fn allocate_bytes(
         &self,
         payloads: impl Iterator<Item = u32>,
-    ) -> Result<Vec<(u64, Release)>> {
+    ) -> Result<(Vec<u64>, Reserved)> {
         let cluster = self.cluster_size();
         let max = refcount::max(self.refcount_order);
         let mut cursor = self.alloc.0.lock().await;
         self.reclaim(&mut cursor).await?;
-        let mut out: Vec<(u64, Release)> = Vec::new();
+        let mut offsets = Vec::new();
+        let mut reserved = Reserved::new(&self.limbo);
         for len in payloads {
-            let len = u64::from(len);
-            let taken = self.place_payload(&mut cursor, len, cluster, max).await;
-            match taken {
-                Ok(placed) => out.push(placed),
-                Err(e) => {
-                    self.limbo.abandon(out.into_iter().map(|(_, release)| release).collect());
-                    return Err(e);
-                }
-            }
+            let placed = self.place_payload(&mut cursor, len.into(), cluster, max).await?;
+            offsets.push(placed.0);
+            reserved.releases.push_back(placed.1);
         }
-        Ok(out)
+        Ok((offsets, reserved))
     }
 
     async fn place_payload(
@@ -146,6 +143,7 @@ impl Qcow2 {
             tail = None;
         }
         let room = tail.map_or(0, |at| cluster - at % cluster);
+        let mut taken = Reserved::new(&self.limbo);
         let start = match tail {
             Some(at) if len <= room => {
                 self.change_refcounts(Release { first: at / cluster, count: 1 }, |n| Ok(n + 1))
@@ -154,6 +152,7 @@ impl Qcow2 {
             }
             _ => {
                 let next = self.allocate_locked(cursor, 1).await?;
+                taken.releases.push_back(next);
                 match tail {
                     // The new cluster continues the old one: the payload may cross the border.
                     Some(at) if at / cluster + 1 == next.first => {
@@ -166,7 +165,7 @@ impl Qcow2 {
             }
         };
         let end = start + len;
-        if start + len > self.max_compressed_offset() {
+        if end > self.max_compressed_offset() {
             return Err(Error::limit("no compressed cluster fits below the offset limit")
                 .in_format("qcow2")
                 .at(start));
@@ -175,19 +174,44 @@ impl Qcow2 {
             cursor.tail = Some(end);
         }
         let first = start / cluster;
+        // The caller holds the references of all of it now.
+        taken.linked();
         Ok((start, Release { first, count: (end - 1) / cluster - first + 1 }))
     }
 
     /// Gives the references of settled releases back.
     async fn reclaim(&self, cursor: &mut Locked<'_>) -> Result<()> {
-        for release in self.limbo.settled() {
-            let zeroed = self.change_refcounts(release, |n| Ok(n.saturating_sub(1))).await?;
+        let order = self.refcount_order;
+        while let Some(release) = self.limbo.settled() {
+            let (slice, index) = match self.refcount_slice(release.first).await {
+                Ok(found) => found,
+                Err(e) => {
+                    // A count that is not there cannot go down, now or later.
+                    if e.kind() == ErrorKind::Corrupt {
+                        self.limbo.given_back(release.count);
+                    }
+                    return Err(e);
+                }
+            };
+            // Nothing waits between the change and its account.
+            let (done, zeroed) = self.cache.modify(&slice, |bytes| {
+                let len = refcount::entries(bytes.len(), order);
+                let most = usize::try_from(release.count).unwrap_or(usize::MAX).min(len - index);
+                let mut zeroed = false;
+                for i in index..index + most {
+                    let new = refcount::get(bytes, i, order).saturating_sub(1);
+                    refcount::set(bytes, i, order, new);
+                    zeroed |= new == 0;
+                }
+                (most as u64, zeroed)
+            });
+            self.limbo.given_back(done);
             if zeroed {
                 cursor.hint = cursor.hint.min(release.first);
             }
             if let Some(tail) = cursor.tail {
                 let at = tail / self.cluster_size();
-                if (release.first..release.first + release.count).contains(&at) {
+                if (release.first..release.first + done).contains(&at) {
                     cursor.tail = None;
                 }
             }
@@ -201,15 +225,14 @@ impl Qcow2 {
         self.reclaim(&mut cursor).await
     }
 
-    /// Applies `change` to the counts of a run of clusters. True where one became zero.
+    /// Applies `change` to the counts of a run of clusters.
     async fn change_refcounts(
         &self,
         run: Release,
         change: impl Fn(u64) -> Result<u64>,
-    ) -> Result<bool> {
+    ) -> Result<()> {
         let order = self.refcount_order;
         let (mut at, end) = (run.first, run.first + run.count);
-        let mut zeroed = false;
         while at < end {
             let (slice, index) = self.refcount_slice(at).await?;
             let done = self.cache.modify(&slice, |bytes| -> Result<u64> {
@@ -218,13 +241,12 @@ impl Qcow2 {
                 for i in index..index + most {
                     let new = change(refcount::get(bytes, i, order))?;
                     refcount::set(bytes, i, order, new);
-                    zeroed |= new == 0;
                 }
                 Ok(most as u64)
             })?;
             at += done;
         }
-        Ok(zeroed)
+        Ok(())
     }
 
     /// The refcount of a host cluster; 0 where no block covers it.
@@ -287,8 +309,7 @@ impl Qcow2 {
         let index = usize::try_from(cluster / self.refblock_entries())
             .map_err(|_| Error::limit("refcount table index").in_format("qcow2"))?;
         let used = if index < self.reftable.lock().entries.len() {
-            self.make_refblock(cluster).await?;
-            self.change_refcounts(Release { first: cluster, count: 1 }, |_| Ok(1)).await?;
+            self.make_refblock(cluster, index).await?;
             1
         } else {
             self.grow_reftable(cluster).await?
@@ -299,13 +320,21 @@ impl Qcow2 {
         Ok(false)
     }
 
-    /// Makes the refcount block that covers `cluster`, in that cluster. Its count is not set yet.
-    async fn make_refblock(&self, cluster: u64) -> Result<()> {
+    /// Makes the refcount block of table entry `index`, which covers `cluster`, in that cluster.
+    async fn make_refblock(&self, cluster: u64, index: usize) -> Result<()> {
         let offset = cluster << self.cluster_bits;
         self.refuse_overlap(&Release { first: cluster, count: 1 })?;
         self.file.write_zeroes(offset, self.cluster_size(), ZeroFlags::empty()).await?;
+        // Nothing waits from here on: a block that can be found counts itself.
         self.cache.forget(offset, self.cluster_size());
-        let index = usize::try_from(cluster / self.refblock_entries()).unwrap_or(usize::MAX);
+        let own = cluster % self.refblock_entries();
+        let slice_entries = refcount::entries(self.cache.slice_len(), self.refcount_order) as u64;
+        let slice_offset = offset + own / slice_entries * self.cache.slice_len() as u64;
+        let slice = self.cache.insert_zeroed(slice_offset, Class::Refcount);
+        self.cache.modify(&slice, |bytes| {
+            // Smaller than the number of entries in 16 KiB.
+            refcount::set(bytes, (own % slice_entries) as usize, self.refcount_order, 1);
+        });
         let mut table = self.reftable.lock();
         table.entries[index] = offset;
         table.dirty.insert(index / TABLE_GROUP);
@@ -344,56 +373,59 @@ impl Qcow2 {
         if len * entry_size > l::limits::MAX_REFTABLE_BYTES {
             return Err(Error::limit("the refcount table cannot grow further").in_format("qcow2"));
         }
-        let old = {
-            let mut table = self.reftable.lock();
-            table.entries.resize(usize::try_from(len).unwrap_or(usize::MAX), 0);
-            *self.reftable_place.lock()
-        };
+        let taken = table_clusters + block_count;
+        self.refuse_overlap(&Release { first: cluster, count: taken })?;
+        let mut entries = self.reftable.lock().entries.clone();
+        entries.resize(usize::try_from(len).unwrap_or(usize::MAX), 0);
         let table_offset = cluster << self.cluster_bits;
         for i in 0..block_count {
             // The blocks lie right after the table; the i-th describes the i-th range from here.
-            let at = cluster + table_clusters + i;
-            let offset = at << self.cluster_bits;
-            self.file.write_zeroes(offset, self.cluster_size(), ZeroFlags::empty()).await?;
-            self.cache.forget(offset, self.cluster_size());
-            let index = usize::try_from(cluster / blocks + i).unwrap_or(usize::MAX);
-            self.reftable.lock().entries[index] = offset;
+            let offset = (cluster + table_clusters + i) << self.cluster_bits;
+            let range = cluster / blocks + i;
+            let mut bytes = alloc::vec![0; 1 << self.cluster_bits];
+            for own in cluster.max(range * blocks)..(cluster + taken).min((range + 1) * blocks) {
+                // Smaller than the number of entries of a block.
+                refcount::set(&mut bytes, (own % blocks) as usize, self.refcount_order, 1);
+            }
+            self.file.write(offset, bytes.into(), WriteFlags::empty()).await?;
+            entries[usize::try_from(range).unwrap_or(usize::MAX)] = offset;
         }
-        let taken = table_clusters + block_count;
-        self.change_refcounts(Release { first: cluster, count: taken }, |_| Ok(1)).await?;
-
+        // The counts of blocks that only the new table will show.
         self.write_class(Class::Refcount).await?;
-        self.barrier().await?;
-        let image: Vec<u8> = {
-            let mut table = self.reftable.lock();
-            table.dirty.clear();
-            table.entries.iter().flat_map(|e| e.to_be_bytes()).collect()
-        };
+        let image: Vec<u8> = entries.iter().flat_map(|e| e.to_be_bytes()).collect();
         self.file.write(table_offset, image.into(), WriteFlags::empty()).await?;
         self.barrier().await?;
+
+        // Nothing has changed so far. From here on the new table is the one in use, and if this
+        // future is dropped before the header says so, the next write-back makes it.
+        for i in 0..block_count {
+            let offset = (cluster + table_clusters + i) << self.cluster_bits;
+            self.cache.forget(offset, self.cluster_size());
+        }
         let place = (table_offset, u32::try_from(table_clusters).unwrap_or(u32::MAX));
-        let mut field = place.0.to_be_bytes().to_vec();
-        field.extend_from_slice(&place.1.to_be_bytes());
-        self.file.write(header::REFTABLE_OFFSET as u64, field.into(), WriteFlags::empty()).await?;
-        self.barrier().await?;
-        *self.reftable_place.lock() = place;
+        let old = {
+            let mut table = self.reftable.lock();
+            *table = Reftable { entries, dirty: BTreeSet::new(), moved: true };
+            core::mem::replace(&mut *self.reftable_place.lock(), place)
+        };
         self.limbo.free_later([Release { first: old.0 >> self.cluster_bits, count: old.1.into() }]);
+        let result = self.write_table_pointers().await;
+        self.poison_on_error(result)?;
         Ok(taken)
     }
 
-    /// Takes the changed groups of the refcount table: file offset and bytes of each.
-    pub(super) fn take_dirty_reftable(&self) -> Vec<(usize, u64, Segments)> {
-        let mut table = self.reftable.lock();
+    /// The changed groups of the refcount table: file offset and bytes of each.
+    pub(super) fn reftable_groups(&self, groups: &BTreeSet<usize>) -> Vec<(u64, Segments)> {
+        let table = self.reftable.lock();
         let (offset, _) = *self.reftable_place.lock();
-        let groups = core::mem::take(&mut table.dirty);
         groups
-            .into_iter()
+            .iter()
             .map(|group| {
                 let from = group * TABLE_GROUP;
                 let to = table.entries.len().min(from + TABLE_GROUP);
                 let bytes: Vec<u8> =
                     table.entries[from..to].iter().flat_map(|e| e.to_be_bytes()).collect();
-                (group, offset + 8 * from as u64, bytes.into())
+                (offset + 8 * from as u64, bytes.into())
             })
             .collect()
     }
@@ -429,6 +461,6 @@ pub(super) type ReftablePlace = Mutex<(u64, u32)>;
 
 impl Reftable {
     pub(super) fn new(entries: Vec<u64>) -> Self {
-        Self { entries, dirty: BTreeSet::new() }
+        Self { entries, ..Self::default() }
     }
 }

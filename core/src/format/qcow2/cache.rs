@@ -137,12 +137,15 @@ impl TableCache {
     }
 
     /// Puts a slice of zeroes where a table has just been made of a zeroed cluster.
-    pub(super) fn insert_zeroed(&self, at: u64, class: Class) {
+    pub(super) fn insert_zeroed(&self, at: u64, class: Class) -> Arc<Slice> {
         let offset = at & !((1 << self.slice_bits) - 1);
         let slice = Arc::new(Slice::new(offset, class, alloc::vec![0; self.slice_len()]));
         let mut inner = self.inner.lock();
-        inner.slots.insert(offset, Slot::Ready(slice));
+        inner.make_room(self.slice_bits);
+        inner.slots.insert(offset, Slot::Ready(slice.clone()));
         inner.clock.push_back(offset);
+        drop(inner);
+        slice
     }
 
     /// Forgets what is cached of a cluster that is no table any more.

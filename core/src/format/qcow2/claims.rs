@@ -75,7 +75,7 @@ struct LimboState {
     epoch: Arc<Epoch>,
     pending: Vec<Release>,
     /// Oldest first. A batch is free when its epoch and all before it have ended.
-    queue: VecDeque<(Weak<Epoch>, Vec<Release>)>,
+    queue: VecDeque<(Weak<Epoch>, VecDeque<Release>)>,
 }
 
 /// Its reference count says how many operations of that time are under way.
@@ -107,28 +107,74 @@ impl Limbo {
     /// The changes behind the first `count` pending releases are durable.
     pub(super) fn durable(&self, count: usize) {
         let mut state = self.state.lock();
-        let batch: Vec<Release> = state.pending.drain(..count).collect();
+        let batch: VecDeque<Release> = state.pending.drain(..count).collect();
         state.retire(batch);
     }
 
     /// These were never referenced by anything on disk; only operations may touch them.
-    pub(super) fn abandon(&self, releases: Vec<Release>) {
+    pub(super) fn abandon(&self, releases: VecDeque<Release>) {
         self.state.lock().retire(releases);
     }
 
-    /// What nobody can touch any more.
-    pub(super) fn settled(&self) -> Vec<Release> {
+    /// The oldest run that nobody can touch any more. It stays until it has been
+    /// [given back](Self::given_back).
+    pub(super) fn settled(&self) -> Option<Release> {
         let mut state = self.state.lock();
-        let mut out = Vec::new();
-        while state.queue.front().is_some_and(|(epoch, _)| epoch.strong_count() == 0) {
-            out.extend(state.queue.pop_front().into_iter().flat_map(|(_, batch)| batch));
+        loop {
+            let (epoch, batch) = state.queue.front()?;
+            if epoch.strong_count() > 0 {
+                return None;
+            }
+            if let Some(release) = batch.front() {
+                return Some(*release);
+            }
+            state.queue.pop_front();
         }
-        out
+    }
+
+    /// The first `count` clusters of the run that [`settled`](Self::settled) told of have lost
+    /// their reference.
+    pub(super) fn given_back(&self, count: u64) {
+        let mut state = self.state.lock();
+        let Some((_, batch)) = state.queue.front_mut() else { return };
+        let Some(release) = batch.front_mut() else { return };
+        if count < release.count {
+            release.first += count;
+            release.count -= count;
+        } else {
+            batch.pop_front();
+        }
+    }
+}
+
+/// Host clusters taken for something that is not linked yet. Dropped, they are given back once the
+/// operations of their time have settled.
+#[derive(Debug)]
+pub(super) struct Reserved {
+    limbo: Arc<Limbo>,
+    /// In the order in which they will be linked.
+    pub(super) releases: VecDeque<Release>,
+}
+
+impl Reserved {
+    pub(super) fn new(limbo: &Arc<Limbo>) -> Self {
+        Self { limbo: limbo.clone(), releases: VecDeque::new() }
+    }
+
+    /// They are linked: there is nothing to give back.
+    pub(super) fn linked(mut self) {
+        self.releases.clear();
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.limbo.abandon(core::mem::take(&mut self.releases));
     }
 }
 
 impl LimboState {
-    fn retire(&mut self, batch: Vec<Release>) {
+    fn retire(&mut self, batch: VecDeque<Release>) {
         if !batch.is_empty() {
             let ended = core::mem::replace(&mut self.epoch, Arc::new(Epoch));
             self.queue.push_back((Arc::downgrade(&ended), batch));
@@ -139,7 +185,16 @@ impl LimboState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use alloc::vec;
+
+    /// Takes everything that has settled.
+    fn settled(limbo: &Limbo) -> Vec<Release> {
+        let mut out = Vec::new();
+        while let Some(release) = limbo.settled() {
+            limbo.given_back(release.count);
+            out.push(release);
+        }
+        out
+    }
 
     #[test]
     fn a_batch_waits_for_operations_of_its_time_and_before() {
@@ -149,12 +204,37 @@ mod tests {
         limbo.free_later([a]);
         limbo.durable(limbo.pending());
         let late = limbo.hold();
-        limbo.abandon(vec![b]);
+        limbo.abandon([b].into());
         drop(late);
-        assert_eq!(limbo.settled(), vec![], "an operation from before the first batch runs");
+        assert_eq!(settled(&limbo), [], "an operation from before the first batch runs");
         drop(early);
         let after = limbo.hold();
-        assert_eq!(limbo.settled(), vec![a, b], "later operations hold nothing up");
+        assert_eq!(settled(&limbo), [a, b], "later operations hold nothing up");
         drop(after);
+    }
+
+    #[test]
+    fn a_run_can_be_given_back_in_parts() {
+        let limbo = Limbo::new();
+        limbo.abandon([Release { first: 5, count: 3 }].into());
+        limbo.given_back(2);
+        assert_eq!(limbo.settled(), Some(Release { first: 7, count: 1 }));
+        limbo.given_back(1);
+        assert_eq!(limbo.settled(), None);
+    }
+
+    #[test]
+    fn a_reservation_is_given_back_unless_it_is_linked() {
+        let limbo = Arc::new(Limbo::new());
+        let (a, b) = (Release { first: 1, count: 1 }, Release { first: 2, count: 1 });
+        let mut reserved = Reserved::new(&limbo);
+        reserved.releases.extend([a, b]);
+        reserved.releases.pop_front();
+        drop(reserved);
+        assert_eq!(settled(&limbo), [b]);
+        let mut reserved = Reserved::new(&limbo);
+        reserved.releases.push_back(a);
+        reserved.linked();
+        assert_eq!(settled(&limbo), []);
     }
 }

@@ -244,6 +244,8 @@ pub async fn create(
     // Growing gives zeroes: an empty L1 table.
     let end = header.l1_offset + l1_bytes.next_multiple_of(SECTOR);
     file.set_len(end, Preallocation::Off).await?;
+    // A header that a crash leaves behind must not point to tables that it has taken.
+    file.flush().await?;
     file.write(0, header.emit()?.into(), WriteFlags::empty()).await?;
     file.flush().await?;
     if let Some(data) = data_file {

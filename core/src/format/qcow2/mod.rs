@@ -103,6 +103,8 @@ struct L1 {
     entries: Vec<u64>,
     /// Groups of entries that differ from the file.
     dirty: BTreeSet<usize>,
+    /// It lies in a new place, which is durable, and the header does not say so yet.
+    moved: bool,
 }
 
 impl Qcow2 {

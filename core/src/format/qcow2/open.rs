@@ -13,7 +13,6 @@ use crate::io::{Access, Closed, Device, Reference, ReferenceKind};
 use crate::sync::{Mutex, RwLock};
 use crate::{Error, Result};
 use alloc::boxed::Box;
-use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -81,7 +80,7 @@ pub(in crate::format) async fn open(
         snapshots,
         snapshot_table,
         virtual_size: RwLock::new(virtual_size.next_multiple_of(l::SECTOR)),
-        l1: RwLock::new(L1 { offset: l1_offset, entries: l1, dirty: BTreeSet::new() }),
+        l1: RwLock::new(L1 { offset: l1_offset, entries: l1, ..L1::default() }),
         cache: TableCache::new(file.clone(), header.cluster_bits),
         reftable: Mutex::new(super::alloc::Reftable::new(reftable)),
         reftable_place: Mutex::new((header.reftable_offset, header.reftable_clusters)),

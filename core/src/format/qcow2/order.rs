@@ -16,6 +16,7 @@ use super::cache::{Class, Dirty};
 use super::{Qcow2, header, layout};
 use crate::Result;
 use crate::io::{Segments, WriteFlags};
+use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -53,15 +54,19 @@ impl Qcow2 {
     async fn write_back_locked(&self, durable: bool) -> Result<()> {
         // The changes behind these releases are already in the tables copied below.
         let releases = self.limbo.pending();
-        let l1 = self.take_dirty_l1();
+        self.write_table_pointers().await?;
+        let mut marks = Marks { image: self, l1: BTreeSet::new(), reftable: BTreeSet::new() };
+        marks.l1 = core::mem::take(&mut self.l1.write().dirty);
+        let l1 = self.l1_groups(&marks.l1);
         let l2 = self.cache.dirty(Class::L2);
-        let reftable = self.take_dirty_reftable();
+        marks.reftable = core::mem::take(&mut self.reftable.lock().dirty);
+        let reftable = self.reftable_groups(&marks.reftable);
         let mapping_changes = !l1.is_empty() || !l2.is_empty();
 
         self.write_class(Class::Refcount).await?;
         if !reftable.is_empty() {
             self.barrier().await?;
-            for (_, offset, bytes) in reftable {
+            for (offset, bytes) in reftable {
                 self.file.write(offset, bytes, WriteFlags::empty()).await?;
             }
         }
@@ -81,6 +86,40 @@ impl Qcow2 {
             self.barrier().await?;
             self.limbo.durable(releases);
         }
+        marks.written();
+        Ok(())
+    }
+
+    /// Lets the header point to tables that have moved. They are durable where they are now. The
+    /// caller holds the write-back lock.
+    pub(super) async fn write_table_pointers(&self) -> Result<()> {
+        let mut fields = Vec::new();
+        {
+            let table = self.reftable.lock();
+            if table.moved {
+                let (offset, clusters) = *self.reftable_place.lock();
+                let mut field = offset.to_be_bytes().to_vec();
+                field.extend_from_slice(&clusters.to_be_bytes());
+                fields.push((layout::header::REFTABLE_OFFSET, field));
+            }
+            let l1 = self.l1.read();
+            if l1.moved {
+                let entries = u32::try_from(l1.entries.len()).unwrap_or(u32::MAX);
+                let mut field = entries.to_be_bytes().to_vec();
+                field.extend_from_slice(&l1.offset.to_be_bytes());
+                fields.push((layout::header::L1_SIZE, field));
+            }
+        }
+        if fields.is_empty() {
+            return Ok(());
+        }
+        for (at, field) in fields {
+            self.file.write(at as u64, field.into(), WriteFlags::empty()).await?;
+        }
+        self.barrier().await?;
+        // No table moves without the lock that the caller holds.
+        self.reftable.lock().moved = false;
+        self.l1.write().moved = false;
         Ok(())
     }
 
@@ -111,21 +150,20 @@ impl Qcow2 {
 
     /// Everything written so far is durable when this returns.
     pub(super) async fn barrier(&self) -> Result<()> {
-        if let Some(data) = &self.data {
-            data.flush().await?;
-        }
-        self.file.flush().await
+        let result = async {
+            if let Some(data) = &self.data {
+                data.flush().await?;
+            }
+            self.file.flush().await
+        };
+        self.poison_on_error(result.await)
     }
 
-    /// Takes the changed groups of the L1 table: file offset and bytes of each.
-    fn take_dirty_l1(&self) -> Vec<(u64, Segments)> {
-        if self.l1.read().dirty.is_empty() {
-            return Vec::new();
-        }
-        let mut l1 = self.l1.write();
-        let groups = core::mem::take(&mut l1.dirty);
+    /// Groups of the L1 table: file offset and bytes of each.
+    fn l1_groups(&self, groups: &BTreeSet<usize>) -> Vec<(u64, Segments)> {
+        let l1 = self.l1.read();
         groups
-            .into_iter()
+            .iter()
             .map(|group| {
                 let from = group * L1_GROUP;
                 let to = l1.entries.len().min(from + L1_GROUP);
@@ -169,5 +207,31 @@ impl Qcow2 {
             self.poison();
         }
         result
+    }
+}
+
+/// The groups of tables that are being written. A write-back that is dropped midway leaves them
+/// marked as changed, for the next one.
+struct Marks<'a> {
+    image: &'a Qcow2,
+    l1: BTreeSet<usize>,
+    reftable: BTreeSet<usize>,
+}
+
+impl Marks<'_> {
+    fn written(mut self) {
+        self.l1.clear();
+        self.reftable.clear();
+    }
+}
+
+impl Drop for Marks<'_> {
+    fn drop(&mut self) {
+        if !self.l1.is_empty() {
+            self.image.l1.write().dirty.append(&mut self.l1);
+        }
+        if !self.reftable.is_empty() {
+            self.image.reftable.lock().dirty.append(&mut self.reftable);
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Changing the virtual size.
 
 use super::Qcow2;
+use super::claims::{Release, Reserved};
 use super::layout::{self as l, header, limits};
 use crate::io::{Preallocation, WriteFlags};
 use crate::{Error, Result};
@@ -11,6 +12,8 @@ impl Qcow2 {
     /// Grows the disk; what is gained reads as zeroes (or as the backing file where that is
     /// longer).
     pub(super) async fn resize(&self, size: u64, preallocation: Preallocation) -> Result<()> {
+        // Held to the end: nobody makes L2 tables or resizes meanwhile.
+        let _tables = self.l2_lock.lock().await;
         let old = *self.virtual_size.read();
         let refuse = |what: &'static str| Err(Error::unsupported(what).in_format("qcow2"));
         if size == old {
@@ -50,36 +53,34 @@ impl Qcow2 {
         Ok(())
     }
 
-    /// Moves the L1 table to a larger place. The new one is durable before the header points to it.
+    /// Moves the L1 table to a larger place. The new one is durable before the header points to
+    /// it. The caller holds the lock on the making of L2 tables.
     async fn grow_l1(&self, entries: u64) -> Result<()> {
         let taken = self.allocate_run((entries * 8).div_ceil(self.cluster_size())).await?;
+        let mut reserved = Reserved::new(&self.limbo);
+        reserved.releases.push_back(taken);
         // The counts of the new place, and everything the table refers to, go first.
         self.write_back(true).await?;
-        let _tables = self.l2_lock.lock().await;
-        let _order = self.write_back_lock.lock().await;
         let offset = taken.first << self.cluster_bits;
         let mut image: Vec<u64> = self.l1.read().entries.clone();
         image.resize(usize::try_from(entries).unwrap_or(usize::MAX), 0);
         let bytes: Vec<u8> = image.iter().flat_map(|e| e.to_be_bytes()).collect();
-        let result = async {
-            self.file.write(offset, bytes.into(), WriteFlags::empty()).await?;
-            self.barrier().await?;
-            let count = u32::try_from(entries).unwrap_or(u32::MAX);
-            let mut field = count.to_be_bytes().to_vec();
-            field.extend_from_slice(&offset.to_be_bytes());
-            self.file.write(header::L1_SIZE as u64, field.into(), WriteFlags::empty()).await?;
-            self.barrier().await
-        };
-        self.poison_on_error(result.await)?;
-        let mut l1 = self.l1.write();
-        let old_clusters = (l1.entries.len() as u64 * 8).div_ceil(self.cluster_size());
-        self.limbo.free_later([super::claims::Release {
-            first: l1.offset >> self.cluster_bits,
-            count: old_clusters,
-        }]);
-        l1.offset = offset;
-        l1.entries = image;
-        Ok(())
+        let _order = self.write_back_lock.lock().await;
+        self.file.write(offset, bytes.into(), WriteFlags::empty()).await?;
+        self.barrier().await?;
+
+        // Nothing has changed so far. From here on the new table is the one in use, and if this
+        // future is dropped before the header says so, the next write-back makes it.
+        reserved.linked();
+        {
+            let mut l1 = self.l1.write();
+            let count = (l1.entries.len() as u64 * 8).div_ceil(self.cluster_size());
+            let first = l1.offset >> self.cluster_bits;
+            self.limbo.free_later((count > 0).then_some(Release { first, count }));
+            (l1.offset, l1.entries, l1.moved) = (offset, image, true);
+        }
+        let result = self.write_table_pointers().await;
+        self.poison_on_error(result)
     }
 }
 

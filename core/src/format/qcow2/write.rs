@@ -6,14 +6,13 @@
 
 use super::Qcow2;
 use super::cache::Class;
-use super::claims::{Limbo, RangeGuard, Release};
+use super::claims::{RangeGuard, Release, Reserved};
 use super::layout::{self as l, be64};
 use super::map::{Descriptor, Entry, Subclusters, subcluster_mask};
 use crate::format::{Place, Reservation, Target, Token, ZeroPlan};
 use crate::io::ZeroFlags;
 use crate::{Error, Result};
 use alloc::boxed::Box;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use smallvec::SmallVec;
 
@@ -23,8 +22,7 @@ struct Pending {
     change: Change,
     _guards: Vec<RangeGuard>,
     /// Taken for this write; given back if it never becomes visible.
-    reserved: Vec<Release>,
-    limbo: Arc<Limbo>,
+    reserved: Reserved,
 }
 
 #[derive(Debug)]
@@ -33,12 +31,6 @@ enum Change {
     Standard { start: u64, end: u64, host: u64, fresh: bool },
     /// Each guest cluster has this descriptor.
     Compressed(Vec<(u64, u64)>),
-}
-
-impl Drop for Pending {
-    fn drop(&mut self) {
-        self.limbo.abandon(core::mem::take(&mut self.reserved));
-    }
 }
 
 /// How a run of clusters is going to be written.
@@ -69,7 +61,7 @@ impl Qcow2 {
         let l2 = self.ensure_l2(start).await?;
         let (slice, position) = self.l2_slice(l2, start).await?;
         let mut run = slice.with(|bytes| self.plan_run(bytes, position, start, end))?;
-        let mut reserved = Vec::new();
+        let mut reserved = Reserved::new(&self.limbo);
         let (host, fresh) = match run.host {
             Some(host) => (host, false),
             None if self.data.is_some() => (first, true),
@@ -79,7 +71,7 @@ impl Qcow2 {
                     run.end = run.end.min(first + (taken.count << self.cluster_bits));
                 }
                 let host = taken.first << self.cluster_bits;
-                reserved.push(taken);
+                reserved.releases.push_back(taken);
                 (host, true)
             }
         };
@@ -93,8 +85,7 @@ impl Qcow2 {
             after: run.end - stop,
         };
         let change = Change::Standard { start: run.start, end: run.end, host, fresh };
-        let pending =
-            Pending { change, _guards: Vec::from([guard]), reserved, limbo: self.limbo.clone() };
+        let pending = Pending { change, _guards: Vec::from([guard]), reserved };
         let mut targets = SmallVec::new();
         targets.push(target);
         Ok(Reservation { targets, token: Some(Token(Box::new(pending))), hold })
@@ -271,11 +262,10 @@ impl Qcow2 {
             guards.push(self.range_locks.lock(*start, start + self.cluster_size()).await);
             self.ensure_l2(*start).await?;
         }
-        let placed = self.allocate_bytes(units.iter().map(|(_, len)| *len)).await?;
+        let (offsets, reserved) = self.allocate_bytes(units.iter().map(|(_, len)| *len)).await?;
         let mut targets = SmallVec::new();
         let mut entries = Vec::new();
-        let mut reserved = Vec::new();
-        for ((start, len), (offset, release)) in units.iter().zip(placed) {
+        for ((start, len), offset) in units.iter().zip(offsets) {
             targets.push(Target {
                 start: *start,
                 len: u64::from(*len),
@@ -285,14 +275,8 @@ impl Qcow2 {
                 after: 0,
             });
             entries.push((*start, Descriptor::emit(offset, *len, self.cluster_bits)));
-            reserved.push(release);
         }
-        let pending = Pending {
-            change: Change::Compressed(entries),
-            _guards: guards,
-            reserved,
-            limbo: self.limbo.clone(),
-        };
+        let pending = Pending { change: Change::Compressed(entries), _guards: guards, reserved };
         Ok(Reservation { targets, token: Some(Token(Box::new(pending))), hold })
     }
 
@@ -302,17 +286,20 @@ impl Qcow2 {
             .0
             .downcast::<Pending>()
             .map_err(|_| Error::bug("a token of another driver").in_format("qcow2"))?;
-        match &pending.change {
+        let Pending { change, reserved, .. } = &mut *pending;
+        match change {
             Change::Standard { start, end, host, fresh } => {
                 self.link_standard(*start, *end, *host, *fresh).await?;
+                reserved.releases.clear();
             }
             Change::Compressed(entries) => {
                 for (start, entry) in entries {
                     self.link_compressed(*start, *entry).await?;
+                    // One by one: this future may be dropped at the next.
+                    reserved.releases.pop_front();
                 }
             }
         }
-        pending.reserved.clear();
         drop(pending);
         self.relieve_cache().await
     }
@@ -321,11 +308,16 @@ impl Qcow2 {
         let l2 = self.own_l2(start)?;
         let (slice, mut position) = self.l2_slice(l2, start).await?;
         let frees = self.cache.modify(&slice, |bytes| -> Result<Vec<Release>> {
+            // All or nothing: what is linked must not be given back.
+            let mut olds: SmallVec<[Entry; 4]> = SmallVec::new();
+            let entry_len = 1usize << self.header.l2_entry_bits();
+            for at in (self.cluster_start(start)..end).step_by(1 << self.cluster_bits) {
+                olds.push(self.entry(bytes, position + olds.len() * entry_len, at)?);
+            }
             let mut frees = Vec::new();
             let (mut at, mut host) = (start, host);
-            while at < end {
+            for old in olds {
                 let next = end.min(self.cluster_start(at) + self.cluster_size());
-                let old = self.entry(bytes, position, at)?;
                 put(bytes, position, host | l::COPIED);
                 if self.extended_l2 {
                     let written = self.mask(at, next);
@@ -345,7 +337,7 @@ impl Qcow2 {
                 }
                 at = next;
                 host += self.cluster_size();
-                position += 1 << self.header.l2_entry_bits();
+                position += entry_len;
             }
             Ok(frees)
         })?;
@@ -408,14 +400,12 @@ impl Qcow2 {
             return Ok(offset);
         }
         let taken = self.allocate(1).await?;
+        let mut reserved = Reserved::new(&self.limbo);
+        reserved.releases.push_back(taken);
         let new = taken.first << self.cluster_bits;
-        let filled = match old {
-            None => self.zero_table(new).await,
-            Some(old) => self.copy_table(old, new).await,
-        };
-        if let Err(e) = filled {
-            self.limbo.abandon(Vec::from([taken]));
-            return Err(e);
+        match old {
+            None => self.zero_table(new).await?,
+            Some(old) => self.copy_table(old, new).await?,
         }
         let (index, _) = self.indices(guest);
         let index = usize::try_from(index)
@@ -428,6 +418,7 @@ impl Qcow2 {
             *slot = new | l::COPIED;
             l1.dirty.insert(index / super::order::L1_GROUP);
         }
+        reserved.linked();
         if let Some(old) = old {
             self.limbo.free_later([Release { first: old >> self.cluster_bits, count: 1 }]);
         }
@@ -555,8 +546,8 @@ impl Qcow2 {
         let l2 = self.ensure_l2(start).await?;
         let (slice, position) = self.l2_slice(l2, start).await?;
         let unmap = flags.contains(ZeroFlags::MAY_UNMAP) || v2;
-        let frees = self.cache.modify(&slice, |bytes| -> Result<Vec<Release>> {
-            let mut frees = Vec::new();
+        let mut frees = Vec::new();
+        let result = self.cache.modify(&slice, |bytes| -> Result<()> {
             let (mut at, mut position) = (start, position);
             while at < end {
                 let next = end.min(self.cluster_start(at) + self.cluster_size());
@@ -582,9 +573,10 @@ impl Qcow2 {
                 at = next;
                 position += 1 << self.header.l2_entry_bits();
             }
-            Ok(frees)
-        })?;
+            Ok(())
+        });
         self.limbo.free_later(frees);
+        result?;
         self.relieve_cache().await
     }
 
@@ -641,8 +633,8 @@ impl Qcow2 {
         let _guard = self.range_locks.lock(start, end).await;
         let l2 = self.ensure_l2(start).await?;
         let (slice, position) = self.l2_slice(l2, start).await?;
-        let frees = self.cache.modify(&slice, |bytes| -> Result<Vec<Release>> {
-            let mut frees = Vec::new();
+        let mut frees = Vec::new();
+        let result = self.cache.modify(&slice, |bytes| -> Result<()> {
             let entry_len = 1usize << self.header.l2_entry_bits();
             for i in 0..(end - start) >> self.cluster_bits {
                 // Within the slice.
@@ -659,9 +651,10 @@ impl Qcow2 {
                 }
                 frees.push(free);
             }
-            Ok(frees)
-        })?;
+            Ok(())
+        });
         self.limbo.free_later(frees);
+        result?;
         self.relieve_cache().await
     }
 }
