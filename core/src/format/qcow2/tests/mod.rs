@@ -5,6 +5,7 @@
 //! | `builder` | images written byte by byte, for the other kinds |
 //! | `unit` | headers and tables: round trips, and each rule with the smallest image that breaks it |
 //! | `model` | every kind of image against a flat disk |
+//! | `disks` | images in every state, with operations, for the next three |
 //! | `faults` | each call of the file fails once |
 //! | `crash` | power goes at each call |
 //! | `interleave` | futures dropped at each await, writes that land late, several threads |
@@ -14,6 +15,9 @@
 #![cfg(feature = "testing")]
 
 mod builder;
+mod crash;
+mod disks;
+mod faults;
 mod model;
 mod unit;
 
