@@ -27,3 +27,6 @@ mod runtime;
 mod sink;
 pub mod storage;
 pub mod task;
+
+#[cfg(feature = "contract")]
+pub mod contract;

@@ -88,9 +88,18 @@ export class RemoteEngine implements Engine {
     return this.#next++;
   }
 
+  /** Node cannot send blobs of files to another thread: they are read here. */
+  #blob(blob: Blob, ids: number[]): Sent {
+    const read = async (offset: bigint, length: number) =>
+      new Uint8Array(await blob.slice(Number(offset), Number(offset) + length).arrayBuffer());
+    const name = (blob as Partial<File>).name;
+    return this.send({ size: blob.size, read, ...(name !== undefined && { name }) }, ids);
+  }
+
   /** A source or target as it is sent. Storage of the caller's own is kept under `ids`. */
   send(value: Source | Target, ids: number[]): Sent {
     if (value instanceof URL) return { type: "plain", value: value.href.startsWith("file:") ? filePath(value) : value.href };
+    if (value instanceof Blob && typeof process === "object") return this.#blob(value, ids);
     if (value instanceof Blob || value instanceof Uint8Array || !isCustom(value)) {
       const fd = (value as { fd?: unknown })?.fd;
       // A handle of Node's stays here; its descriptor is the whole process's.

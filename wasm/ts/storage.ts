@@ -152,8 +152,10 @@ export function customTarget(target: CustomTarget): OpenedTarget {
   let written = size;
   let length = size;
   const write = async (offset: number, data: Uint8Array) => {
+    // The callee may transfer the bytes away.
+    const end = offset + data.length;
     await target.write(BigInt(offset), data);
-    written = Math.max(written, offset + data.length);
+    written = Math.max(written, end);
     length = Math.max(length, written);
   };
   const storage: Storage = {
