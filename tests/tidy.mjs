@@ -44,6 +44,7 @@ const FORMAT_EXTRAS = {
     "order.rs", // what must be durable before what
     "refcount.rs", // reference counts of all widths
     "snapshot.rs", // internal snapshots
+    "sparse.rs", // whether the file has holes where the tables say data
     "stream.rs", // an image written in one pass
   ],
 };
@@ -94,7 +95,7 @@ const word = (...parts) => parts.join("");
 const WORDS = [
   {
     name: "a word about how it was made",
-    re: new RegExp(`\\b(?:${word("ses", "sion")}|${word("ag", "ent")})s?\\b`, "i"),
+    re: new RegExp(`\\b${word("ag", "ent")}s?\\b`, "i"),
   },
   { name: "an issue number", re: new RegExp(`\\b${word("iss", "ue")}s? *#?\\d+`, "i") },
   // Where style sheets have colours.

@@ -34,7 +34,16 @@ pub(crate) fn descriptions_are_the_references() {
         let create = &all[rng.below(all.len() as u64) as usize];
         let story = make_chain(&folder, &mut rng, create);
         settle(&folder);
-        for found in compare(&folder) {
+        let mut found = compare(&folder);
+        if !found.is_empty() {
+            // Where a file has holes depends on what the kernel has in its cache just then: what
+            // counts is what the two disagree about again.
+            found.retain({
+                let again = compare(&folder);
+                move |what| again.contains(what)
+            });
+        }
+        for found in found {
             wrong.push((found, format!("case {case}, made by:\n{}", story.join("\n"))));
         }
         std::fs::remove_dir_all(&folder).expect("remove");

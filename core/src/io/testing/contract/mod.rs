@@ -21,7 +21,9 @@
 //! case makes its own devices. A case that does not apply to the device (no growth, nothing to
 //! drop because every call completes at once …) is reported as skipped, never as passed.
 
+mod bench;
 mod cases;
+mod flight;
 #[cfg(test)]
 mod tests;
 
@@ -33,7 +35,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use cases::{Bench, Stop};
+use bench::{Bench, Stop};
 use core::fmt;
 use core::time::Duration;
 use futures_util::future::{Either, select};
