@@ -44,38 +44,55 @@ export const missing =
   (!existsSync(join(DIST, "index.html")) && "the page is not built (npm run build -w sectora-www)") ||
   false;
 
+/** The page in a Chromium and from a server of its own; `close` ends both. `folder`: for the profile. */
+export async function openPage({ folder, picker = false, ...options }) {
+  const server = await serve({ folder: DIST });
+  const { chromium: browser } = require("playwright-core");
+  const context = await browser.launchPersistentContext(join(folder, "profile"), {
+    executablePath: chromium,
+    headless: true,
+    args: FLAGS,
+    acceptDownloads: true,
+    locale: "en-US",
+    timezoneId: "UTC",
+    ...options,
+  });
+  const close = async () => {
+    await context.close();
+    await server.close();
+  };
+  try {
+    await context.addInitScript(picker ? fakePicker : noPicker);
+    const page = context.pages()[0] ?? (await context.newPage());
+    page.setDefaultTimeout(30_000);
+    /** What the page logs as an error, or throws. */
+    const trouble = [];
+    page.on("pageerror", (error) => trouble.push(String(error)));
+    page.on("console", (message) => message.type() === "error" && trouble.push(message.text()));
+    await page.goto(server.url);
+    return { page, context, url: server.url, trouble, stopServer: server.close, close };
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}
+
 /**
- * A test with a page of its own: `body({ page, folder, url, context, test })`. Folder, profile and
- * server are gone afterwards. What the page logs as an error, or throws, fails the test.
+ * A test with a page of its own: `body({ page, folder, url, context, trouble })`. Folder, profile
+ * and server are gone afterwards. What the page complains of fails the test.
  */
 export function pageTest(name, options, body) {
-  const { picker = false, ...contextOptions } = options;
-  nodeTest(name, { skip: missing, timeout: 120_000 }, async (t) => {
+  nodeTest(name, { skip: missing, timeout: 120_000 }, async () => {
     const folder = mkdtempSync(join(tmpdir(), "page-test-"));
-    const server = await serve({ folder: DIST });
-    const { chromium: browser } = require("playwright-core");
-    const context = await browser.launchPersistentContext(join(folder, "profile"), {
-      executablePath: chromium,
-      headless: true,
-      args: FLAGS,
-      acceptDownloads: true,
-      locale: "en-US",
-      timezoneId: "UTC",
-      ...contextOptions,
-    });
-    const trouble = [];
     try {
-      await context.addInitScript(picker ? fakePicker : noPicker);
-      const page = context.pages()[0] ?? (await context.newPage());
-      page.setDefaultTimeout(30_000);
-      page.on("pageerror", (error) => trouble.push(String(error)));
-      page.on("console", (message) => message.type() === "error" && trouble.push(message.text()));
-      await page.goto(server.url);
-      await body({ page, context, folder, url: server.url, test: t, trouble, stopServer: server.close });
-      if (trouble.length > 0) throw new Error(`the page complained: ${trouble.join("; ")}`);
+      const opened = await openPage({ ...options, folder });
+      try {
+        await body({ ...opened, folder });
+        if (opened.trouble.length > 0) throw new Error(`the page complained: ${opened.trouble.join("; ")}`);
+      } finally {
+        await opened.close();
+      }
     } finally {
-      await context.close();
-      await server.close();
       rmSync(folder, { recursive: true, force: true, maxRetries: 5 });
     }
   });

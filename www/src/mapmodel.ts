@@ -96,35 +96,31 @@ export class MapModel {
 
   /** The shares of each class in `cells` equal parts of the disk; the shares of a cell add up to 1. */
   cells(cells: number): Cell[] {
-    const bins = this.#bins[0]?.length ?? 1;
     const out: Cell[] = [];
     for (let c = 0; c < cells; c++) {
-      const shares = CLASSES.map((_, which) => this.#sum(which, (c * bins) / cells, ((c + 1) * bins) / cells));
+      const { from, to } = this.#cellBins(c, cells);
+      const shares = this.#bins.map((bins) => bins.subarray(from, to).reduce((a, b) => a + b, 0));
       const all = shares.reduce((a, b) => a + b, 0);
       out.push({ shares: all > 0 ? shares.map((s) => s / all) : shares });
     }
     return out;
   }
 
-  /** Bytes of a class between two (fractional) bins. */
-  #sum(which: number, from: number, to: number): number {
-    const bins = this.#bins[which];
-    if (!bins) return 0;
-    let sum = 0;
-    for (let i = Math.floor(from); i < to && i < bins.length; i++) {
-      const part = Math.min(i + 1, to) - Math.max(i, from);
-      // A sliver of a bin still shows what the bin has.
-      sum += (bins[i] ?? 0) * part;
-    }
-    return sum;
+  /**
+   * The bins of a cell. A bin belongs to one cell, so that nothing shows in two; only where there are
+   * more cells than bytes do several cells show the same.
+   */
+  #cellBins(cell: number, cells: number): { from: number; to: number } {
+    const bins = this.#bins[0]?.length ?? 1;
+    const from = Math.floor((cell * bins) / cells);
+    return { from, to: Math.max(from + 1, Math.floor(((cell + 1) * bins) / cells)) };
   }
 
   /** Where a cell begins and ends. */
   cellRange(cell: number, cells: number): { start: bigint; end: bigint } {
-    return {
-      start: (this.size * BigInt(cell)) / BigInt(cells),
-      end: (this.size * BigInt(cell + 1)) / BigInt(cells),
-    };
+    const { from, to } = this.#cellBins(cell, cells);
+    const bins = BigInt(this.#bins[0]?.length ?? 1);
+    return { start: (this.size * BigInt(from)) / bins, end: (this.size * BigInt(to)) / bins };
   }
 
   /** The picture in a sentence or two: what a person would say who looks at it. */

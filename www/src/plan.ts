@@ -59,7 +59,8 @@ export function planWords(c: Choices, measured: BlockMeasureInfo): string {
     return `Writes a raw file of ${needed}, as long as the disk. Stretches of zeroes take no space where the file system can leave them out.`;
   }
   if (c.compression !== "none") return `Writes a qcow2 file of at most about ${needed}; compression makes it smaller.`;
-  return `Writes a qcow2 file of about ${needed}. It can grow to ${size(measured["fully-allocated"])} in use.`;
+  const full = size(measured["fully-allocated"]);
+  return `Writes a qcow2 file of about ${needed}.${full === needed ? "" : ` It can grow to ${full} in use.`}`;
 }
 
 /** A name for the result: the source's, with the ending of its format, and never the source's own. */

@@ -33,7 +33,7 @@ export function checkVerdicts(check: CheckNumbers | null, format: string): Verdi
       {
         tone: "note",
         title: "There is nothing to check",
-        meaning: `A ${format} image is the disk's bytes and nothing else: it has no tables that could be damaged.`,
+        meaning: `A ${format} image is the disk’s bytes and nothing else: it has no tables that could be damaged.`,
       },
     ];
   }

@@ -32,18 +32,32 @@ test("totals are exact and the table joins neighbours", () => {
   assert.equal(runsCaption(model), "All 2 stretches of the disk, in order");
 });
 
-test("one cluster of a huge disk is seen in its cell and in no other", () => {
+test("one cluster of a huge disk is seen in its cell and in no other, however many cells there are", () => {
   const size = 64n << 40n;
   const model = new MapModel(size);
   const at = size / 2n + 12345n * 65536n;
   model.add(run("none", 0n, at));
   model.add(run("data", at, 65536n));
   model.add(run("none", at + 65536n, size - at - 65536n));
-  const cells = model.cells(1000);
-  const seen = cells.flatMap((cell, i) => ((cell.shares[CLASSES.indexOf("data")] ?? 0) > 0 ? [i] : []));
-  assert.equal(seen.length, 1);
-  const { start, end } = model.cellRange(seen[0] ?? -1, 1000);
-  assert.ok(start <= at && at < end);
+  for (const count of [7, 100, 1000, 1095, 1110, 2976, 16384]) {
+    const seen = model.cells(count).flatMap((cell, i) => ((cell.shares[CLASSES.indexOf("data")] ?? 0) > 0 ? [i] : []));
+    assert.equal(seen.length, 1, `${count} cells`);
+    const { start, end } = model.cellRange(seen[0] ?? -1, count);
+    assert.ok(start <= at && at < end);
+  }
+});
+
+test("cells follow each other without gaps from the first byte to the last", () => {
+  const model = new MapModel((1n << 40n) + 512n);
+  for (const count of [1, 7, 1095, 2976]) {
+    let at = 0n;
+    for (let cell = 0; cell < count; cell++) {
+      const { start, end } = model.cellRange(cell, count);
+      assert.equal(start, at);
+      at = end;
+    }
+    assert.equal(at, model.size);
+  }
 });
 
 test("shares of a cell add up to one, for any size of disk and number of cells", () => {

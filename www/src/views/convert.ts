@@ -20,7 +20,7 @@ class ConvertView {
   readonly #form: HTMLFormElement;
   readonly #name: HTMLInputElement;
   readonly #plan = h("p", { class: "quiet", id: "plan", role: "status" });
-  readonly #outcome = h("div");
+  readonly #outcome = h("div", { class: "outcome" });
   readonly #fields: HTMLFieldSetElement;
   readonly #body: HTMLElement;
   readonly #image: Image;
@@ -171,21 +171,22 @@ class ConvertView {
     announce(`Converting to ${destination.name}`);
     task.progress(0n, this.#image.size);
     const begun = performance.now();
+    let outcome: HTMLElement;
     try {
       const { size: written } = await this.#image.convert(destination.target, { ...toOptions(choices), signal: task.signal, onProgress: task.progress });
       const seconds = (performance.now() - begun) / 1000;
       const file = await destination.finish();
-      this.#show(this.#done(destination, file, written, seconds));
+      outcome = this.#done(destination, file, written, seconds);
     } catch (error) {
       await destination.discard();
-      const meaning = isCancelled(error) ? "Converting" : `Converting to ${destination.name}`;
-      this.#show(errorBox(error, meaning));
-    } finally {
-      this.#signal.removeEventListener("abort", stop);
-      task.end();
-      this.#fields.disabled = false;
-      this.#form.hidden = false;
+      outcome = errorBox(error, isCancelled(error) ? "Converting" : `Converting to ${destination.name}`);
     }
+    this.#signal.removeEventListener("abort", stop);
+    task.end();
+    this.#fields.disabled = false;
+    this.#form.hidden = false;
+    // With the form back in its place, so that it is the outcome that is seen.
+    this.#show(outcome);
   }
 
   #done(destination: Destination, file: File | undefined, written: bigint, seconds: number): HTMLElement {

@@ -1,0 +1,134 @@
+#!/usr/bin/env node
+// How fast the page converts, as a share of what reading the same file by Blob.slice alone reaches.
+//
+//   node tests/page/bench.mjs [--mib 1024] [--runs 3]
+//
+// Both in the same Chromium, alternating, over the same file: the page from the click on its button
+// to the complete result in the browser's private storage, and a bare loop of slice().arrayBuffer()
+// in a worker, 4 MiB at a time, four in flight. Prints medians and the range of the ratio.
+
+import { createReadStream, createWriteStream, mkdtempSync, readdirSync, rmSync, statSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { choose, missing, openPage, qemuImg, shown } from "./support.mjs";
+
+const MIB = 1024 * 1024;
+
+function option(name, fallback) {
+  const at = process.argv.indexOf(`--${name}`);
+  return at < 0 ? fallback : Number(process.argv[at + 1]);
+}
+
+/** A file of `size` bytes made of this machine's own programs and libraries. */
+async function realistic(path, size) {
+  const out = createWriteStream(path);
+  let left = size;
+  while (left > 0) {
+    const before = left;
+    for (const folder of ["/usr/bin", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/share/doc"]) {
+      for (const entry of entries(folder)) {
+        if (left <= 0) break;
+        const stat = statSync(join(folder, entry), { throwIfNoEntry: false });
+        if (!stat?.isFile() || stat.size < 4096) continue;
+        const take = Math.min(left, stat.size);
+        for await (const chunk of createReadStream(join(folder, entry), { end: take - 1 })) {
+          if (!out.write(chunk)) await new Promise((done) => out.once("drain", done));
+        }
+        left -= take;
+      }
+    }
+    if (left === before) throw new Error("found no files to make data of");
+  }
+  await new Promise((done) => out.end(done));
+}
+
+function entries(folder) {
+  try {
+    return readdirSync(folder).sort();
+  } catch {
+    return [];
+  }
+}
+
+/** In the page: seconds that reading a chosen file takes, in a worker, doing nothing else. */
+async function readAlone(file) {
+  const program = `onmessage = async ({ data: file }) => {
+    const step = ${4 * 1024 * 1024};
+    const begun = performance.now();
+    let at = 0;
+    const reader = async () => {
+      for (let from; (from = at) < file.size; ) {
+        at += step;
+        await file.slice(from, from + step).arrayBuffer();
+      }
+    };
+    await Promise.all([reader(), reader(), reader(), reader()]);
+    postMessage((performance.now() - begun) / 1000);
+  }`;
+  const url = URL.createObjectURL(new Blob([program], { type: "text/javascript" }));
+  const worker = new Worker(url);
+  const seconds = await new Promise((done, failed) => {
+    worker.onmessage = ({ data }) => done(data);
+    worker.onerror = failed;
+    worker.postMessage(file);
+  });
+  worker.terminate();
+  return seconds;
+}
+
+const median = (list) => [...list].sort((a, b) => a - b)[list.length >> 1];
+
+async function main() {
+  if (missing) {
+    console.log(`skipped: ${missing}`);
+    return;
+  }
+  const size = option("mib", 1024) * MIB;
+  const runs = option("runs", 3);
+  const folder = mkdtempSync(join(tmpdir(), "page-bench-"));
+  try {
+    const raw = join(folder, "disk.img");
+    await realistic(raw, size);
+    const qcow2 = join(folder, "disk.qcow2");
+    qemuImg("convert", "-f", "raw", "-O", "qcow2", raw, qcow2);
+    for (const [name, path, to] of [["qcow2 to raw", qcow2, "raw"], ["raw to qcow2", raw, "qcow2"]]) {
+      const ratios = [];
+      const [alone, whole] = [[], []];
+      // The first run warms up and does not count.
+      for (let run = 0; run <= runs; run++) {
+        // A worker from a blob is more than the page's policy allows: the bare loop has a page without.
+        const bare = await openPage({ folder: join(folder, "bare"), bypassCSP: true });
+        await bare.page.evaluate(() => document.body.insertAdjacentHTML("beforeend", '<input type="file" id="bare">'));
+        await bare.page.setInputFiles("#bare", path);
+        const file = await bare.page.evaluateHandle(() => document.querySelector("#bare").files[0]);
+        const reading = await bare.page.evaluate(readAlone, file);
+        await bare.close();
+
+        const { page, close } = await openPage({ folder: join(folder, "page") });
+        const begun = performance.now();
+        await choose(page, path);
+        await shown(page, path);
+        const opened = performance.now();
+        await page.locator(`input[name=format][value=${to}]`).check();
+        const click = performance.now();
+        await page.getByRole("button", { name: "Convert and save…" }).click();
+        await page.locator("#convert .box.good").waitFor({ timeout: 300_000 });
+        const converting = (performance.now() - click + (opened - begun)) / 1000;
+        await close();
+        rmSync(join(folder, "page"), { recursive: true, force: true });
+        rmSync(join(folder, "bare"), { recursive: true, force: true });
+        if (run === 0) continue;
+        alone.push(reading);
+        whole.push(converting);
+        ratios.push(reading / converting);
+      }
+      const speed = (seconds) => `${Math.round(size / MIB / seconds)} MiB/s`;
+      const range = `${Math.min(...ratios).toFixed(2)} to ${Math.max(...ratios).toFixed(2)}`;
+      console.log(`${name}: open and convert ${speed(median(whole))}, Blob.slice alone ${speed(median(alone))}, ratio ${median(ratios).toFixed(2)} (${range}, ${runs} runs)`);
+    }
+  } finally {
+    rmSync(folder, { recursive: true, force: true, maxRetries: 5 });
+  }
+}
+
+await main();
