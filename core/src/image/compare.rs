@@ -1,7 +1,7 @@
 //! Comparing the contents of two images.
 
 use super::{Mapper, Progress};
-use crate::io::{Device, Extent, Segment, Segments};
+use crate::io::{Device, Extent, ExtentFlags, Segment, Segments};
 use crate::{Error, Result};
 
 /// Bytes compared at a time.
@@ -10,7 +10,7 @@ const STEP: u64 = 1 << 20;
 /// How to compare.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CompareOptions {
-    /// Also differ where the sizes or the allocation do.
+    /// Also differ where the sizes do, or what is known of a range without reading it.
     pub strict: bool,
 }
 
@@ -21,8 +21,8 @@ pub enum Difference {
     Size,
     /// The byte at this offset.
     Content(u64),
-    /// The allocation at this offset (strict only).
-    Allocation(u64),
+    /// What is known of the bytes at this offset without reading them (strict only).
+    Status(u64),
 }
 
 /// Compares two images. The shorter one counts as followed by zeroes, unless `strict`. `None`:
@@ -46,8 +46,8 @@ pub async fn compare(
     while at < common {
         let (x, y) = (left.at(at).await?, right.at(at).await?);
         let end = x.end().min(y.end());
-        if options.strict && x.is_allocated() != y.is_allocated() {
-            return Ok(Some(Difference::Allocation(at)));
+        if options.strict && status(&x, common) != status(&y, common) {
+            return Ok(Some(Difference::Status(at)));
         }
         let found = match (x.is_zero(), y.is_zero()) {
             (true, true) => None,
@@ -74,6 +74,12 @@ pub async fn compare(
         progress(extent.end(), total);
     }
     Ok(None)
+}
+
+/// What two images must have alike to be strictly the same: what an extent is, whether its bytes
+/// lie somewhere as they are, and whether it reaches the end.
+fn status(extent: &Extent, len: u64) -> (ExtentFlags, bool, bool) {
+    (extent.flags, extent.host.is_some(), extent.end() == len)
 }
 
 /// The extents of one image, looked up in ascending order.

@@ -9,8 +9,10 @@ use sectora_core::image::{CompareOptions, Difference, compare};
 use sectora_core::io::Device;
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Exit codes: 0 the contents are the same, 1 they differ, 2 an image could not \
-                        be opened, 4 an image could not be read.")]
+#[command(
+    after_help = "Exit codes: 0 the contents are the same, 1 they differ, 2 an image could not \
+                        be opened, 4 an image could not be read."
+)]
 pub(super) struct Args {
     /// Print nothing but errors
     #[arg(short, long)]
@@ -87,13 +89,13 @@ fn words(first: &Device, second: &Device, difference: Option<Difference>) -> Str
         None => "Images are identical.".to_owned(),
         Some(Difference::Size) => return "Strict mode: Image size mismatch!\n".to_owned(),
         Some(Difference::Content(offset)) => format!("Content mismatch at offset {offset}!"),
-        Some(Difference::Allocation(offset)) => {
+        Some(Difference::Status(offset)) => {
             format!("Strict mode: Offset {offset} block status mismatch!")
         }
     };
     // Worth a word where it was looked at: not where the images differ before that.
     let reached = match difference {
-        Some(Difference::Content(offset) | Difference::Allocation(offset)) => offset >= common,
+        Some(Difference::Content(offset) | Difference::Status(offset)) => offset >= common,
         _ => true,
     };
     match first.len() != second.len() && reached {

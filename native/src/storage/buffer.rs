@@ -37,11 +37,9 @@ pub(super) struct Buffer {
 }
 
 impl Buffer {
-    /// A buffer of `len` bytes, aligned to [`ALIGN`] where it is that long.
+    /// A buffer of `len` bytes, aligned to [`ALIGN`]: direct I/O wants that of the shortest ones
+    /// too.
     pub(super) fn new(len: usize) -> Self {
-        if len < ALIGN {
-            return Self { memory: vec![0; len].into_boxed_slice(), start: 0, len };
-        }
         let memory = class(len)
             .and_then(|class| POOL.lock().take(class))
             .unwrap_or_else(|| fresh(class(len).map_or(len, size_of_class)));
@@ -153,7 +151,7 @@ mod tests {
             for (aligned, mut buffer) in [(true, Buffer::new(len)), (false, Buffer::anywhere(len))]
             {
                 assert_eq!(buffer.as_mut_slice().len(), len);
-                if len >= ALIGN && aligned {
+                if aligned {
                     assert!(buffer.as_ref().as_ptr().is_aligned_to_page(), "{len:#x}");
                 }
                 buffer.as_mut_slice().fill(7);
