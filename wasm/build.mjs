@@ -146,6 +146,23 @@ async function bundles() {
   );
 }
 
+/** The suite and the storage it runs over, for Node and for a worker of a browser. */
+async function contractBundles() {
+  const esbuild = await import(pathToFileURL(tool("esbuild", "lib", "main.js")).href);
+  const glue = join(dist, "sectora.js");
+  const common = {
+    absWorkingDir: HERE,
+    bundle: true,
+    format: "esm",
+    logLevel: "warning",
+    outdir: dist,
+    plugins: [{ name: "glue", setup: (build) => build.onResolve({ filter: /pkg\/sectora\.js$/ }, () => ({ path: glue })) }],
+    target: "es2022",
+  };
+  await esbuild.build({ ...common, entryPoints: ["contract/node.mjs"], platform: "node", outExtension: { ".js": ".mjs" } });
+  await esbuild.build({ ...common, entryPoints: ["contract/worker.mjs"], platform: "browser" });
+}
+
 function types() {
   say("types");
   const out = join(dist, "types");
@@ -169,7 +186,7 @@ async function main() {
   if (flags.has("--if-missing") && existsSync(join(dist, "sectora_bg.wasm"))) return;
   const env = toolchain();
   const module = glue(env, cargo(env));
-  if (contract) return say(`done: ${dist}`);
+  if (contract) return contractBundles();
   if (!flags.has("--no-opt")) optimise(module);
   rmSync(dist, { recursive: true, force: true });
   mkdirSync(dist, { recursive: true });

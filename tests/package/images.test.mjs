@@ -24,8 +24,23 @@ writeFileSync(file("disk.raw"), original);
 /** As people and programs see it, without the order of members. */
 const plain = (value) => JSON.parse(toJson(value));
 
-/** A map without the names of files, which qemu-img keeps to itself. */
-const unnamed = (entries) => plain(entries).map(({ filename: _, ...rest }) => rest);
+/**
+ * A map without the names of files, which qemu-img keeps to itself, and without the holes of the
+ * image file, which Node has no way to see.
+ */
+function unnamed(entries) {
+  const out = [];
+  for (const { filename: _, ...entry } of plain(entries)) {
+    if (entry.data && entry.present) entry.zero = false;
+    const { start, length, offset, ...status } = entry;
+    const last = out.at(-1);
+    const { start: lastStart, length: lastLength, offset: lastOffset, ...lastStatus } = last ?? {};
+    const continues = last && lastStart + lastLength === start && (offset === undefined ? lastOffset === undefined : lastOffset + lastLength === offset);
+    if (continues && JSON.stringify(Object.entries(status).sort()) === JSON.stringify(Object.entries(lastStatus).sort())) last.length += length;
+    else out.push(entry);
+  }
+  return out;
+}
 
 const qcow2Options = [];
 for (const compat of ["0.10", "1.1"]) {
@@ -58,7 +73,7 @@ describe("images of qemu-img's", needsQemu, () => {
         assert.equal(image.size, BigInt(SIZE));
         assert.equal(image.format, "qcow2");
         assert.deepEqual(plain(await image.info()), qemuJson("info", "--output=json", name));
-        assert.deepEqual(unnamed(await image.map()), qemuJson("map", "--output=json", name));
+        assert.deepEqual(unnamed(await image.map()), unnamed(qemuJson("map", "--output=json", name)));
         const { findings, ...check } = plain(await image.check());
         assert.deepEqual(findings, []);
         assert.deepEqual(check, qemuJson("check", "--output=json", name));
@@ -192,7 +207,7 @@ describe("references", needsQemu, () => {
       await image.close();
     }
     const image = await open(file("top.qcow2"), { resolve: ({ name }) => file(name) });
-    assert.deepEqual(unnamed(await image.map()), qemuJson("map", "--output=json", file("top.qcow2")));
+    assert.deepEqual(unnamed(await image.map()), unnamed(qemuJson("map", "--output=json", file("top.qcow2"))));
     await image.close();
   });
 

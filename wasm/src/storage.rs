@@ -150,15 +150,28 @@ impl HostDevice {
         self.shared.pending.settled().await;
     }
 
-    /// Refuses a change.
-    fn changeable(&self, end: Option<u64>) -> Result<()> {
+    /// Refuses a change of `len` bytes at `offset` that cannot be.
+    fn changeable(&self, offset: u64, len: u64) -> Result<()> {
         if !self.writable {
             return Err(Error::denied(format!("'{}' cannot be written to", self.name)));
         }
-        match end {
+        match offset.checked_add(len) {
             Some(end) if end <= MAX_LEN => Ok(()),
-            _ => Err(Error::limit(format!("'{}' cannot be longer than 2^53 bytes", self.name))),
+            Some(_) => {
+                Err(Error::limit(format!("'{}' cannot be longer than 2^53 bytes", self.name)))
+            }
+            None => {
+                Err(Error::invalid(format!("request {offset:#x}+{len:#x} ends past every device")))
+            }
         }
+    }
+
+    /// A write of nothing behind the end still makes the device longer.
+    async fn reach(&self, end: u64) -> Result<()> {
+        if end <= self.len() {
+            return Ok(());
+        }
+        self.change(end, end, |shared| async move { shared.truncate(end).await }).await
     }
 
     async fn read_range(&self, offset: u64, len: u64) -> Result<Segments> {
@@ -373,10 +386,13 @@ impl BlockDevice for HostDevice {
 
     fn write(&self, offset: u64, data: Segments, flags: WriteFlags) -> BoxFuture<'_, Result<()>> {
         Box::pin(SendWrapper::new(async move {
-            let end = offset.checked_add(data.len());
-            self.changeable(end)?;
+            if data.len() > self.limits().max_transfer.into() {
+                let len = data.len();
+                return Err(Error::invalid(format!("a write of {len:#x} bytes is too long")));
+            }
+            self.changeable(offset, data.len())?;
             if data.is_empty() {
-                return Ok(());
+                return self.reach(offset).await;
             }
             let sync = self.sync;
             self.change(offset, offset + data.len(), |shared| async move {
@@ -392,9 +408,9 @@ impl BlockDevice for HostDevice {
 
     fn write_zeroes(&self, offset: u64, len: u64, flags: ZeroFlags) -> BoxFuture<'_, Result<()>> {
         Box::pin(SendWrapper::new(async move {
-            self.changeable(offset.checked_add(len))?;
+            self.changeable(offset, len)?;
             if len == 0 {
-                return Ok(());
+                return self.reach(offset).await;
             }
             if flags.contains(ZeroFlags::NO_FALLBACK) && offset < self.len() {
                 return Err(Error::unsupported(format!(
@@ -412,7 +428,7 @@ impl BlockDevice for HostDevice {
 
     fn discard(&self, offset: u64, len: u64) -> BoxFuture<'_, Result<()>> {
         // Giving up contents is allowed to keep them.
-        let checked = self.changeable(Some(0)).and_then(|()| within(offset, len, self.len()));
+        let checked = self.changeable(0, 0).and_then(|()| within(offset, len, self.len()));
         Box::pin(ready(checked))
     }
 
@@ -437,7 +453,7 @@ impl BlockDevice for HostDevice {
 
     fn set_len(&self, len: u64, preallocation: Preallocation) -> BoxFuture<'_, Result<()>> {
         Box::pin(SendWrapper::new(async move {
-            self.changeable(Some(len))?;
+            self.changeable(0, len)?;
             let (old, sync) = (self.len(), self.sync);
             let full = match preallocation {
                 Preallocation::Off => false,

@@ -119,9 +119,36 @@ function report(listener: (done: bigint, total: bigint) => void, done: number, t
   }
 }
 
-/** The options that the engine itself reads. */
-function own(options: object): object {
+/** What a new image has. */
+const NEW = [
+  "format",
+  "preallocation",
+  "compat",
+  "clusterSize",
+  "refcountBits",
+  "compressionType",
+  "extendedL2",
+  "lazyRefcounts",
+  "backing",
+];
+/** The options that the engine itself reads, by call. */
+const OPTIONS = {
+  open: ["format", "backing", "snapshot", "name"],
+  create: [...NEW, "size"],
+  measure: NEW,
+  convert: [...NEW, "compressed", "sparseSize"],
+  stream: [...NEW, "sparseSize"],
+} as const;
+
+/** The options for a call of the bindings. A name that is not known is a mistake, not a wish. */
+function own(call: keyof typeof OPTIONS, options: object): object {
+  if (typeof options !== "object" || options === null) throw invalid("the options are missing");
   const { signal: _, onProgress: __, resolve: ___, ...rest } = options as Record<string, unknown>;
+  for (const name of Object.keys(rest)) {
+    if (!(OPTIONS[call] as readonly string[]).includes(name)) {
+      throw invalid(`${call} has no option '${name}' (it has: ${OPTIONS[call].join(", ")})`);
+    }
+  }
   return rest;
 }
 
@@ -159,7 +186,7 @@ export class LocalEngine implements Engine {
       const handle = await run<bindings.Image>(options, (task) =>
         bindings.open(
           main.storage as bindings.Storage,
-          own(options),
+          own("open", options),
           resolve && ((...reference: string[]) => this.#resolve(resolve, opened, reference)),
           task,
         ),
@@ -194,13 +221,13 @@ export class LocalEngine implements Engine {
     await this.measure(sized(options));
     const needs = { sequential: false, writeOnly: options.format === "raw", sources: new Set<string>() };
     return writeTo(this.#platform, target, needs, (opened) =>
-      run(options, (task) => bindings.create(opened.storage as bindings.Storage, own(sized(options)), task)),
+      run(options, (task) => bindings.create(opened.storage as bindings.Storage, own("create", sized(options)), task)),
     );
   }
 
   async measure(options: NewFormat & { size: bigint | number }): Promise<BlockMeasureInfo> {
     this.#check();
-    return run(undefined, async () => plainCounts(bindings.measureNew(own(sized(options)))));
+    return run(undefined, async () => plainCounts(bindings.measureNew(own("create", sized(options)))));
   }
 
   async close(): Promise<void> {
@@ -320,7 +347,7 @@ class LocalImage implements Image {
 
   async measure(options: MeasureOptions): Promise<BlockMeasureInfo> {
     return plainCounts(
-      await this.#run<BlockMeasureInfo>(options, (task) => this.#handle.measure(own(options), task)),
+      await this.#run<BlockMeasureInfo>(options, (task) => this.#handle.measure(own("measure", options), task)),
     );
   }
 
@@ -346,7 +373,7 @@ class LocalImage implements Image {
   async convert(target: Target, options: ConvertOptions): Promise<ConvertResult> {
     // Options that cannot be are refused before the target is touched.
     const { compressed: _, sparseSize: __, onProgress: ___, ...format } = options;
-    await this.#run(undefined, async () => bindings.measureNew(own({ ...format, size: this.size })));
+    await this.#run(undefined, async () => bindings.measureNew(own("create", { ...format, size: this.size })));
     const qcow2 = options.format === "qcow2";
     const plain = !options.compressed && (options.preallocation ?? "off") === "off" && !(qcow2 && options.backing);
     const needs = {
@@ -357,7 +384,7 @@ class LocalImage implements Image {
     return writeTo(this.#platform, target, needs, async ({ storage, write }) => {
       if (storage) {
         return this.#run(options, (task) =>
-          this.#handle.convert(storage as bindings.Storage, own(options), task),
+          this.#handle.convert(storage as bindings.Storage, own("convert", options), task),
         );
       }
       let size = 0;
@@ -367,7 +394,7 @@ class LocalImage implements Image {
             size += chunk.length;
             await write?.(chunk);
           },
-          own(options),
+          own("convert", options),
           task,
         ),
       );
@@ -393,7 +420,7 @@ class LocalImage implements Image {
             });
           };
           this.#run({ ...options, signal: stop.signal }, (task) =>
-            this.#handle.stream(push, own(options), task),
+            this.#handle.stream(push, own("stream", options), task),
           )
             .then(
               () => controller.close(),
