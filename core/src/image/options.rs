@@ -78,12 +78,12 @@ const EXTENT_SIZE_HINT: CreateOption =
 /// In the order in which a set of them is shown.
 static RAW: [CreateOption; 4] = [
     SIZE,
+    NOCOW,
     of_file(option(
         "preallocation",
         Text,
         "Preallocation mode (allowed values: off, falloc, full)",
     )),
-    NOCOW,
     EXTENT_SIZE_HINT,
 ];
 

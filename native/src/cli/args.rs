@@ -92,7 +92,8 @@ impl Cache {
     /// The cache mode of a source.
     pub(super) fn source(mode: Option<&str>) -> Result<Self, Failure> {
         let Some(mode) = mode else { return Ok(Self::default()) };
-        Self::parse(mode).ok_or_else(|| Failure::new(format!("Invalid source cache option: {mode}")))
+        Self::parse(mode)
+            .ok_or_else(|| Failure::new(format!("Invalid source cache option: {mode}")))
     }
 }
 
@@ -101,18 +102,16 @@ pub(super) fn bytes(what: &str, text: &str) -> Result<u64, Failure> {
     let most = i64::MAX as u64;
     match parse_size(text) {
         Ok(size) if size <= most => Ok(size),
-        Ok(_) | Err(SizeError::Range) => Err(Failure::new(format!(
-            "Invalid {what} specified. Must be between 0 and {most}."
-        ))),
+        Ok(_) | Err(SizeError::Range) => {
+            Err(Failure::new(format!("Invalid {what} specified. Must be between 0 and {most}.")))
+        }
         Err(SizeError::Syntax) => Err(Failure::new(format!("Invalid {what} specified: '{text}'."))),
     }
 }
 
 /// The format called `name`, as one that images can be created in.
 pub(super) fn target_format(name: &str) -> Result<FormatName, Failure> {
-    let format = name
-        .parse()
-        .map_err(|_| Failure::new(format!("Unknown file format '{name}'")))?;
+    let format = name.parse().map_err(|_| Failure::new(format!("Unknown file format '{name}'")))?;
     if create_options(format).is_none() {
         return Err(Failure::new(format!(
             "Format driver '{name}' does not support image creation"
@@ -125,7 +124,8 @@ pub(super) fn target_format(name: &str) -> Result<FormatName, Failure> {
 pub(super) fn option_set(format: FormatName, lists: &[String]) -> Result<OptionSet, Failure> {
     let mut set = OptionSet::new(format)?;
     for list in lists {
-        if list.is_empty() || list.starts_with(',') || list.ends_with(',') && !list.ends_with(",,") {
+        if list.is_empty() || list.starts_with(',') || list.ends_with(',') && !list.ends_with(",,")
+        {
             return Err(Failure::new(format!("Invalid option list: {list}")));
         }
         set.add(list)?;

@@ -63,7 +63,8 @@ pub(super) fn run(args: Args) -> Outcome {
     block_on(Threads::One, |runtime| {
         let host = Host::new(runtime, &args.host, args.force_share);
         async move {
-            let image = host.open(filename, Opening::to_read(args.format.as_deref(), cache)).await?;
+            let image =
+                host.open(filename, Opening::to_read(args.format.as_deref(), cache)).await?;
             let found = match check(&image, &no_progress).await {
                 Ok(found) => found,
                 Err(e) => return Err(Failure::from(e).context("Check failed")),

@@ -3,8 +3,8 @@
 //! The new image appears under its name when it is complete: a copy that fails, is stopped or
 //! killed leaves what was there before. With `-n` an image that exists is written in place.
 
-use super::args::{Cache, HostArgs, bytes, option_help, option_set, target_format};
 use super::args::wants_option_help;
+use super::args::{Cache, HostArgs, bytes, option_help, option_set, target_format};
 use super::create::NewTarget;
 use super::failure::{Failure, Outcome};
 use super::host::{Host, Opening, Threads, block_on};
@@ -13,13 +13,15 @@ use super::progress::{Meter, ProgressArgs};
 use crate::storage::SequentialSink;
 use sectora_core::format::{FormatName, Layer, OpenOptions, open};
 use sectora_core::image::{self, ConvertOptions, OptionSet};
-use sectora_core::io::{Access, BlockDevice, Capabilities, Device};
+use sectora_core::io::{Access, BlockDevice, Capabilities, Device, ExtentFlags};
 use std::io::IsTerminal;
 use std::sync::Arc;
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "With - as the output the new image is written to standard output in one pass: \
-                        raw, or qcow2 without compression.")]
+#[command(
+    after_help = "With - as the output the new image is written to standard output in one pass: \
+                        raw, or qcow2 without compression."
+)]
 pub(super) struct Args {
     /// Print nothing but errors
     #[arg(short, long)]
@@ -37,7 +39,13 @@ pub(super) struct Args {
     source_cache: Option<String>,
 
     /// Format of the new image
-    #[arg(short = 'O', long, value_name = "FMT", default_value = "raw", allow_hyphen_values = true)]
+    #[arg(
+        short = 'O',
+        long,
+        value_name = "FMT",
+        default_value = "raw",
+        allow_hyphen_values = true
+    )]
     target_format: String,
 
     /// Creation options of the new image: NAME=VALUE,…; 'help' lists them
@@ -198,9 +206,10 @@ fn convert_options(args: &Args) -> Result<ConvertOptions, Failure> {
     let parallel = args.parallel.parse::<i64>().map_err(|_| {
         Failure::new(format!("Invalid number of coroutines specified: '{}'.", args.parallel))
     })?;
-    let parallel = u16::try_from(parallel).ok().filter(|n| (1..=16).contains(n)).ok_or_else(|| {
-        Failure::new("Invalid number of coroutines specified. Must be between 1 and 16.")
-    })?;
+    let parallel =
+        u16::try_from(parallel).ok().filter(|n| (1..=16).contains(n)).ok_or_else(|| {
+            Failure::new("Invalid number of coroutines specified. Must be between 1 and 16.")
+        })?;
     let defaults = ConvertOptions::default();
     let sparse_size = match &args.sparse_size {
         None => defaults.sparse_size,
@@ -232,17 +241,19 @@ impl Job<'_> {
         };
         let source: Device = self.host.open(self.source, how).await?;
         if self.args.no_create {
-            return self.into_existing(&source).await;
+            return self.write_existing(&source).await;
         }
         let options = self.target_options(&source)?;
-        if self.target == "-" { self.stream(&source, &options).await } else {
+        if self.target == "-" {
+            self.stream(&source, &options).await
+        } else {
             let named = |f: Failure| {
                 f.context(&format!("{}: error while converting {}", self.target, self.format))
             };
             let new = NewTarget::new(self.host, self.target, options.image()?, self.target_cache)
                 .map_err(named)?;
             new.create(self.host).await.map_err(named)?;
-            self.into_new(&source, &new).await?;
+            self.write_new(&source, &new).await?;
             new.commit().await.map_err(named)
         }
     }
@@ -269,7 +280,7 @@ impl Job<'_> {
         Ok(options)
     }
 
-    async fn into_new(&self, source: &Device, new: &NewTarget) -> Result<(), Failure> {
+    async fn write_new(&self, source: &Device, new: &NewTarget) -> Result<(), Failure> {
         let options = OpenOptions {
             format: Some(self.format),
             access: Access::ReadWrite,
@@ -283,7 +294,7 @@ impl Job<'_> {
         self.copy(source, target, ConvertOptions { target_is_zero: fresh, ..self.options }).await
     }
 
-    async fn into_existing(&self, source: &Device) -> Result<(), Failure> {
+    async fn write_existing(&self, source: &Device) -> Result<(), Failure> {
         let how = Opening {
             format: Some(self.format.as_str()),
             access: Access::ReadWrite,
@@ -312,10 +323,26 @@ impl Job<'_> {
     ) -> Result<(), Failure> {
         let meter = self.meter();
         let target: Device = target;
+        let parallel = self.workers(source, options).await?;
+        let options = ConvertOptions { parallel, ..options };
         let tell = |done, total| meter.tell(done, total);
         let result = image::convert(&self.host.runtime, source, &target, options, &tell).await;
         meter.finish();
         Ok(result?)
+    }
+
+    /// How many requests are really in flight. Copies from page cache to page cache are as fast as
+    /// memory: more than two get into each other's way. Where something computes or waits for a
+    /// disk it is as many as were asked for.
+    async fn workers(&self, source: &Device, options: ConvertOptions) -> Result<u16, Failure> {
+        const COPYING: u16 = 2;
+        let cached = !self.source_cache.direct && !self.target_cache.direct;
+        if !cached || options.compress || source.len() == 0 {
+            return Ok(options.parallel);
+        }
+        let extents = source.extents(0, source.len()).await?;
+        let compressed = extents.iter().any(|e| e.flags.contains(ExtentFlags::COMPRESSED));
+        Ok(if compressed { options.parallel } else { options.parallel.min(COPYING) })
     }
 
     async fn stream(&self, source: &Device, options: &OptionSet) -> Result<(), Failure> {

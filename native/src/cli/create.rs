@@ -2,8 +2,8 @@
 //!
 //! The image appears under its name when it is complete; what had the name before stays until then.
 
-use super::args::{Cache, HostArgs, bytes, option_help, option_set, target_format};
 use super::args::wants_option_help;
+use super::args::{Cache, HostArgs, bytes, option_help, option_set, target_format};
 use super::failure::{Failure, Outcome};
 use super::host::{Host, Opening, Threads, block_on};
 use super::output::print;

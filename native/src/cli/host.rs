@@ -30,8 +30,8 @@ where
         Threads::PerCore => {
             crate::runtime::block_on(|runtime| signal::interruptible(command(runtime.into())))
         }
-        Threads::One => tokio::runtime::Builder::new_current_thread().enable_all().build().map(
-            |tokio| {
+        Threads::One => {
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map(|tokio| {
                 let runtime = {
                     let _inside = tokio.enter();
                     NativeRuntime::current()
@@ -39,8 +39,8 @@ where
                 let result = tokio.block_on(signal::interruptible(command(runtime.into())));
                 tokio.shutdown_background();
                 result
-            },
-        ),
+            })
+        }
     };
     started.map_err(|e| Failure::new(format!("cannot start: {e}")))?
 }
@@ -69,13 +69,7 @@ pub(super) struct Opening<'a> {
 impl<'a> Opening<'a> {
     /// To be read.
     pub(super) fn to_read(format: Option<&'a str>, cache: Cache) -> Self {
-        Self {
-            format,
-            cache,
-            access: Access::ReadOnly,
-            metadata_only: false,
-            shares_raw: true,
-        }
+        Self { format, cache, access: Access::ReadOnly, metadata_only: false, shares_raw: true }
     }
 }
 
@@ -104,9 +98,9 @@ impl Host {
 
     /// Opens an image and what stands below it.
     pub(super) async fn open(&self, name: &str, how: Opening<'_>) -> Result<Arc<Layer>, Failure> {
+        let name = shown(name);
         let failed = |e| Failure::opening(name, &e);
-        let format: Option<FormatName> =
-            how.format.map(str::parse).transpose().map_err(failed)?;
+        let format: Option<FormatName> = how.format.map(str::parse).transpose().map_err(failed)?;
         let options = self.opener(how.cache).options(how.access);
         let file = Arc::new(FileOpener::open_file(name, &options).map_err(failed)?);
         let options = OpenOptions {
@@ -123,4 +117,10 @@ impl Host {
         }
         Ok(layer)
     }
+}
+
+/// The name of a file as it is shown and as other names are relative to it: without the `file:`
+/// that may stand in front.
+pub(super) fn shown(name: &str) -> &str {
+    name.strip_prefix("file:").unwrap_or(name)
 }

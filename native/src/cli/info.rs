@@ -2,7 +2,7 @@
 
 use super::args::{Cache, HostArgs, OutputFormat};
 use super::failure::{Failure, Outcome};
-use super::host::{Host, Opening, Threads, block_on};
+use super::host::{Host, Opening, Threads, block_on, shown};
 use super::output::{human_size, print, print_json};
 use crate::storage::FileOpener;
 use chrono::{Local, TimeZone};
@@ -66,10 +66,7 @@ pub(super) fn run(args: Args) -> Outcome {
 }
 
 async fn one(host: &Host, name: &str, format: Option<&str>) -> Result<BlockGraphInfo, Failure> {
-    let how = Opening {
-        metadata_only: true,
-        ..Opening::to_read(format, Cache::default())
-    };
+    let how = Opening { metadata_only: true, ..Opening::to_read(format, Cache::default()) };
     let layer = host.open(name, how).await?;
     Ok(info(&layer).await?)
 }
@@ -79,6 +76,7 @@ async fn chain(
     name: &str,
     format: Option<&str>,
 ) -> Result<Vec<BlockGraphInfo>, Failure> {
+    let name = shown(name);
     let failed = |e| Failure::opening(name, &e);
     let format = format.map(str::parse).transpose().map_err(failed)?;
     let options = host.opener(Cache::default()).options(Access::ReadOnly);
@@ -100,7 +98,12 @@ pub(super) fn human(image: &BlockGraphInfo) -> String {
     text
 }
 
-fn write_child(text: &mut String, path: &str, name: &str, info: &BlockGraphInfo) -> std::fmt::Result {
+fn write_child(
+    text: &mut String,
+    path: &str,
+    name: &str,
+    info: &BlockGraphInfo,
+) -> std::fmt::Result {
     let path = format!("{path}/{name}");
     writeln!(text, "Child node '{path}':")?;
     write_node(text, "    ", &info.base, "filename", "protocol type", "file length")?;
@@ -155,7 +158,8 @@ fn write_node(
     }
     if let Some(specific) = &node.format_specific {
         let value = serde_json::to_value(specific).unwrap_or_default();
-        if let Some(data) = value.get("data").filter(|d| d.as_object().is_some_and(|d| !d.is_empty()))
+        if let Some(data) =
+            value.get("data").filter(|d| d.as_object().is_some_and(|d| !d.is_empty()))
         {
             writeln!(text, "{indent}Format specific information:")?;
             write_value(text, &format!("{indent}    "), data)?;

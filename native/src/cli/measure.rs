@@ -11,7 +11,13 @@ use sectora_core::io::BlockDevice;
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Format of the new image
-    #[arg(short = 'O', long, value_name = "FMT", default_value = "raw", allow_hyphen_values = true)]
+    #[arg(
+        short = 'O',
+        long,
+        value_name = "FMT",
+        default_value = "raw",
+        allow_hyphen_values = true
+    )]
     target_format: String,
 
     /// Creation options of the new image: NAME=VALUE,…; 'help' lists them

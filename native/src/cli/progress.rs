@@ -105,7 +105,11 @@ impl Meter {
         let now = 1 + hundredths(done.load(Ordering::Relaxed), total.load(Ordering::Relaxed));
         let last = self.0.shown.load(Ordering::Relaxed);
         let due = last == 0 || now >= last + 100 || (now == 10_001 && last != now);
-        due && self.0.shown.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        due && self
+            .0
+            .shown
+            .compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
     }
 
     /// Somebody asked.

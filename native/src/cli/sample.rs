@@ -41,8 +41,9 @@ impl Folder {
         fill_random(&mut salt);
         let name = format!("sectora-sample-{:016x}", u64::from_ne_bytes(salt));
         let path = std::env::temp_dir().join(name);
-        std::fs::create_dir(&path)
-            .map_err(|e| Failure::new(format!("cannot make the folder '{}': {e}", path.display())))?;
+        std::fs::create_dir(&path).map_err(|e| {
+            Failure::new(format!("cannot make the folder '{}': {e}", path.display()))
+        })?;
         Ok(Self(path))
     }
 }

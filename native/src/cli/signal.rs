@@ -10,13 +10,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// with it everything that has no final name yet.
 pub(super) async fn interruptible(work: impl Future<Output = Outcome>) -> Outcome {
     // Where signals cannot be caught they end the process, as they always did.
-    let mut stops: Vec<(Signal, &str, u8)> = [
-        (SignalKind::interrupt(), "SIGINT", 130),
-        (SignalKind::terminate(), "SIGTERM", 143),
-    ]
-    .into_iter()
-    .filter_map(|(kind, name, code)| Some((signal(kind).ok()?, name, code)))
-    .collect();
+    let mut stops: Vec<(Signal, &str, u8)> =
+        [(SignalKind::interrupt(), "SIGINT", 130), (SignalKind::terminate(), "SIGTERM", 143)]
+            .into_iter()
+            .filter_map(|(kind, name, code)| Some((signal(kind).ok()?, name, code)))
+            .collect();
     let mut work = pin!(work);
     poll_fn(|cx| {
         for (stop, name, code) in &mut stops {

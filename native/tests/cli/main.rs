@@ -1,0 +1,43 @@
+//! The program against the installed qemu-img: the same command lines on the same images, and the
+//! promises that the program makes beyond it.
+//!
+//! Ours runs through a symbolic link called `qemu-img`, so that what both print on standard output
+//! must be the same to the letter. Messages on standard error have the same shape and their own
+//! words; only their presence is compared.
+
+mod promises;
+mod reading;
+mod setup;
+mod writing;
+
+use libtest_mimic::{Arguments, Trial};
+
+fn main() {
+    let skipped = !setup::have_reference_tools();
+    let against_reference: [(&str, fn()); 6] = [
+        ("reading_verbs_print_what_the_reference_prints", reading::every_verb_on_every_image),
+        ("ranges_and_formats_are_understood_alike", reading::options_of_reading_verbs),
+        ("wrong_command_lines_are_refused_alike", reading::wrong_command_lines),
+        ("new_images_are_what_the_reference_makes", writing::new_images),
+        ("copies_hold_what_their_sources_hold", writing::copies),
+        ("images_in_use_are_refused_alike", promises::images_in_use),
+    ];
+    let own: [(&str, fn()); 7] = [
+        ("a_failed_copy_leaves_what_was_there", promises::failed_copy),
+        ("a_stopped_copy_leaves_what_was_there", promises::stopped_copy),
+        ("an_image_streams_to_standard_output", promises::stream),
+        ("a_reader_that_goes_away_is_no_error", promises::broken_pipe),
+        ("progress_is_told_as_json_lines", promises::progress),
+        ("the_sample_shows_itself_and_leaves_nothing", promises::sample),
+        ("what_is_not_supported_is_refused", promises::unsupported),
+    ];
+    let trial = |(name, test): (&str, fn())| {
+        Trial::test(name, move || {
+            test();
+            Ok(())
+        })
+        .with_ignored_flag(skipped)
+    };
+    let trials = against_reference.into_iter().chain(own).map(trial).collect();
+    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+}
