@@ -1,0 +1,413 @@
+//! Futures dropped at each await, requests that land late, and several threads on one image.
+
+use super::builder::{CLUSTER, DATA, FILL, Image, L2, open_file};
+use super::disks::{Disk, note, perform};
+use super::{findings, rounds};
+use crate::format::Layer;
+use crate::io::testing::model::{self, Flat, ModelOptions, Op, Session, Subject, payload};
+use crate::io::testing::{
+    CallFilter, CallKinds, DelayDevice, HoldDevice, Rng, SimRuntime, YieldDevice, abandon_at,
+    drop_at_each_await, yield_now,
+};
+use crate::io::{
+    Access, BlockDevice, BoxFuture, Device, MemoryDevice, Runtime, WriteFlags, ZeroFlags,
+};
+use crate::{Error, Result};
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::sync::Arc;
+use alloc::task::Wake;
+use alloc::vec::Vec;
+use core::pin::pin;
+use core::task::{Context, Poll, Waker};
+use core::time::Duration;
+
+/// An image with some operations behind it.
+struct World {
+    file: Device,
+    data: Option<Device>,
+    layer: Arc<Layer>,
+    model: Flat,
+}
+
+/// The image after the operations `before`, none of which is abandoned.
+async fn world(disk: &Disk, contents: &Flat, before: &[Op]) -> World {
+    let (file, data) = disk.copies();
+    let slow = |device: &Device| Arc::new(YieldDevice::new(device.clone())) as Device;
+    let layer =
+        disk.open(slow(&file), data.as_ref().map(slow), Access::ReadWrite).await.expect("it opens");
+    let mut model = contents.clone();
+    for op in before {
+        perform(layer.clone(), op.clone()).await.expect("nothing fails");
+        note(&mut model, op, true);
+    }
+    World { file, data, layer, model }
+}
+
+/// Uses the image after `op` was abandoned (or completed), opens it again, and looks at it.
+async fn assert_whole(name: &str, disk: &Disk, mut world: World, op: &Op, completed: bool) {
+    note(&mut world.model, op, completed);
+    if let (Op::SetLen(wanted), false) = (op, completed) {
+        world.model.resized(world.layer.len(), *wanted).expect("the old length or the new");
+    }
+    let after = Op::Write { range: 0x5200..0x7700, tag: 6, flags: WriteFlags::empty() };
+    for op in [after, Op::Flush, Op::Flush] {
+        perform(world.layer.clone(), op.clone())
+            .await
+            .unwrap_or_else(|e| panic!("{name}: {op} afterwards: {e:?}"));
+        note(&mut world.model, &op, true);
+    }
+    world.model.verify(&*world.layer).await.unwrap_or_else(|what| panic!("{name}: {what}"));
+    let World { file, data, layer, mut model } = world;
+    drop(layer);
+    let layer = disk.open(file, data, Access::ReadOnly).await.expect("it opens");
+    assert_eq!(findings(&layer).await.expect("a report"), [], "{name}");
+    if let (Op::SetLen(wanted), false) = (op, completed) {
+        model.resized(layer.len(), *wanted).expect("the old length or the new");
+    }
+    let verdict = model.verify(&*layer).await;
+    verdict.unwrap_or_else(|what| panic!("{name}, opened again: {what}"));
+}
+
+#[test]
+fn an_operation_dropped_at_any_await_leaves_the_image_whole() {
+    let runtime = SimRuntime::new(1);
+    runtime.block_on(async {
+        for disk in Disk::all(&runtime).await {
+            let contents = disk.contents().await;
+            let ops: Vec<Op> =
+                disk.plan.0.iter().filter(|op| **op != Op::Reopen).cloned().collect();
+            let mut drops = 0;
+            for (i, op) in ops.iter().enumerate() {
+                let mut waits = 0;
+                drops += drop_at_each_await(
+                    async || {
+                        let world = world(&disk, &contents, &ops[..i]).await;
+                        let operation = perform(world.layer.clone(), op.clone());
+                        (world, operation)
+                    },
+                    async |world, result| {
+                        let name = format!("{}, op {i} ({op}) dropped at {waits}", disk.name);
+                        if let Some(Err(e)) = &result {
+                            panic!("{name}: it fails: {e:?}");
+                        }
+                        assert_whole(&name, &disk, world, op, result.is_some()).await;
+                        waits += 1;
+                    },
+                )
+                .await;
+            }
+            assert!(drops > 50, "{}: {drops} drops", disk.name);
+        }
+    });
+}
+
+/// An image over a device that holds calls, and its runtime.
+fn held() -> (SimRuntime, Arc<MemoryDevice>, Arc<HoldDevice>, Arc<Layer>) {
+    let runtime = SimRuntime::new(1);
+    let file = Image::v3().device();
+    let hold = Arc::new(HoldDevice::new(file.clone(), runtime.handle()));
+    let layer =
+        runtime.block_on(open_file(&runtime, hold.clone(), Access::ReadWrite)).expect("it opens");
+    (runtime, file, hold, layer)
+}
+
+async fn write(layer: &Layer, guest: u64, byte: u8) -> Result<()> {
+    layer.write(guest, alloc::vec![byte; CLUSTER].into(), WriteFlags::empty()).await
+}
+
+/// Where a guest cluster lies.
+async fn host(layer: &Layer, guest: u64) -> Option<u64> {
+    let extents = layer.extents(guest, CLUSTER as u64).await.expect("extents");
+    extents[0].host.as_ref().map(|host| host.offset)
+}
+
+async fn assert_clean_again(runtime: &SimRuntime, file: &Arc<MemoryDevice>, layer: Arc<Layer>) {
+    layer.flush().await.expect("durable");
+    layer.flush().await.expect("durable");
+    drop(layer);
+    let layer = open_file(runtime, file.clone(), Access::ReadOnly).await.expect("it opens");
+    assert_eq!(findings(&layer).await.expect("a report"), []);
+}
+
+/// The write of a dropped future is under way in its host cluster: nobody else may get that
+/// cluster before it has landed.
+#[test]
+fn the_cluster_of_an_abandoned_write_is_not_reused_before_the_write_has_landed() {
+    let (runtime, file, hold, layer) = held();
+    runtime.block_on(async {
+        hold.hold(CallFilter::of(CallKinds::WRITE));
+        assert!(abandon_at(write(&layer, 0x1000, 0x11), 1).await.is_none());
+        // The task of the held write is entered, and nothing more.
+        yield_now().await;
+        let held = hold.held();
+        assert_eq!(held.len(), 1, "{held:?}");
+        assert!(held[0].abandoned);
+        let late = held[0].call.offset;
+        hold.pass();
+        for i in 0..8 {
+            write(&layer, 0x2000 + i * CLUSTER as u64, 0x20).await.expect("writable");
+            let place = host(&layer, 0x2000 + i * CLUSTER as u64).await;
+            assert_ne!(place, Some(late), "cluster {i} lies where the write will land");
+        }
+        assert!(hold.release(held[0].id));
+        hold.landed().await;
+        assert_eq!(file.to_vec()[late as usize], 0x11);
+        // Now it can be had.
+        layer.flush().await.expect("durable");
+        write(&layer, 0x3000, 0x30).await.expect("writable");
+        assert_eq!(host(&layer, 0x3000).await, Some(late), "it is never used again");
+        assert_eq!(layer.read(0x1000, 1).await.expect("readable").to_vec(), [0]);
+        assert_eq!(layer.read(0x3000, 1).await.expect("readable").to_vec(), [0x30]);
+        assert_clean_again(&runtime, &file, layer).await;
+    });
+}
+
+/// A write in place is under way while its cluster is discarded, and somebody looks for space.
+#[test]
+fn a_discarded_cluster_is_not_reused_while_a_write_to_it_is_under_way() {
+    let (runtime, file, hold, layer) = held();
+    runtime.block_on(async {
+        hold.hold(CallFilter::of(CallKinds::WRITE).within(DATA as u64..(DATA + CLUSTER) as u64));
+        let writer = layer.clone();
+        runtime.spawn(Box::pin(async move {
+            write(&writer, 0, 0x11).await.expect("it completes in the end");
+        }));
+        while hold.held().is_empty() {
+            yield_now().await;
+        }
+        hold.pass();
+        layer.discard(0, CLUSTER as u64).await.expect("discard");
+        layer.flush().await.expect("durable");
+        layer.flush().await.expect("durable");
+        for i in 1..9 {
+            write(&layer, i * CLUSTER as u64, 0x20).await.expect("writable");
+            assert_ne!(host(&layer, i * CLUSTER as u64).await, Some(DATA as u64), "cluster {i}");
+        }
+        assert_eq!(hold.release_all(), 1);
+        hold.landed().await;
+        while Arc::strong_count(&layer) > 1 {
+            yield_now().await;
+        }
+        layer.flush().await.expect("durable");
+        write(&layer, 0x2000, 0x30).await.expect("writable");
+        assert_eq!(host(&layer, 0x2000).await, Some(DATA as u64), "it is never used again");
+        let found = layer.read(0, 9 * CLUSTER as u64).await.expect("readable").to_vec();
+        assert!(found[..CLUSTER].iter().all(|b| *b == 0));
+        assert!(found[CLUSTER..].iter().all(|b| *b == 0x20));
+        assert_clean_again(&runtime, &file, layer).await;
+    });
+}
+
+/// A read has learnt an address before the cluster was given up: it must not see what others put
+/// there.
+#[test]
+fn a_discarded_cluster_is_not_reused_while_a_read_of_it_is_under_way() {
+    let (runtime, file, hold, layer) = held();
+    runtime.block_on(async {
+        // The table is in memory, so that the read is of data.
+        layer.read(CLUSTER as u64, 1).await.expect("readable");
+        hold.hold(CallFilter::of(CallKinds::READ));
+        let (reader, done) = (layer.clone(), Arc::new(crate::sync::Mutex::new(None)));
+        let out = done.clone();
+        runtime.spawn(Box::pin(async move {
+            let found = reader.read(0, CLUSTER as u64).await.expect("readable").to_vec();
+            *out.lock() = Some(found);
+        }));
+        while hold.held().is_empty() {
+            yield_now().await;
+        }
+        hold.pass();
+        layer.discard(0, CLUSTER as u64).await.expect("discard");
+        layer.flush().await.expect("durable");
+        layer.flush().await.expect("durable");
+        for i in 1..9 {
+            write(&layer, i * CLUSTER as u64, 0x20).await.expect("writable");
+        }
+        assert_eq!(hold.release_all(), 1);
+        let found = loop {
+            if let Some(found) = done.lock().take() {
+                break found;
+            }
+            yield_now().await;
+        };
+        assert_eq!(found, [FILL; CLUSTER], "the read sees what was there when it began");
+        layer.flush().await.expect("durable");
+        write(&layer, 0x2000, 0x30).await.expect("writable");
+        assert_eq!(host(&layer, 0x2000).await, Some(DATA as u64), "it is never used again");
+        assert_clean_again(&runtime, &file, layer).await;
+    });
+}
+
+/// The mapping of a new cluster is on disk only after its bytes are, whatever lands when.
+#[test]
+fn a_mapping_is_not_written_before_its_bytes_have_landed() {
+    let (runtime, file, hold, layer) = held();
+    runtime.block_on(async {
+        hold.hold(CallFilter::of(CallKinds::WRITE).within(6 * CLUSTER as u64..u64::MAX));
+        let writer = layer.clone();
+        runtime.spawn(Box::pin(async move {
+            write(&writer, 0x1000, 0x11).await.expect("it completes in the end");
+        }));
+        while hold.held().is_empty() {
+            yield_now().await;
+        }
+        layer.flush().await.expect("durable");
+        let entry = L2 + 8 * 0x1000 / CLUSTER;
+        assert_eq!(file.to_vec()[entry..entry + 8], [0; 8], "it shows what is not there yet");
+        hold.pass();
+        hold.release_all();
+        while Arc::strong_count(&layer) > 1 {
+            yield_now().await;
+        }
+        assert_clean_again(&runtime, &file, layer).await;
+    });
+}
+
+/// An image over a device on which requests overtake each other.
+struct Slow<'a> {
+    disk: &'a Disk,
+    runtime: &'a SimRuntime,
+    seed: u64,
+}
+
+impl Subject for Slow<'_> {
+    fn make(&self) -> BoxFuture<'_, Result<Device>> {
+        Box::pin(async {
+            let (file, data) = self.disk.copies();
+            let slow = |device: Device| {
+                let longest = Duration::from_millis(1);
+                let runtime = self.runtime.handle();
+                Arc::new(DelayDevice::new(device, runtime, longest, self.seed)) as Device
+            };
+            let layer = self.disk.open(slow(file), data.map(slow), Access::ReadWrite).await?;
+            Ok(layer as Device)
+        })
+    }
+
+    fn inspect<'a>(&'a self, device: &'a dyn BlockDevice) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            // Twice: the first lets go of what the second writes down.
+            device.flush().await?;
+            device.flush().await
+        })
+    }
+}
+
+#[test]
+fn requests_that_overtake_each_other_behave_like_a_flat_disk() {
+    let mut seeds = Rng::new(3);
+    for round in 0..rounds() {
+        let seed = seeds.next_u64();
+        let runtime = SimRuntime::new(seed);
+        runtime.block_on(async {
+            for disk in Disk::all(&runtime).await {
+                let slow = Slow { disk: &disk, runtime: &runtime, seed };
+                let mut session = Session::start(&slow, 1 << 30).await.expect("it opens");
+                let options = ModelOptions {
+                    seed,
+                    ops: 40,
+                    window: session.device().len(),
+                    longest: 0x3000,
+                    in_flight: 12,
+                    compressed: disk.data.is_none(),
+                    ..ModelOptions::default()
+                };
+                let plan = model::generate(&**session.device(), &options);
+                let result = match session.run(&plan).await {
+                    Ok(()) => session.finish().await,
+                    failed => failed,
+                };
+                if let Err(what) = result {
+                    panic!("{}, round {round}, seed {seed:#x}: {what}\n{plan}", disk.name);
+                }
+            }
+        });
+    }
+}
+
+/// Runs a future on this thread.
+fn block_on<F: Future>(future: F) -> F::Output {
+    struct Thread(std::thread::Thread);
+    impl Wake for Thread {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Thread(std::thread::current())));
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(value) => return value,
+            Poll::Pending => std::thread::park(),
+        }
+    }
+}
+
+/// One thread's operations: it owns the bytes at `lane` of every 256 in turn, so that the threads
+/// share clusters and never bytes.
+async fn drive(layer: &Layer, lane: u64, lanes: u64, seed: u64) -> Result<Flat, Error> {
+    const PART: u64 = 256;
+    let mut rng = Rng::new(seed);
+    let mut model = Flat::new(alloc::vec![0; (layer.len()) as usize]);
+    let parts = layer.len() / PART / lanes;
+    for tag in 0..300 {
+        let at = (rng.below(parts) * lanes + lane) * PART;
+        match rng.below(10) {
+            0 => layer.flush().await?,
+            1 => {
+                layer.write_zeroes(at, PART, ZeroFlags::MAY_UNMAP).await?;
+                model.zero(at, PART);
+            }
+            2..=4 => {
+                let found = layer.read(at, PART).await?;
+                model.check(at, &found.to_bytes()).map_err(Error::bug)?;
+            }
+            _ => {
+                let data = payload(tag, at, PART);
+                layer.write(at, data.clone(), WriteFlags::empty()).await?;
+                model.write(at, data.to_bytes());
+            }
+        }
+    }
+    for part in 0..parts {
+        let at = (part * lanes + lane) * PART;
+        let found = layer.read(at, PART).await?;
+        model.check(at, &found.to_bytes()).map_err(Error::bug)?;
+    }
+    Ok(model)
+}
+
+#[test]
+fn threads_that_share_clusters_do_not_disturb_each_other() {
+    let runtime = SimRuntime::new(1);
+    let disks = runtime.block_on(Disk::all(&runtime));
+    let names = ["small clusters", "large clusters", "extended L2", "version 2", "data file"];
+    for disk in disks.iter().filter(|disk| names.contains(&disk.name)) {
+        for round in 0..rounds() {
+            let (file, data) = disk.copies();
+            let layer = block_on(disk.open(file.clone(), data.clone(), Access::ReadWrite))
+                .expect("it opens");
+            std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..4)
+                    .map(|lane| {
+                        let layer = &layer;
+                        scope.spawn(move || block_on(drive(layer, lane, 4, 4 * round + lane)))
+                    })
+                    .collect();
+                for thread in threads {
+                    let result = thread.join().expect("no panic");
+                    result.unwrap_or_else(|e| panic!("{}: {e:?}", disk.name));
+                }
+            });
+            block_on(async {
+                layer.flush().await.expect("durable");
+                layer.flush().await.expect("durable");
+            });
+            drop(layer);
+            let layer = block_on(disk.open(file, data, Access::ReadOnly)).expect("it opens");
+            let found = block_on(findings(&layer)).expect("a report");
+            assert_eq!(found, [], "{}", disk.name);
+        }
+    }
+}
