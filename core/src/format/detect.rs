@@ -16,7 +16,7 @@ use core::str::FromStr;
 const PROBE_LEN: u64 = 2048;
 
 /// A chain longer than this is an attack or a mistake.
-const MAX_CHAIN: usize = 256;
+pub(crate) const MAX_CHAIN: usize = 256;
 
 /// An image format, by the schema's driver name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -225,7 +225,7 @@ async fn open_backing(
     chain: &mut Vec<String>,
 ) -> Result<Arc<Layer>> {
     if chain.len() >= MAX_CHAIN {
-        return Err(Error::limit(format!("the backing chain is longer than {MAX_CHAIN} images")));
+        return Err(too_long());
     }
     let reference = Reference {
         kind: ReferenceKind::Backing,
@@ -247,6 +247,11 @@ async fn open_backing(
     let format = wanted.format.as_deref().map(FormatName::from_str).transpose()?;
     let options = OpenOptions { format, ..OpenOptions::default() };
     Box::pin(open_chain(env, found.device, &found.filename, options, chain)).await
+}
+
+/// The error for more than [`MAX_CHAIN`] images.
+pub(crate) fn too_long() -> Error {
+    Error::limit(format!("the backing chain is longer than {MAX_CHAIN} images"))
 }
 
 #[cfg(test)]

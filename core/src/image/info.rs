@@ -1,5 +1,6 @@
 //! What an image is: the schema's `ImageInfo` and `BlockGraphInfo`.
 
+use crate::format::detect::{MAX_CHAIN, too_long};
 use crate::format::{Backing, BackingRef, Env, FormatName, Layer, OpenOptions, open};
 use crate::io::{Access, Device, Reference, ReferenceKind, combine_path};
 use crate::qapi::{
@@ -98,6 +99,9 @@ pub async fn info_chain(
         let found = env.policy.open(reference).await?;
         let format = format.as_deref().map(FormatName::from_str).transpose()?;
         seen.push(core::mem::replace(&mut filename, found.filename));
+        if seen.len() >= MAX_CHAIN {
+            return Err(too_long());
+        }
         file = found.device;
         options = OpenOptions { format, ..OpenOptions::default() };
     }

@@ -19,6 +19,10 @@ use async_lock::MutexGuard;
 /// Entries of the refcount table are written in groups of this many.
 const TABLE_GROUP: usize = 64;
 
+/// One allocation passes over at most so many clusters that are counted as used and that the file
+/// does not have. A sound image has few of them.
+const MAX_ABSENT: u64 = 1 << 26;
+
 /// The refcount table in memory.
 #[derive(Debug, Default)]
 pub(super) struct Reftable {
@@ -54,8 +58,18 @@ impl Qcow2 {
     }
 
     async fn allocate_locked(&self, cursor: &mut Locked<'_>, want: u64) -> Result<Release> {
+        let file_clusters = self.file.len() >> self.cluster_bits;
+        let mut absent = 0;
         loop {
             let hint = cursor.hint;
+            if absent > MAX_ABSENT {
+                return Err(Error::corrupt(format!(
+                    "the refcounts call more than {MAX_ABSENT} clusters used that lie past the end \
+                     of the file; repair the image before writing to it"
+                ))
+                .in_format("qcow2")
+                .at(hint << self.cluster_bits));
+            }
             if !self.ensure_refblock(cursor, hint).await? {
                 continue;
             }
@@ -72,6 +86,9 @@ impl Qcow2 {
                 (first - index, run)
             });
             cursor.hint = hint + skip as u64;
+            if hint > file_clusters {
+                absent += skip as u64;
+            }
             if run == 0 {
                 continue;
             }

@@ -16,7 +16,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use futures_util::stream::{FuturesOrdered, StreamExt};
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 /// References are counted in pages of this many clusters.
 const PAGE: u64 = 1024;
@@ -25,6 +25,8 @@ const PAGE: u64 = 1024;
 const MAX_COUNT_BYTES: usize = 128 << 20;
 /// Memory for refcount blocks.
 const MAX_BLOCK_BYTES: usize = 16 << 20;
+/// Entries of a bitmap table read at a time.
+const BITMAP_STEP: u64 = 1 << 16;
 /// L2 tables read ahead.
 const TABLES_IN_FLIGHT: usize = 8;
 /// A counter at its top: more references than can be counted.
@@ -42,6 +44,8 @@ struct Check<'a> {
     allocated: u64,
     fragmented: u64,
     compressed: u64,
+    /// How many L1 entries lead to the L2 table that is looked at.
+    times: u64,
     /// Where the next data cluster would be if nothing were fragmented.
     expected: Option<u64>,
 }
@@ -64,6 +68,7 @@ impl Qcow2 {
             allocated: 0,
             fragmented: 0,
             compressed: 0,
+            times: 1,
             expected: None,
         };
         check.run(progress).await?;
@@ -121,6 +126,11 @@ impl Check<'_> {
 
     /// Counts a reference on every cluster that a range touches.
     fn count(&mut self, offset: u64, len: u64, what: &str) -> Result<()> {
+        self.count_times(offset, len, 1, what)
+    }
+
+    /// The same for a range that is referred to `times` times.
+    fn count_times(&mut self, offset: u64, len: u64, times: u64, what: &str) -> Result<()> {
         if len == 0 {
             return Ok(());
         }
@@ -142,13 +152,14 @@ impl Check<'_> {
                 .entry(index / PAGE)
                 .or_insert_with(|| alloc::vec![0; PAGE as usize].into_boxed_slice());
             let slot = &mut page[(index % PAGE) as usize];
-            *slot = slot.saturating_add(1);
-        }
-        if self.counts.len() * (PAGE as usize * 2) > MAX_COUNT_BYTES {
-            return Err(Error::limit(
-                "the image's clusters are scattered too widely to be counted in 128 MiB",
-            )
-            .in_format("qcow2"));
+            *slot = slot.saturating_add(u16::try_from(times).unwrap_or(SATURATED));
+            if self.counts.len() * (PAGE as usize * 2) > MAX_COUNT_BYTES {
+                return Err(Error::limit(
+                    "the image's clusters are scattered too widely to be counted in 128 MiB",
+                )
+                .in_format("qcow2")
+                .at(offset));
+            }
         }
         Ok(())
     }
@@ -162,11 +173,24 @@ impl Check<'_> {
     ) -> Result<()> {
         let image = self.image;
         self.count(offset, table.len() as u64 * 8, "L1 table")?;
-        let mut used = table
-            .iter()
-            .enumerate()
-            .filter(|(_, entry)| **entry & l::OFFSET_MASK != 0)
-            .map(|(index, entry)| read_l2(image, index, *entry));
+        // An L2 table that several entries lead to is looked at once, and counts for all of them:
+        // the time follows the length of the file, whatever the tables say.
+        let mut offsets: Vec<u64> =
+            table.iter().map(|entry| entry & l::OFFSET_MASK).filter(|at| *at != 0).collect();
+        offsets.sort_unstable();
+        let times = |at: u64| {
+            offsets.partition_point(|other| *other <= at)
+                - offsets.partition_point(|other| *other < at)
+        };
+        let mut seen = HashSet::new();
+        let mut used =
+            table.iter().enumerate().filter(|(_, entry)| **entry & l::OFFSET_MASK != 0).map(
+                |(index, entry)| {
+                    let at = entry & l::OFFSET_MASK;
+                    let again = times(at) > 1 && !seen.insert(at);
+                    read_l2(image, index, *entry, again)
+                },
+            );
         let mut tables: FuturesOrdered<_> = used.by_ref().take(TABLES_IN_FLIGHT).collect();
         while let Some((index, entry, at, bytes)) = tables.next().await {
             tables.extend(used.next());
@@ -192,7 +216,7 @@ impl Check<'_> {
                 }
             }
             match bytes {
-                // Past the end of the file: counted as a corruption above.
+                // Past the end of the file, which was counted as a corruption above, or seen.
                 None => {}
                 Some(Err(e)) => {
                     let what = format!("ERROR: I/O error in check_refcounts_l2: {e}");
@@ -200,6 +224,7 @@ impl Check<'_> {
                 }
                 Some(Ok(bytes)) => {
                     let guest = (index as u64) << image.header.l1_entry_span_bits();
+                    self.times = times(at) as u64;
                     self.check_l2(&bytes.to_bytes(), at, guest, active).await?;
                 }
             }
@@ -240,12 +265,12 @@ impl Check<'_> {
                             ),
                         );
                     }
-                    self.count(d.offset, d.len.into(), "compressed cluster")?;
+                    self.count_times(d.offset, d.len.into(), self.times, "compressed cluster")?;
                     if active {
-                        self.allocated += 1;
-                        self.compressed += 1;
+                        self.allocated += self.times;
+                        self.compressed += self.times;
                         // Compressed clusters are fragmented by their nature.
-                        self.fragmented += 1;
+                        self.fragmented += self.times;
                     }
                 }
                 Entry::Zero { host, .. } | Entry::Subclusters { host, .. } => {
@@ -262,7 +287,7 @@ impl Check<'_> {
     async fn check_cluster(&mut self, host: u64, value: u64, active: bool) -> Result<()> {
         let image = self.image;
         if active {
-            self.allocated += 1;
+            self.allocated += self.times;
             if self.expected.is_some_and(|expected| expected != host) {
                 self.fragmented += 1;
             }
@@ -271,7 +296,7 @@ impl Check<'_> {
         if image.data.is_some() {
             return Ok(());
         }
-        self.count(host, image.cluster_size(), "data cluster")?;
+        self.count_times(host, image.cluster_size(), self.times, "data cluster")?;
         if active {
             let refcount = self.refcount(host >> image.cluster_bits).await?;
             if (refcount == 1) != (value & l::COPIED != 0) {
@@ -303,19 +328,28 @@ impl Check<'_> {
         for bitmap in bitmaps {
             let entries = u64::from(bitmap.table_size);
             self.count(bitmap.table_offset, entries * 8, "bitmap table")?;
-            let table =
-                match read_table(&image.file, "bitmap table", bitmap.table_offset, entries).await {
-                    Ok(table) => table,
+            let mut at = 0;
+            while at < entries {
+                let step = BITMAP_STEP.min(entries - at);
+                let offset = bitmap.table_offset.saturating_add(at * 8);
+                match read_table(&image.file, "bitmap table", offset, step).await {
+                    Ok(table) => self.check_bitmap_table(&table)?,
                     Err(e) => {
-                        self.corruption(bitmap.table_offset, format!("ERROR bitmaps: {e}"));
-                        continue;
+                        self.corruption(offset, format!("ERROR bitmaps: {e}"));
+                        break;
                     }
-                };
-            for entry in table {
-                let data = entry & l::OFFSET_MASK;
-                if data != 0 {
-                    self.count(data, image.cluster_size(), "bitmap data")?;
                 }
+                at += step;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_bitmap_table(&mut self, table: &[u64]) -> Result<()> {
+        for entry in table {
+            let data = entry & l::OFFSET_MASK;
+            if data != 0 {
+                self.count(data, self.image.cluster_size(), "bitmap data")?;
             }
         }
         Ok(())
@@ -438,14 +472,15 @@ impl Check<'_> {
     }
 }
 
-/// Reads the L2 table of an L1 entry; `None` where there cannot be one.
+/// Reads the L2 table of an L1 entry; `None` where there cannot be one, or it was read before.
 async fn read_l2(
     image: &Qcow2,
     index: usize,
     entry: u64,
+    again: bool,
 ) -> (usize, u64, u64, Option<Result<Segments>>) {
     let at = entry & l::OFFSET_MASK;
-    let bytes = match at.is_multiple_of(image.cluster_size()) && at < image.file.len() {
+    let bytes = match !again && at.is_multiple_of(image.cluster_size()) && at < image.file.len() {
         true => Some(image.file.read_padded(at, image.cluster_size()).await),
         false => None,
     };

@@ -157,18 +157,19 @@ fn refuse_unsafe_writing(header: &Header, filename: &str) -> Result<()> {
 fn refuse_overlapping_tables(header: &Header, snapshot_table: (u64, u64)) -> Result<()> {
     let cluster = 1u64 << header.cluster_bits;
     let reftable_len = u64::from(header.reftable_clusters) << header.cluster_bits;
-    // Offsets are below 2^56, lengths are bounded by limits: no overflow.
     let tables = [
         ("header", 0, cluster),
         ("active L1 table", header.l1_offset, u64::from(header.l1_size) * 8),
         ("refcount table", header.reftable_offset, reftable_len),
         ("snapshot table", snapshot_table.0, snapshot_table.1),
     ];
-    for (i, (what, at, len)) in tables.iter().enumerate() {
-        for (other, other_at, other_len) in &tables[..i] {
-            let end = (at + len).next_multiple_of(cluster);
-            let other_end = (other_at + other_len).next_multiple_of(cluster);
-            if *len > 0 && *other_len > 0 && *at < other_end && *other_at < end {
+    // Offsets of tables that are not empty are below 2^56, lengths have limits: no overflow.
+    let tables = tables.map(|(what, at, len)| {
+        (what, at, if len > 0 { (at + len).next_multiple_of(cluster) } else { at })
+    });
+    for (i, (what, at, end)) in tables.iter().enumerate() {
+        for (other, other_at, other_end) in &tables[..i] {
+            if at.max(other_at) < end.min(other_end) {
                 return Err(Error::corrupt(format!(
                     "the {what} overlaps the {other}; the image can only be read"
                 ))

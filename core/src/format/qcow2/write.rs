@@ -54,11 +54,11 @@ impl Qcow2 {
         let end = (start + len).min(self.slice_end(start));
         let (first, last) = (self.cluster_start(start), self.cluster_end(end));
         let guard = self.range_locks.lock(first, last).await;
+        let l2 = self.ensure_l2(start).await?;
         // Whoever held the range may have done what we came for.
         if let Some(targets) = self.in_place(start, end).await? {
             return Ok(Reservation { targets, token: None, hold });
         }
-        let l2 = self.ensure_l2(start).await?;
         let (slice, position) = self.l2_slice(l2, start).await?;
         let mut run = slice.with(|bytes| self.plan_run(bytes, position, start, end))?;
         let mut reserved = Reserved::new(&self.limbo);
@@ -430,12 +430,20 @@ impl Qcow2 {
         self.file.write_zeroes(offset, self.cluster_size(), ZeroFlags::empty()).await
     }
 
-    /// Copies a table that a snapshot shares; its clusters are shared too, so no copied bits.
+    /// Copies a table that a snapshot shares. Its clusters are shared too, so the copy has no copied
+    /// bits, even where a damaged table has.
     async fn copy_table(&self, old: u64, new: u64) -> Result<()> {
         self.cache.forget(new, self.cluster_size());
         for at in (0..self.cluster_size()).step_by(self.cache.slice_len()) {
             let (from, _) = self.cache.get(old + at, Class::L2).await?;
-            let copy = from.with(<[u8]>::to_vec);
+            let mut copy = from.with(<[u8]>::to_vec);
+            if self.data.is_none() {
+                let entry_len = 1usize << self.header.l2_entry_bits();
+                for position in (0..copy.len()).step_by(entry_len) {
+                    let entry = be64(&copy, position) & !l::COPIED;
+                    put(&mut copy, position, entry);
+                }
+            }
             self.cache.insert_zeroed(new + at, Class::L2);
             let (to, _) = self.cache.get(new + at, Class::L2).await?;
             self.cache.modify(&to, |bytes| bytes.copy_from_slice(&copy));

@@ -18,6 +18,7 @@ mod builder;
 mod crash;
 mod disks;
 mod faults;
+mod hostile;
 mod interleave;
 mod model;
 mod unit;
