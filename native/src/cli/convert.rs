@@ -331,18 +331,29 @@ impl Job<'_> {
         Ok(result?)
     }
 
-    /// How many requests are really in flight. Copies from page cache to page cache are as fast as
-    /// memory: more than two get into each other's way. Where something computes or waits for a
-    /// disk it is as many as were asked for.
+    /// How many requests are really in flight: as many as were asked for, but
+    /// - two where bytes only move from page cache to page cache: more get into each other's way;
+    /// - two a core where something computes, and never so many that their buffers pass the
+    ///   memory a copy may take.
     async fn workers(&self, source: &Device, options: ConvertOptions) -> Result<u16, Failure> {
         const COPYING: u16 = 2;
-        let cached = !self.source_cache.direct && !self.target_cache.direct;
-        if !cached || options.compress || source.len() == 0 {
-            return Ok(options.parallel);
-        }
-        let extents = source.extents(0, source.len()).await?;
-        let compressed = extents.iter().any(|e| e.flags.contains(ExtentFlags::COMPRESSED));
-        Ok(if compressed { options.parallel } else { options.parallel.min(COPYING) })
+        const MOST_COMPUTING: u16 = 12;
+        let compressed = match source.len() {
+            0 => false,
+            len => {
+                let extents = source.extents(0, len).await?;
+                extents.iter().any(|e| e.flags.contains(ExtentFlags::COMPRESSED))
+            }
+        };
+        let useful = if options.compress || compressed {
+            let cores = u16::try_from(self.host.runtime.parallelism().get()).unwrap_or(u16::MAX);
+            cores.saturating_mul(2).min(MOST_COMPUTING)
+        } else if self.source_cache.direct || self.target_cache.direct {
+            options.parallel
+        } else {
+            COPYING
+        };
+        Ok(options.parallel.min(useful))
     }
 
     async fn stream(&self, source: &Device, options: &OptionSet) -> Result<(), Failure> {
