@@ -48,7 +48,7 @@ pub async fn info(layer: &Layer) -> Result<BlockGraphInfo> {
 
 async fn child(name: &str, device: &Device) -> Result<BlockChildInfo> {
     let info = device.info().await?;
-    let is_file = info.driver == "file";
+    let is_file = matches!(info.driver, "file" | "host_device");
     let base = BlockNodeInfo {
         filename: info.filename,
         format: info.driver.to_string(),

@@ -7,7 +7,7 @@ use super::layout::{self as l, be64};
 use super::map::Entry;
 use super::open::read_table;
 use super::refcount;
-use crate::format::{CheckReport, FindingKind};
+use crate::format::{CheckReport, Finding, FindingKind};
 use crate::io::{DeviceExt, Segments};
 use crate::{Error, Result};
 use alloc::boxed::Box;
@@ -48,6 +48,8 @@ struct Check<'a> {
     times: u64,
     /// Where the next data cluster would be if nothing were fragmented.
     expected: Option<u64>,
+    /// Copied flags that contradict refcounts.
+    wrong_flags: Vec<Finding>,
 }
 
 impl Qcow2 {
@@ -70,6 +72,7 @@ impl Qcow2 {
             compressed: 0,
             times: 1,
             expected: None,
+            wrong_flags: Vec::new(),
         };
         check.run(progress).await?;
         Ok(check.report)
@@ -112,12 +115,22 @@ impl Check<'_> {
         self.count(header.reftable_offset, reftable_len, "refcount table")?;
         self.check_refblocks()?;
         let highest = self.compare().await?;
+        let room = CheckReport::MAX_FINDINGS.saturating_sub(self.report.findings.len());
+        self.report.findings.extend(self.wrong_flags.drain(..).take(room));
         self.report.image_end_offset = Some((highest + 1) << image.cluster_bits);
         self.report.total_clusters = Some(image.virtual_size_clusters());
         self.report.allocated_clusters = Some(self.allocated);
         self.report.fragmented_clusters = Some(self.fragmented);
         self.report.compressed_clusters = Some(self.compressed);
         Ok(())
+    }
+
+    /// A copied flag that contradicts the refcount: told after the refcounts themselves.
+    fn wrong_flag(&mut self, at: u64, what: String) {
+        self.report.corruptions += 1;
+        if self.wrong_flags.len() < CheckReport::MAX_FINDINGS {
+            self.wrong_flags.push(Finding { kind: FindingKind::Corruption, what, at: Some(at) });
+        }
     }
 
     fn corruption(&mut self, at: u64, what: String) {
@@ -206,7 +219,7 @@ impl Check<'_> {
             if active {
                 let refcount = self.refcount(at >> image.cluster_bits).await?;
                 if (refcount == 1) != (entry & l::COPIED != 0) {
-                    self.corruption(
+                    self.wrong_flag(
                         at,
                         format!(
                             "ERROR OFLAG_COPIED L2 cluster: l1_index={index} l1_entry={entry:x} \
@@ -300,7 +313,7 @@ impl Check<'_> {
         if active {
             let refcount = self.refcount(host >> image.cluster_bits).await?;
             if (refcount == 1) != (value & l::COPIED != 0) {
-                self.corruption(
+                self.wrong_flag(
                     host,
                     format!(
                         "ERROR OFLAG_COPIED data cluster: l2_entry={value:x} refcount={refcount}"
