@@ -95,13 +95,27 @@ impl Workers {
             let worker = job.clone();
             let (task, handle) = abortable(async move { worker.work().await });
             handles.push(handle);
-            let owner = job.clone();
+            let report = Report { job: job.clone(), outcome: None };
             runtime.spawn(Box::pin(async move {
-                let outcome = task.await.unwrap_or(Ok(()));
-                owner.finished(outcome);
+                let mut report = report;
+                report.outcome = Some(task.await.unwrap_or(Ok(())));
+                drop(report);
             }));
         }
         Self(handles)
+    }
+}
+
+/// Tells the job how a worker has ended, also where the host has lost it.
+struct Report {
+    job: Arc<Job>,
+    outcome: Option<Result<()>>,
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        let lost = || Err(Error::bug("the host lost a worker of the copy"));
+        self.job.finished(self.outcome.take().unwrap_or_else(lost));
     }
 }
 
