@@ -35,9 +35,10 @@ const CHANGES: &str = "w0+400=5 w600+100=6 f w8000+4000=13 z100+180U d8000+2000 
                        zc000+8000U w20000+200=9 f (w40000+600=10 w41000+100=11 z42000+2000) \
                        w600+20=14 f o w0+200=22 d20000+8000 f w20000+1000=29 f";
 
-/// The same with compressed clusters, for clusters of 512 bytes.
-const COMPRESSED: &str = "w0+1000=13C w1000+200=5 f w0+1000=8C w200+200=13C f w2000+400=18C d0+800 \
-                          f w2000+800=21C w0+300=30 f o w0+600=16C f";
+/// The same with compressed clusters, for clusters of 512 bytes; some need two new L2 tables.
+/// (Tags are such that there is something to compress.)
+const COMPRESSED: &str = "w0+1000=9C w1000+200=5 wfe00+400=9C f w0+1000=8C w200+200=9C f \
+                          w2000+400=18C d0+800 f w2000+800=17C w0+300=30 f o w0+600=16C f";
 
 /// Makes the disk longer, so that the L1 table moves, and uses what was gained.
 const GROWTH: &str = "w0+400=5 l180000 f w17f000+800=6 l300000 w2f0000+400=13 w17f100+100=7 f o \
