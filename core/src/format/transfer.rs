@@ -7,7 +7,14 @@ use crate::io::{BlockDevice, DeviceExt, Segments, WriteFlags, ZeroFlags, check_r
 use crate::{Error, Result};
 use alloc::format;
 use alloc::vec::Vec;
+use bytes::Bytes;
+use futures_util::future::try_join_all;
 use futures_util::stream::{FuturesOrdered, StreamExt};
+use smallvec::SmallVec;
+
+/// Compressed units that lie together are read together up to this many guest bytes: enough to make
+/// handing them to another thread cheap, few enough to stay in its cache.
+const UNITS_TOGETHER: u64 = 512 << 10;
 
 /// Zeroes are written as data in steps of this size.
 const ZERO_STEP: u64 = 2 << 20;
@@ -30,22 +37,46 @@ pub(super) async fn read(layer: &Layer, offset: u64, len: u64) -> Result<Segment
                 out.append(read_piece(layer, at, *piece).await?);
                 at += piece.len;
             }
-            pieces => {
+            mut pieces => {
                 let mut parts = FuturesOrdered::new();
-                let mut start = at;
-                for piece in pieces {
-                    parts.push_back(read_piece(layer, start, *piece));
-                    start += piece.len;
+                while !pieces.is_empty() {
+                    let (together, rest) = pieces.split_at(units_together(pieces));
+                    parts.push_back(read_pieces(layer, at, together));
+                    at += together.iter().map(|piece| piece.len).sum::<u64>();
+                    pieces = rest;
                 }
                 while let Some(part) = parts.next().await {
                     out.append(part?);
                 }
-                at = start;
             }
         }
         // `mapping` lived until here, and with it the claim on the host ranges just read.
     }
     Ok(out)
+}
+
+/// How many of the first pieces are compressed units that are decompressed as one piece of work.
+/// At least 1.
+fn units_together(pieces: &[Piece]) -> usize {
+    let mut taken = 1;
+    let mut bytes = pieces[0].len;
+    while let [Some(a), Some(b)] = [pieces.get(taken - 1), pieces.get(taken)]
+        && bytes + b.len <= UNITS_TOGETHER
+        && let (Place::Compressed { kind: x, .. }, Place::Compressed { kind: y, .. }) =
+            (a.place, b.place)
+        && x == y
+    {
+        bytes += b.len;
+        taken += 1;
+    }
+    taken
+}
+
+async fn read_pieces(layer: &Layer, start: u64, pieces: &[Piece]) -> Result<Segments> {
+    match pieces {
+        [piece] => read_piece(layer, start, *piece).await,
+        _ => read_units(layer, start, pieces).await,
+    }
 }
 
 async fn read_piece(layer: &Layer, start: u64, piece: Piece) -> Result<Segments> {
@@ -56,19 +87,7 @@ async fn read_piece(layer: &Layer, start: u64, piece: Piece) -> Result<Segments>
             .await
             .map_err(|e| e.context(format!("cannot read guest offset {start:#x}"))),
         Place::Zero { .. } => Ok(Segments::zero(piece.len)),
-        Place::Compressed { offset, len, kind, unit_start, unit_len } => {
-            let payload = layer.file.read_padded(offset, len.into()).await?.to_bytes();
-            let unit = layer
-                .runtime
-                .compute(move || codec::decompress(kind, &payload, unit_len as usize))
-                .await?
-                .map_err(|e| {
-                    e.context(format!("compressed cluster of guest offset {unit_start:#x}"))
-                        .in_format(layer.driver.name())
-                        .at(offset)
-                })?;
-            Ok(Segments::from(unit).slice(start - unit_start, piece.len))
-        }
+        Place::Compressed { .. } => read_units(layer, start, &[piece]).await,
         Place::Unallocated { .. } => {
             let Some(backing) = &layer.backing else {
                 return Ok(Segments::zero(piece.len));
@@ -76,6 +95,77 @@ async fn read_piece(layer: &Layer, start: u64, piece: Piece) -> Result<Segments>
             backing.read_padded(start, piece.len).await
         }
     }
+}
+
+/// A compressed unit of which some bytes are wanted.
+#[derive(Clone, Copy)]
+struct Unit {
+    kind: Compression,
+    /// Host offset and length of the payload.
+    offset: u64,
+    len: u32,
+    /// The run of payloads that it lies in.
+    run: usize,
+    /// Guest offset and length of the whole unit.
+    start: u64,
+    unit_len: u32,
+    /// Guest offset and length of what is wanted of it.
+    wanted: (u64, u64),
+}
+
+/// Payloads that lie one after the other in the file, give or take the sector in which one ends and
+/// the next begins.
+struct Run {
+    offset: u64,
+    end: u64,
+}
+
+impl Run {
+    /// Takes a payload into the last run, or begins another. Gives the place of the run.
+    fn take(runs: &mut SmallVec<[Self; 8]>, offset: u64, len: u32) -> usize {
+        let end = offset.saturating_add(len.into());
+        match runs.last_mut() {
+            Some(run) if (run.offset..=run.end).contains(&offset) => run.end = run.end.max(end),
+            _ => runs.push(Self { offset, end }),
+        }
+        runs.len() - 1
+    }
+}
+
+/// Reads compressed pieces: their payloads, then what is in them.
+async fn read_units(layer: &Layer, start: u64, pieces: &[Piece]) -> Result<Segments> {
+    let mut units: SmallVec<[Unit; 8]> = SmallVec::new();
+    let mut runs: SmallVec<[Run; 8]> = SmallVec::new();
+    let mut at = start;
+    for piece in pieces {
+        if let Place::Compressed { offset, len, kind, unit_start, unit_len } = piece.place {
+            let (run, wanted) = (Run::take(&mut runs, offset, len), (at, piece.len));
+            units.push(Unit { kind, offset, len, run, start: unit_start, unit_len, wanted });
+        }
+        at += piece.len;
+    }
+    let reads = runs.iter().map(|run| layer.file.read_padded(run.offset, run.end - run.offset));
+    let payloads: Vec<Bytes> =
+        try_join_all(reads).await?.into_iter().map(|read| read.to_bytes()).collect();
+    let name = layer.driver.name();
+    let work = move || {
+        let mut out = Segments::new();
+        for unit in units {
+            // Within the run: it reaches from its first payload to the end of its last.
+            let from = (unit.offset - runs[unit.run].offset) as usize;
+            let payload = &payloads[unit.run][from..from + unit.len as usize];
+            let bytes =
+                codec::decompress(unit.kind, payload, unit.unit_len as usize).map_err(|e| {
+                    e.context(format!("compressed cluster of guest offset {:#x}", unit.start))
+                        .in_format(name)
+                        .at(unit.offset)
+                })?;
+            let (at, len) = unit.wanted;
+            out.append(Segments::from(bytes).slice(at - unit.start, len));
+        }
+        Ok(out)
+    };
+    layer.runtime.compute(work).await?
 }
 
 /// Writes `data` at guest offset `offset`.

@@ -3,8 +3,8 @@
 use super::{NewImage, Progress};
 use crate::format::qcow2::{self, StreamOptions};
 use crate::io::{
-    Capabilities, Device, DeviceExt, Extent, Runtime, Segment, Segments, Sink, WriteFlags,
-    ZeroFlags,
+    Capabilities, Device, DeviceExt, Extent, ExtentFlags, Runtime, Segment, Segments, Sink,
+    WriteFlags, ZeroFlags,
 };
 use crate::{Error, Result};
 use alloc::boxed::Box;
@@ -47,8 +47,12 @@ impl Default for ConvertOptions {
     }
 }
 
-/// One request copies so much.
+/// One request copies so much …
 const STEP: u64 = 2 << 20;
+
+/// … or so much where the source is compressed: what is decompressed should still be in the
+/// processor's cache when it is written.
+const UNPACK_STEP: u64 = 512 << 10;
 
 /// Copies the contents of `source` into `target`, which must be at least as long, and flushes it.
 ///
@@ -277,10 +281,13 @@ impl Job {
     }
 
     /// The length of a request for data at `start`: neighbouring data extents together, up to
-    /// [`STEP`], ending on a cluster of the target.
+    /// [`STEP`] or [`UNPACK_STEP`], ending on a cluster of the target.
     async fn data_len(&self, cursor: &mut Cursor, start: u64, end: u64) -> Result<u64> {
-        let step = STEP.next_multiple_of(self.granularity);
-        let limit = end.min(start - start % step + step);
+        let limit_of = |step: u64| {
+            let step = step.next_multiple_of(self.granularity);
+            end.min(start - start % step + step)
+        };
+        let mut limit = limit_of(STEP);
         let mut at = start;
         while at < limit {
             let Some(extent) = cursor.extents.iter().find(|e| e.end() > at).cloned() else {
@@ -292,6 +299,9 @@ impl Job {
                 self.can_skip(&extent) || (extent.is_zero() && self.options.sparse_size > 0);
             if passable {
                 break;
+            }
+            if extent.flags.contains(ExtentFlags::COMPRESSED) {
+                limit = limit_of(UNPACK_STEP);
             }
             at = extent.end();
         }

@@ -175,6 +175,15 @@ pub trait DeviceExt: BlockDevice {
         })
     }
 
+    /// Sets the length to 0. An empty device is left alone: to ext4 even the truncation of an empty
+    /// file means that what follows replaces something, and is written out when the file is closed.
+    fn make_empty(&self) -> BoxFuture<'_, Result<()>> {
+        match self.len() {
+            0 => Box::pin(core::future::ready(Ok(()))),
+            _ => self.set_len(0, Preallocation::Off),
+        }
+    }
+
     /// Reads exactly `N` bytes at `offset`, which must lie within the device.
     fn read_array<const N: usize>(&self, offset: u64) -> BoxFuture<'_, Result<[u8; N]>> {
         Box::pin(async move {

@@ -68,6 +68,9 @@ pub(super) struct RawFile {
     lacks: Lacks,
     known: Mutex<KnownData>,
     pace: Pace,
+    /// Whose turn it is to write in place. The kernel lets one thread at a time write to a file
+    /// through the page cache, and has the others spin: here they wait without using a processor.
+    writing: tokio::sync::Mutex<()>,
 }
 
 /// Whether the page cache takes writes at the speed of memory.
@@ -130,7 +133,8 @@ impl RawFile {
     ) -> Self {
         let ring = ring.map_or_else(OnceLock::new, OnceLock::from);
         let (lacks, known, pace) = (Lacks::default(), Mutex::default(), Pace::new());
-        Self { handle, writable, no_flush, direct, ring, lacks, known, pace }
+        let writing = tokio::sync::Mutex::new(());
+        Self { handle, writable, no_flush, direct, ring, lacks, known, pace, writing }
     }
 
     pub(super) fn handle(&self) -> &Handle {
@@ -316,6 +320,7 @@ impl RawFile {
         while done < data.len() {
             let left = data.len() - done;
             let result = if left <= IN_PLACE && self.pace.is_fast() {
+                let _turn = self.writing.lock().await;
                 let start = Instant::now();
                 let result = self.handle.write(&self.handle.file, &data, done, offset);
                 self.pace.took(start.elapsed(), left);

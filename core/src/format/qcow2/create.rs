@@ -11,7 +11,8 @@ use crate::codec::Compression;
 use crate::format::layer::DataFile;
 use crate::format::{Backing, BackingRef, Env, FormatName, OpenOptions, open};
 use crate::io::{
-    Access, BlockDevice, Deny, Device, Preallocation, Runtime, Segments, WriteFlags, ZeroFlags,
+    Access, BlockDevice, Deny, Device, DeviceExt, Preallocation, Runtime, Segments, WriteFlags,
+    ZeroFlags,
 };
 use crate::{Error, Result};
 use alloc::format;
@@ -236,7 +237,7 @@ pub async fn create(
         u32::try_from(layout.reftable_clusters).map_err(|_| invalid("refcount table size"))?;
     header.l1_offset = layout.l1 << header.cluster_bits;
 
-    file.set_len(0, Preallocation::Off).await?;
+    file.make_empty().await?;
     for (offset, bytes) in layout.tables(&header) {
         file.write(offset, bytes.into(), WriteFlags::empty()).await?;
     }
@@ -253,7 +254,7 @@ pub async fn create(
             Preallocation::Metadata => Preallocation::Off,
             other => other,
         };
-        data.set_len(0, Preallocation::Off).await?;
+        data.make_empty().await?;
         data.set_len(header.size, preallocation).await?;
         data.flush().await?;
     }

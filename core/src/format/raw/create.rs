@@ -2,7 +2,7 @@
 
 use super::SECTOR;
 use crate::Result;
-use crate::io::{Device, Preallocation};
+use crate::io::{Device, DeviceExt, Preallocation};
 
 /// What a new raw image is like.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub struct CreateOptions {
 /// # Errors
 /// Those of the device.
 pub async fn create(file: &Device, options: &CreateOptions) -> Result<()> {
-    file.set_len(0, Preallocation::Off).await?;
+    file.make_empty().await?;
     let size = options.size.next_multiple_of(SECTOR);
     file.set_len(size, options.preallocation).await
 }
