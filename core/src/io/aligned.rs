@@ -6,8 +6,9 @@ use super::{
     Segments, WriteFlags, ZeroFlags,
 };
 use crate::sync::Mutex;
-use crate::{ErrorKind, Result};
+use crate::{Error, ErrorKind, Result};
 use alloc::boxed::Box;
+use alloc::format;
 use alloc::vec::Vec;
 use core::ops::Range;
 use event_listener::Event;
@@ -58,6 +59,7 @@ impl Aligned {
 
     async fn read_any(&self, offset: u64, len: u64) -> Result<Segments> {
         let end = Self::end(offset, len)?;
+        self.check_transfer(len)?;
         loop {
             let device_len = self.inner.len();
             check_range(offset, len, device_len)?;
@@ -83,10 +85,31 @@ impl Aligned {
         Ok(data)
     }
 
+    fn check_transfer(&self, len: u64) -> Result<()> {
+        let most = self.limits().max_transfer;
+        if len > u64::from(most) {
+            return Err(Error::invalid(format!(
+                "a request of {len:#x} bytes exceeds the longest possible, {most:#x}"
+            )));
+        }
+        Ok(())
+    }
+
+    /// What an empty write does: the device is at least `end` long.
+    async fn reach(&self, end: u64) -> Result<()> {
+        if end <= self.inner.len() {
+            // Also where nothing changes it is for the device below to refuse it.
+            return self.inner.write(0, Segments::new(), WriteFlags::empty()).await;
+        }
+        let _turn = self.busy.turn(self.down(self.inner.len())..u64::MAX).await;
+        self.inner.set_len(end, Preallocation::Off).await
+    }
+
     async fn write_any(&self, offset: u64, data: Segments, flags: WriteFlags) -> Result<()> {
         let end = Self::end(offset, data.len())?;
+        self.check_transfer(data.len())?;
         if data.is_empty() {
-            return Ok(());
+            return self.reach(offset).await;
         }
         let from = self.down(offset);
         let mut turn = self.busy.turn(from..self.up(end)).await;
@@ -132,7 +155,7 @@ impl Aligned {
     async fn zero_any(&self, offset: u64, len: u64, flags: ZeroFlags) -> Result<()> {
         let end = Self::end(offset, len)?;
         if len == 0 {
-            return Ok(());
+            return self.reach(offset).await;
         }
         let mut turn = self.busy.turn(self.down(offset)..self.up(end)).await;
         if !self.is_aligned(end) && end >= self.inner.len() {
@@ -158,6 +181,10 @@ impl Aligned {
     async fn discard_any(&self, offset: u64, len: u64) -> Result<()> {
         let (end, device_len) = (Self::end(offset, len)?, self.inner.len());
         check_range(offset, len, device_len)?;
+        if !self.capabilities().contains(Capabilities::WRITE) {
+            // The device below says it in its words, whatever the range.
+            return self.inner.discard(0, 0).await;
+        }
         // Units covered in part keep their bytes.
         let from = self.up(offset);
         let to = if end == device_len { end } else { self.down(end) };

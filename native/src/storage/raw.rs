@@ -294,6 +294,9 @@ impl RawFile {
         let len = data.len();
         self.check_change(offset, len)?;
         self.check_transfer(len)?;
+        if len == 0 {
+            return self.reach(offset).await;
+        }
         self.handle.orphans.settled(offset..offset + len).await;
         let mut done = 0;
         while done < len {
@@ -494,7 +497,7 @@ impl RawFile {
     async fn zero_at(&self, offset: u64, len: u64, flags: ZeroFlags) -> Result<()> {
         self.check_change(offset, len)?;
         if len == 0 {
-            return Ok(());
+            return self.reach(offset).await;
         }
         let end = offset + len;
         self.handle.orphans.settled(offset..end).await;
@@ -556,6 +559,14 @@ impl RawFile {
 
     // ---- length
 
+    /// Makes the file at least `end` long: what an empty write there has to do.
+    async fn reach(&self, end: u64) -> Result<()> {
+        match end > self.handle.len() {
+            true => self.set_len_to(end, Preallocation::Off).await,
+            false => Ok(()),
+        }
+    }
+
     async fn set_len_to(&self, len: u64, preallocation: Preallocation) -> Result<()> {
         self.check_change(0, 0)?;
         let (handle, now) = (&self.handle, self.handle.len());
@@ -569,7 +580,7 @@ impl RawFile {
             };
         }
         if preallocation == Preallocation::Metadata {
-            return Err(Error::invalid("Unsupported preallocation mode: metadata"));
+            return Err(Error::unsupported("Unsupported preallocation mode: metadata"));
         }
         if i64::try_from(len).is_err() {
             return Err(Error::limit(format!(
