@@ -9,6 +9,7 @@ use std::process::{Command, Output};
 
 /// True where the reference tools are installed; says on standard error what is skipped if not.
 #[must_use]
+#[allow(clippy::print_stderr)]
 pub fn have_reference_tools(suite: &str) -> bool {
     let found = ["qemu-img", "qemu-io"]
         .iter()

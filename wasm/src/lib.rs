@@ -6,12 +6,12 @@
 //!
 //! | module | what it holds |
 //! | --- | --- |
-//! | [`host`] | what JavaScript provides: clock, turns of the event loop, randomness |
-//! | [`runtime`] | the engine's `Runtime` over that |
-//! | [`storage`] | devices over storage that JavaScript reads and writes |
-//! | [`policy`] | backing and data files, by asking JavaScript |
-//! | [`task`] | cancelling and progress |
-//! | [`image`] | the exported calls |
+//! | `host` | what JavaScript provides: clock, turns of the event loop, randomness |
+//! | `runtime` | the engine's `Runtime` over that |
+//! | `storage` | devices over storage that JavaScript reads and writes |
+//! | `policy` | backing and data files, by asking JavaScript |
+//! | `task` | cancelling and progress |
+//! | `image` | the exported calls |
 //!
 //! Invariants: there is one thread, so handles of JavaScript are wrapped to count as `Send`, and a
 //! use from elsewhere would panic; long work gives the event loop a turn every few milliseconds;

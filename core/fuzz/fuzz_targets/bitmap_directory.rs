@@ -1,3 +1,5 @@
+//! The bitmap directory.
+
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| sectora_fuzz::bitmap_directory(data));

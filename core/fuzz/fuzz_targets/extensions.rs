@@ -1,3 +1,5 @@
+//! Header extensions.
+
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| sectora_fuzz::extensions(data));

@@ -1,3 +1,5 @@
+//! The header.
+
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| sectora_fuzz::header(data));

@@ -147,12 +147,12 @@ impl RawFile {
                 return None;
             }
             Ring::new()
-                .inspect_err(|e| match Errno::from_io_error(e) {
-                    Some(Errno::NOSYS | Errno::PERM | Errno::ACCESS) => {
+                .inspect_err(|e| {
+                    let forbidden = [Errno::NOSYS, Errno::PERM, Errno::ACCESS];
+                    // Else short of memory or descriptors: the next device may have more luck.
+                    if Errno::from_io_error(e).is_some_and(|e| forbidden.contains(&e)) {
                         NO_URING.store(true, Ordering::Relaxed);
                     }
-                    // Short of memory or descriptors: the next device may have more luck.
-                    _ => {}
                 })
                 .ok()
         };

@@ -18,6 +18,7 @@ mod builder;
 mod crash;
 mod disks;
 mod faults;
+mod headers;
 mod hostile;
 mod interleave;
 mod model;
