@@ -1,5 +1,8 @@
 //! The engine and the reference tools read and write the same images.
 
+// What a long test has looked at is worth a line.
+#![allow(clippy::print_stdout)]
+
 mod descriptions;
 
 use libtest_mimic::{Arguments, Trial};
