@@ -16,7 +16,7 @@ use core::future::poll_fn;
 use core::pin::pin;
 use core::task::Poll;
 use event_listener::Event;
-use futures_util::future::{AbortHandle, abortable};
+use futures_util::future::{AbortHandle, abortable, join};
 
 /// How to copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -450,13 +450,20 @@ pub async fn stream(
         }
         NewImage::Raw(create) => {
             let len = create.size.max(source.len());
-            let mut at = 0;
+            let mut at = STEP.min(len);
+            let mut data = source.read_padded(0, at).await?;
             while at < len {
                 let step = STEP.min(len - at);
-                sink.write(source.read_padded(at, step).await?).await?;
-                at += step;
+                // The next piece is read while this one is written.
+                let next = source.read_padded(at, step);
+                let (written, next) = join(sink.write(data), next).await;
+                written?;
                 progress(at, len);
+                data = next?;
+                at += step;
             }
+            sink.write(data).await?;
+            progress(len, len);
             Ok(())
         }
     }

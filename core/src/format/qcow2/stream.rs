@@ -12,6 +12,8 @@ use crate::io::{Device, DeviceExt, Segments, Sink};
 use crate::{Error, Result};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::ops::Range;
+use futures_util::future::join;
 
 /// How to write the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -245,20 +247,40 @@ impl<'a> Writer<'a> {
         base: u64,
         progress: &(dyn Fn(u64, u64) + Send + Sync),
     ) -> Result<()> {
-        let most = (STEP / self.cluster).max(1);
-        let mut i = 0;
-        while i < self.l2_entries {
-            if !used.contains(i) {
-                i += 1;
-                continue;
-            }
-            let run = (i..self.l2_entries.min(i + most)).take_while(|n| used.contains(*n)).count();
-            let (start, len) = (base + i * self.cluster, run as u64 * self.cluster);
+        let read = |run: &Range<u64>| {
+            let (start, len) = (base + run.start * self.cluster, run.end - run.start);
             // The last cluster may reach past the end of the source.
-            sink.write(self.source.read_padded(start, len).await?).await?;
-            i += run as u64;
-            progress(self.source.len() + start + len, 2 * self.source.len());
+            self.source.read_padded(start, len * self.cluster)
+        };
+        let Some(mut run) = self.run(used, 0) else { return Ok(()) };
+        let mut data = read(&run).await?;
+        loop {
+            let next = self.run(used, run.end);
+            // The next clusters are read while these are written.
+            let ahead = async {
+                match &next {
+                    Some(next) => read(next).await.map(Some),
+                    None => Ok(None),
+                }
+            };
+            let (written, ahead) = join(sink.write(data), ahead).await;
+            written?;
+            let done = self.source.len() + base + run.end * self.cluster;
+            progress(done, 2 * self.source.len());
+            match (next, ahead?) {
+                (Some(next), Some(ahead)) => (run, data) = (next, ahead),
+                _ => return Ok(()),
+            }
         }
-        Ok(())
+    }
+
+    /// The first clusters from the one at `from` on that are used side by side, so many as one
+    /// write takes.
+    fn run(&self, used: &Used, from: u64) -> Option<Range<u64>> {
+        let most = (STEP / self.cluster).max(1);
+        let start = (from..self.l2_entries).find(|i| used.contains(*i))?;
+        let limit = self.l2_entries.min(start + most);
+        let end = (start..limit).find(|i| !used.contains(*i)).unwrap_or(limit);
+        Some(start..end)
     }
 }
