@@ -179,8 +179,12 @@ mod tests {
         block_on(|host| async move {
             let meet = Arc::new(std::sync::Barrier::new(2));
             let other = meet.clone();
-            let first = host.compute(move || drop(other.wait()));
-            let second = host.compute(move || drop(meet.wait()));
+            let first = host.compute(move || {
+                other.wait();
+            });
+            let second = host.compute(move || {
+                meet.wait();
+            });
             first.await.unwrap();
             second.await.unwrap();
         })

@@ -152,7 +152,7 @@ mod tests {
             {
                 assert_eq!(buffer.as_mut_slice().len(), len);
                 if aligned {
-                    assert!(buffer.as_ref().as_ptr().is_aligned_to_page(), "{len:#x}");
+                    assert!(is_aligned_to_page(buffer.as_ref()), "{len:#x}");
                 }
                 buffer.as_mut_slice().fill(7);
                 let bytes = buffer.freeze(len);
@@ -160,7 +160,7 @@ mod tests {
                 assert!(bytes.iter().all(|b| *b == 7));
             }
         }
-        assert!(zeroes().as_ptr().is_aligned_to_page());
+        assert!(is_aligned_to_page(zeroes()));
     }
 
     #[test]
@@ -175,13 +175,7 @@ mod tests {
         assert_eq!(class(LONGEST + 1), None);
     }
 
-    trait PageAligned {
-        fn is_aligned_to_page(self) -> bool;
-    }
-
-    impl PageAligned for *const u8 {
-        fn is_aligned_to_page(self) -> bool {
-            self.align_offset(ALIGN) == 0
-        }
+    fn is_aligned_to_page(bytes: &[u8]) -> bool {
+        bytes.as_ptr().align_offset(ALIGN) == 0
     }
 }
