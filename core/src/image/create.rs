@@ -52,7 +52,7 @@ impl NewImage {
     /// `InvalidInput`, with the option's name.
     pub fn check(&self) -> Result<()> {
         match self {
-            Self::Raw(_) => Ok(()),
+            Self::Raw(options) => options.check(),
             Self::Qcow2(options) => options.check(),
         }
     }

@@ -52,7 +52,7 @@ async fn child(name: &str, device: &Device) -> Result<BlockChildInfo> {
     let base = BlockNodeInfo {
         filename: info.filename,
         format: info.driver.to_string(),
-        virtual_size: device.len().next_multiple_of(SECTOR),
+        virtual_size: device.len().checked_next_multiple_of(SECTOR).unwrap_or(u64::MAX),
         actual_size: info.actual_size,
         dirty_flag: Some(false),
         format_specific: is_file.then(|| ImageInfoSpecific::File(ImageInfoSpecificFile::default())),

@@ -44,7 +44,8 @@ pub async fn measure_source(
     while let Some(extent) = mapper.next_extent().await? {
         if !extent.is_zero() {
             let start = (extent.start - extent.start % cluster).max(counted);
-            counted = extent.end().next_multiple_of(cluster).max(counted);
+            counted =
+                extent.end().checked_next_multiple_of(cluster).unwrap_or(u64::MAX).max(counted);
             data += counted - start;
         }
         progress(extent.end(), size);
@@ -71,6 +72,7 @@ async fn measure_bitmaps(image: &NewImage, source: &Layer) -> Result<Option<u64>
 }
 
 fn measure(image: &NewImage, data: u64) -> Result<BlockMeasureInfo> {
+    image.check()?;
     match image {
         NewImage::Raw(options) => {
             let size = options.size.next_multiple_of(512);

@@ -2,16 +2,17 @@
 #![cfg(feature = "testing")]
 
 use super::{
-    CompareOptions, ConvertOptions, NewImage, compare, convert, create, map, no_progress, stream,
+    CompareOptions, ConvertOptions, NewImage, compare, convert, create, map, measure_new,
+    no_progress, stream,
 };
-use crate::format::{Backing, Env, FormatName, Layer, OpenOptions, open, qcow2, raw};
+use crate::format::{Backing, DataFile, Env, FormatName, Layer, OpenOptions, open, qcow2, raw};
 use crate::io::testing::model::payload;
 use crate::io::testing::{
     Effect, Fault, FaultDevice, SimRuntime, YieldDevice, drop_at_each_await, fail_each_call,
 };
 use crate::io::{
-    Access, BlockDevice, BoxFuture, Deny, Device, Instant, Job, MemoryDevice, Runtime, Segments,
-    Sink, WriteFlags,
+    Access, BlockDevice, BoxFuture, Deny, Device, Instant, Job, MemoryDevice, Preallocation,
+    Runtime, Segments, Sink, WriteFlags,
 };
 use crate::{Error, ErrorKind, Result};
 use alloc::boxed::Box;
@@ -281,5 +282,62 @@ fn a_comparison_or_map_of_what_cannot_be_read_fails() {
             assert_eq!(map(&a).await.is_err(), device.failed() > 0);
         });
         assert!(calls.await > 0);
+    });
+}
+
+#[test]
+fn sizes_that_no_file_has_are_refused() {
+    // Rounding them up to whole sectors used to overflow.
+    let raw = |size| NewImage::Raw(raw::CreateOptions { size, ..Default::default() });
+    for size in [u64::MAX, u64::MAX - 600, 1 << 63] {
+        let error = measure_new(&raw(size)).expect_err("too large");
+        assert_eq!(error.kind(), ErrorKind::Limit, "{error}");
+    }
+    let most = measure_new(&raw(i64::MAX.unsigned_abs())).expect("as large as files get");
+    assert_eq!(most.required, 1 << 63);
+}
+
+#[test]
+fn compressed_copies_begin_on_whole_clusters() {
+    // Data that begins within a cluster, after zeroes that were passed over, used to be written
+    // from there.
+    let sim = SimRuntime::new(3);
+    sim.block_on(async {
+        let runtime = sim.handle();
+        let from: Device = source();
+        for cluster_size in [512, 4096, 65536] {
+            let file: Device = Arc::new(MemoryDevice::new(0));
+            let options = qcow2::CreateOptions { size: SIZE, cluster_size, ..Default::default() };
+            create(&runtime, &file, None, &NewImage::Qcow2(options)).await.expect("create");
+            let to: Device =
+                open_image(&runtime, file, Access::ReadWrite).await.expect("a new image");
+            let options = ConvertOptions { compress: true, ..ConvertOptions::default() };
+            convert(&runtime, &from, &to, options, &no_progress).await.expect("converts");
+            let same = compare(&from, &to, CompareOptions::default(), &no_progress).await;
+            assert_eq!(same.expect("compares"), None, "clusters of {cluster_size}");
+        }
+    });
+}
+
+#[test]
+fn growing_an_image_grows_its_raw_data_file() {
+    let sim = SimRuntime::new(4);
+    sim.block_on(async {
+        let runtime = sim.handle();
+        let (file, data): (Device, Device) =
+            (Arc::new(MemoryDevice::new(0)), Arc::new(MemoryDevice::new(0)));
+        let data_file = Some(qcow2::DataFileOptions { name: "data".into(), raw: true });
+        let options = qcow2::CreateOptions { size: SIZE, data_file, ..Default::default() };
+        let image = NewImage::Qcow2(options);
+        create(&runtime, &file, Some(&data), &image).await.expect("create");
+        let env = Env { runtime: runtime.clone(), policy: Arc::new(Deny) };
+        let options = OpenOptions {
+            access: Access::ReadWrite,
+            data_file: Some(DataFile { device: data.clone(), filename: Arc::from("data") }),
+            ..OpenOptions::default()
+        };
+        let layer = open(&env, file, "image", options).await.expect("opens");
+        layer.set_len(2 * SIZE, Preallocation::Off).await.expect("grows");
+        assert_eq!(data.len(), 2 * SIZE);
     });
 }

@@ -43,6 +43,13 @@ impl Qcow2 {
         if needed > self.l1.read().entries.len() as u64 {
             self.grow_l1(needed).await?;
         }
+        if let Some(data) = &self.data
+            && self.data_file_is_raw()
+            && data.len() < size
+        {
+            // It shows the disk as it is, its length included.
+            data.set_len(size, Preallocation::Off).await?;
+        }
         let bytes = size.to_be_bytes().to_vec();
         let result = async {
             self.file.write(header::SIZE as u64, bytes.into(), WriteFlags::empty()).await?;
