@@ -95,7 +95,8 @@ const word = (...parts) => parts.join("");
 const WORDS = [
   {
     name: "a word about how it was made",
-    re: new RegExp(`\\b${word("ag", "ent")}s?\\b`, "i"),
+    // A model of a device has sessions of its own; what they are not is this one or the last.
+    re: new RegExp(`\\b(?:${word("ag", "ent")}s?|(?:this|last|next|previous|earlier) ${word("ses", "sion")}s?)\\b`, "i"),
   },
   { name: "an issue number", re: new RegExp(`\\b${word("iss", "ue")}s? *#?\\d+`, "i") },
   // Where style sheets have colours.

@@ -85,7 +85,8 @@ test("layers: nothing uses what is above it", () => {
 test("words: the project speaks of itself alone", () => {
   const ses = "ses" + "sion";
   const cases = [
-    [`made in a ${ses}`, 1],
+    [`made in the last ${ses}`, 1],
+    [`a ${ses} of operations on a device`, 0],
     [`the ${"ag" + "ent"}s did it`, 1],
     [`${"iss" + "ue"} 12 asks for it`, 1],
     [`as in (${"#"}12)`, 1],
