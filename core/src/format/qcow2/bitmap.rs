@@ -12,6 +12,8 @@ use alloc::vec::Vec;
 /// Length of a directory entry before its variable parts.
 const FIXED_LEN: usize = 24;
 const MAX_NAME: usize = 1023;
+/// What the schema can tell (and QEMU can use); the format knows more.
+const MAX_GRANULARITY_BITS: u8 = 31;
 /// The only type of bitmap.
 const DIRTY_TRACKING: u8 = 1;
 
@@ -82,6 +84,15 @@ impl Qcow2 {
             }
             if rest[17] > 63 {
                 return Err(broken(here, format!("granularity of 2^{} bytes", rest[17])));
+            }
+            if rest[17] > MAX_GRANULARITY_BITS {
+                return Err(Error::unsupported(format!(
+                    "bitmap directory: granularity of 2^{} bytes, at most 2^{MAX_GRANULARITY_BITS} \
+                     is supported",
+                    rest[17]
+                ))
+                .in_format("qcow2")
+                .at(here));
             }
             // Checked here and not at the end: memory follows what the header admits.
             if out.len() == extension.count as usize {

@@ -704,6 +704,14 @@ fn a_broken_bitmap_directory_is_refused_entry_by_entry() {
         let error = describe(&image).expect_err(name);
         assert_refused(name, &error, Corrupt, says, Some(*at));
     }
+    // Valid, and more than 32 bits can tell: it used to overflow where it was described.
+    for bits in 32..=63 {
+        let mut image = Image::v3();
+        directory(&mut image, 1, &[(0, "a")]);
+        image.put(SPARE + 17, &[bits]);
+        let error = describe(&image).expect_err("too coarse");
+        assert_refused("coarse", &error, Unsupported, "is supported", Some(SPARE));
+    }
 }
 
 #[test]
