@@ -31,7 +31,8 @@ const PAGE = `<!doctype html><meta charset="utf-8"><title>sectora</title><link r
 function serve() {
   const requests = [];
   const server = createServer((request, response) => {
-    const path = normalize(decodeURIComponent(new URL(request.url, "http://x").pathname));
+    const url = new URL(request.url, "http://x");
+    const path = normalize(decodeURIComponent(url.pathname));
     requests.push(path);
     const type = TYPES[extname(path)];
     if (path === "/") {
@@ -43,7 +44,9 @@ function serve() {
       response.writeHead(404);
       return response.end();
     }
-    response.writeHead(200, { "content-type": type });
+    // A script asked for with ?alone may start no workers.
+    const policy = url.searchParams.has("alone") ? { "content-security-policy": "worker-src 'none'" } : {};
+    response.writeHead(200, { "content-type": type, ...policy });
     return createReadStream(file).pipe(response);
   });
   return new Promise((resolve) => server.listen(0, "127.0.0.1", () => resolve({ server, requests })));
@@ -64,8 +67,15 @@ export async function launch() {
   const origin = `http://127.0.0.1:${server.address().port}`;
   await page.goto(`${origin}/`);
   await page.waitForFunction("window.sectora");
+  const inspector = await context.newCDPSession(page);
+  /** How many workers there are, those of workers too. */
+  const workers = async () => {
+    const { targetInfos } = await inspector.send("Target.getTargets", { filter: [{ type: "worker" }] });
+    return targetInfos.length;
+  };
   return {
     page,
+    workers,
     requests,
     errors,
     origin,

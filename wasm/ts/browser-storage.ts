@@ -1,7 +1,9 @@
 /** Storage of browsers: files, the origin-private file system, and files from the save picker. */
 
 import { SectoraError, invalid } from "./errors.js";
-import { blobSource, customSource, customTarget, isCustom, memorySource } from "./storage.js";
+import { blobSource } from "./blob.js";
+import type { StartReaders } from "./blob.js";
+import { customSource, customTarget, isCustom, memorySource } from "./storage.js";
 import type { OpenedSource, OpenedTarget, Storage, TargetNeeds } from "./storage.js";
 import type { Platform } from "./engine.js";
 import type { CustomTarget, FileHandleLike, OpfsFile, Source, SyncAccessHandleLike, Target } from "./types.js";
@@ -16,13 +18,14 @@ type OpfsHandle = FileSystemFileHandle & {
 /** Copies from one file to another have parts of this size. */
 const COPY = 4 * 1024 * 1024;
 
-export const browserPlatform: Platform = {
+/** The storage of this thread; `readers` read files for it. */
+export const makePlatform = (readers?: StartReaders): Platform => ({
   async source(source: Source): Promise<OpenedSource> {
-    if (source instanceof Blob) return fileSource(source);
+    if (source instanceof Blob) return fileSource(source, readers);
     if (source instanceof Uint8Array) return memorySource(source);
     if (isFileHandle(source)) {
       const path = await opfsPath(source);
-      return path === undefined ? fileSource(await source.getFile()) : opfsSource(source as OpfsHandle, path);
+      return path === undefined ? fileSource(await source.getFile(), readers) : opfsSource(source as OpfsHandle, path);
     }
     if (isOpfs(source)) return opfsSource(await find(source.opfs), normal(source.opfs));
     if (isSyncHandle(source)) {
@@ -46,7 +49,9 @@ export const browserPlatform: Platform = {
     if (isCustom(target)) return customTarget(target as CustomTarget);
     throw unknown(target, "target");
   },
-};
+});
+
+export const browserPlatform = makePlatform();
 
 function unknown(value: unknown, what: string): SectoraError {
   if (["string", "number"].includes(typeof value) || value instanceof URL) {
@@ -67,9 +72,9 @@ function isOpfs(value: unknown): value is OpfsFile {
   return typeof (value as OpfsFile)?.opfs === "string";
 }
 
-function fileSource(blob: Blob): OpenedSource {
+function fileSource(blob: Blob, readers: StartReaders | undefined): OpenedSource {
   const named = blob instanceof File && blob.name !== "";
-  return blobSource(blob, named ? blob.name : "blob", named);
+  return blobSource(blob, named ? blob.name : "blob", named, readers);
 }
 
 // ------------------------------------------------------------------- the origin-private file system

@@ -60,7 +60,7 @@ export function toSize(value: bigint | number, what: string): number {
 }
 
 /** A source that cannot be written. */
-function readOnly(name: string, size: number, read: NonNullable<Storage["read"]>): Storage {
+export function readOnly(name: string, size: number, read: NonNullable<Storage["read"]>): Storage {
   return { name, writable: false, sync: false, size: () => size, allocated: () => -1, read };
 }
 
@@ -78,77 +78,6 @@ export function memorySource(bytes: Uint8Array): OpenedSource {
     },
   };
   return { storage, named: false, close: async () => {} };
-}
-
-/** Small reads are answered from blocks of this size: reading 4 KiB of a file costs as much. */
-const BLOCK = 256 * 1024;
-/** So many blocks are kept. */
-const BLOCKS = 64;
-/** So many long reads are begun ahead of one who reads in order: one at a time is half as fast. */
-const AHEAD = 4;
-/** Longer ones are not: they keep the file busy by themselves. */
-const AHEAD_MOST = 4 * 1024 * 1024;
-
-/** A file or blob: every read costs about half a millisecond, whatever its size. */
-export function blobSource(blob: Blob, name: string, named: boolean): OpenedSource {
-  /** By number, the least recently used first. */
-  let blocks = new Map<number, Promise<Uint8Array>>();
-  const fetch = async (start: number, end: number) => new Uint8Array(await blob.slice(start, end).arrayBuffer());
-  const block = (number: number) => {
-    let found = blocks.get(number);
-    blocks.delete(number);
-    if (!found) {
-      found = fetch(number * BLOCK, Math.min((number + 1) * BLOCK, blob.size));
-      found.catch(() => blocks.delete(number));
-      const [oldest] = blocks.keys();
-      if (blocks.size >= BLOCKS && oldest !== undefined) blocks.delete(oldest);
-    }
-    blocks.set(number, found);
-    return found;
-  };
-  /** Long reads that are expected next, by offset. */
-  let ahead = new Map<number, { length: number; bytes: Promise<Uint8Array> }>();
-  /** Where the last long read ended. */
-  let last = -1;
-  const long = (offset: number, length: number): Promise<Uint8Array> => {
-    const expected = ahead.get(offset);
-    ahead.delete(offset);
-    const inOrder = offset === last;
-    last = offset + length;
-    const bytes = expected?.length === length ? expected.bytes : fetch(offset, last);
-    if (!inOrder || length > AHEAD_MOST) {
-      ahead.clear();
-      return bytes;
-    }
-    for (let at = last; ahead.size < AHEAD && at < blob.size && at < last + AHEAD * length; at += length) {
-      if (ahead.has(at)) continue;
-      const step = Math.min(length, blob.size - at);
-      const next = { length: step, bytes: fetch(at, at + step) };
-      // Whoever reads it learns of it.
-      next.bytes.catch(() => {});
-      ahead.set(at, next);
-    }
-    return bytes;
-  };
-  const read = async (offset: number, length: number) => {
-    if (length >= BLOCK) return long(offset, length);
-    const first = await block(Math.floor(offset / BLOCK));
-    const from = offset % BLOCK;
-    if (from + length <= BLOCK) return first.subarray(from, from + length);
-    const second = await block(Math.floor(offset / BLOCK) + 1);
-    const out = new Uint8Array(length);
-    out.set(first.subarray(from));
-    out.set(second.subarray(0, length - (BLOCK - from)), BLOCK - from);
-    return out;
-  };
-  return {
-    storage: readOnly(name, blob.size, read),
-    named,
-    close: async () => {
-      blocks = new Map();
-      ahead = new Map();
-    },
-  };
 }
 
 function checked(bytes: unknown, length: number): Uint8Array {
