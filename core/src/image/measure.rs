@@ -12,6 +12,7 @@ use alloc::sync::Arc;
 /// # Errors
 /// `InvalidInput` for impossible options.
 pub fn measure_new(image: &NewImage) -> Result<BlockMeasureInfo> {
+    image.check()?;
     measure(image, 0)
 }
 
@@ -25,18 +26,20 @@ pub async fn measure_source(
     source: &Arc<Layer>,
     progress: Progress<'_>,
 ) -> Result<BlockMeasureInfo> {
-    if let NewImage::Qcow2(options) = image
-        && options.backing.is_some()
-    {
-        // What the backing file holds already is not looked at: the estimate is the safe one.
-        let bitmaps = measure_bitmaps(image, source).await?;
-        return Ok(BlockMeasureInfo { bitmaps, ..measure(image, u64::MAX)? });
-    }
-    let cluster = match image {
-        NewImage::Raw(_) => 1,
-        NewImage::Qcow2(options) => u64::from(options.cluster_size),
-    };
+    // Nothing is computed from options that contradict themselves.
     image.check()?;
+    let data = match image {
+        // What the backing file holds already is not looked at: the estimate is the safe one.
+        NewImage::Qcow2(options) if options.backing.is_some() => u64::MAX,
+        NewImage::Qcow2(options) => data_of(source, options.cluster_size.into(), progress).await?,
+        NewImage::Raw(_) => data_of(source, 1, progress).await?,
+    };
+    let bitmaps = measure_bitmaps(image, source).await?;
+    Ok(BlockMeasureInfo { bitmaps, ..measure(image, data)? })
+}
+
+/// Bytes of the clusters of this size in which `source` does not read as zeroes.
+async fn data_of(source: &Arc<Layer>, cluster: u64, progress: Progress<'_>) -> Result<u64> {
     let size = source.len();
     let mut mapper = Mapper::new(source.clone(), 0, size);
     // End of the last cluster that was counted: two extents may share one.
@@ -50,8 +53,7 @@ pub async fn measure_source(
         }
         progress(extent.end(), size);
     }
-    let bitmaps = measure_bitmaps(image, source).await?;
-    Ok(BlockMeasureInfo { bitmaps, ..measure(image, data)? })
+    Ok(data)
 }
 
 /// What the bitmaps of `source` take; `None` where one of the formats has none.
@@ -72,7 +74,6 @@ async fn measure_bitmaps(image: &NewImage, source: &Layer) -> Result<Option<u64>
 }
 
 fn measure(image: &NewImage, data: u64) -> Result<BlockMeasureInfo> {
-    image.check()?;
     match image {
         NewImage::Raw(options) => {
             let size = options.size.next_multiple_of(512);

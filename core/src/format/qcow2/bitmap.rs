@@ -10,7 +10,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 /// Length of a directory entry before its variable parts.
-const FIXED_LEN: usize = 24;
+pub(super) const FIXED_LEN: usize = 24;
 const MAX_NAME: usize = 1023;
 /// What the schema can tell (and QEMU can use); the format knows more.
 const MAX_GRANULARITY_BITS: u8 = 31;

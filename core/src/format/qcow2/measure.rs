@@ -1,11 +1,9 @@
 //! How large a new image will be.
 
+use super::bitmap::FIXED_LEN;
 use super::create::{CreateOptions, Layout};
 use crate::io::Preallocation;
 use crate::{Error, Result};
-
-/// Length of an entry of the bitmap directory without the name (section "Bitmap directory").
-const DIRECTORY_ENTRY: u64 = 24;
 
 /// Sizes of a new image file in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +58,7 @@ pub fn measure_bitmaps(
         let data = bytes.div_ceil(cluster);
         let table = (data * 8).div_ceil(cluster);
         clusters = clusters.saturating_add(data + table);
-        directory = directory.saturating_add((DIRECTORY_ENTRY + name as u64).next_multiple_of(8));
+        directory = directory.saturating_add(((FIXED_LEN + name) as u64).next_multiple_of(8));
     }
     clusters
         .saturating_add(directory.div_ceil(cluster))
