@@ -54,6 +54,39 @@ pub(super) struct HostArgs {
     image_opts: bool,
 }
 
+/// What every verb that looks at one image takes.
+#[derive(Debug, clap::Args)]
+pub(super) struct ImageArgs {
+    /// Format of the image; guessed from its contents where it is not given
+    #[arg(short, long, value_name = "FMT", allow_hyphen_values = true)]
+    pub(super) format: Option<String>,
+
+    /// Read the image although another program writes to it
+    #[arg(short = 'U', long)]
+    pub(super) force_share: bool,
+
+    /// How to print it
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
+    pub(super) output: OutputFormat,
+
+    #[command(flatten)]
+    pub(super) host: HostArgs,
+
+    /// The image
+    #[arg(value_name = "FILENAME")]
+    filenames: Vec<String>,
+}
+
+impl ImageArgs {
+    /// The one image.
+    pub(super) fn filename(&self) -> Result<&str, Failure> {
+        match &self.filenames[..] {
+            [filename] => Ok(filename),
+            _ => Err(Failure::usage("Expecting one image file name")),
+        }
+    }
+}
+
 impl HostArgs {
     /// Refuses what is understood but not supported.
     pub(super) fn check(&self) -> Result<(), Failure> {

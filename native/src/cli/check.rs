@@ -1,6 +1,6 @@
 //! `check`: looks for damage in an image.
 
-use super::args::{Cache, HostArgs, OutputFormat};
+use super::args::{Cache, ImageArgs, OutputFormat};
 use super::failure::{Failure, Outcome};
 use super::host::{Host, Opening, Threads, block_on};
 use super::output::{complain, print, print_json};
@@ -16,10 +16,6 @@ pub(super) struct Args {
     #[arg(short, long)]
     quiet: bool,
 
-    /// Format of the image; guessed from its contents where it is not given
-    #[arg(short, long, value_name = "FMT", allow_hyphen_values = true)]
-    format: Option<String>,
-
     /// Cache mode: none, writeback, writethrough, directsync or unsafe
     #[arg(short = 'T', long, value_name = "CACHE", allow_hyphen_values = true)]
     cache: Option<String>,
@@ -27,27 +23,16 @@ pub(super) struct Args {
     #[arg(short, long, value_name = "WHAT", hide = true, allow_hyphen_values = true)]
     repair: Option<String>,
 
-    /// Read the image although another program writes to it
-    #[arg(short = 'U', long)]
-    force_share: bool,
-
-    /// How to print it
-    #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
-    output: OutputFormat,
-
     #[command(flatten)]
-    host: HostArgs,
-
-    /// The image
-    #[arg(value_name = "FILENAME")]
-    filenames: Vec<String>,
+    image: ImageArgs,
 }
 
 /// The format has nothing to check.
 const NOT_CHECKABLE: u8 = 63;
 
 pub(super) fn run(args: Args) -> Outcome {
-    args.host.check()?;
+    let given = &args.image;
+    given.host.check()?;
     match args.repair.as_deref() {
         None => {}
         Some("leaks" | "all") => return Err(Failure::unsupported("repairing images (-r)")),
@@ -56,15 +41,13 @@ pub(super) fn run(args: Args) -> Outcome {
             return Err(Failure::usage(text));
         }
     }
-    let [filename] = &args.filenames[..] else {
-        return Err(Failure::usage("Expecting one image file name"));
-    };
+    let filename = given.filename()?;
     let cache = Cache::source(args.cache.as_deref())?;
     block_on(Threads::One, |runtime| {
-        let host = Host::new(runtime, &args.host, args.force_share);
+        let host = Host::new(runtime, &given.host, given.force_share);
         async move {
             let image =
-                host.open(filename, Opening::to_read(args.format.as_deref(), cache)).await?;
+                host.open(filename, Opening::to_read(given.format.as_deref(), cache)).await?;
             let found = match check(&image, &no_progress).await {
                 Ok(found) => found,
                 Err(e) => return Err(Failure::from(e).context("Check failed")),
@@ -76,7 +59,7 @@ pub(super) fn run(args: Args) -> Outcome {
             for finding in &report.findings {
                 complain(&finding.what);
             }
-            match args.output {
+            match given.output {
                 OutputFormat::Json => print_json(&summary)?,
                 OutputFormat::Human if args.quiet => {}
                 OutputFormat::Human => print(&human(&summary))?,

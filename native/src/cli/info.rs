@@ -1,6 +1,6 @@
 //! `info`: tells what an image is.
 
-use super::args::{Cache, HostArgs, OutputFormat};
+use super::args::{Cache, ImageArgs, OutputFormat};
 use super::failure::{Failure, Outcome};
 use super::host::{Host, Opening, Threads, block_on, shown};
 use super::output::{human_size, print, print_json};
@@ -16,43 +16,26 @@ use std::sync::Arc;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Format of the image; guessed from its contents where it is not given
-    #[arg(short, long, value_name = "FMT", allow_hyphen_values = true)]
-    format: Option<String>,
-
     /// Tell of every image of the backing chain
     #[arg(short, long)]
     backing_chain: bool,
 
-    /// Read the image although another program writes to it
-    #[arg(short = 'U', long)]
-    force_share: bool,
-
-    /// How to print it
-    #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
-    output: OutputFormat,
-
     #[command(flatten)]
-    host: HostArgs,
-
-    /// The image
-    #[arg(value_name = "FILENAME")]
-    filenames: Vec<String>,
+    image: ImageArgs,
 }
 
 pub(super) fn run(args: Args) -> Outcome {
-    args.host.check()?;
-    let [filename] = &args.filenames[..] else {
-        return Err(Failure::usage("Expecting one image file name"));
-    };
+    let given = &args.image;
+    given.host.check()?;
+    let filename = given.filename()?;
     block_on(Threads::One, |runtime| {
-        let host = Host::new(runtime, &args.host, args.force_share);
+        let host = Host::new(runtime, &given.host, given.force_share);
         async move {
             let images = match args.backing_chain {
-                true => chain(&host, filename, args.format.as_deref()).await?,
-                false => Vec::from([one(&host, filename, args.format.as_deref()).await?]),
+                true => chain(&host, filename, given.format.as_deref()).await?,
+                false => Vec::from([one(&host, filename, given.format.as_deref()).await?]),
             };
-            match (args.output, &images[..]) {
+            match (given.output, &images[..]) {
                 (OutputFormat::Json, [image]) if !args.backing_chain => print_json(image)?,
                 (OutputFormat::Json, images) => print_json(&images)?,
                 (OutputFormat::Human, images) => {

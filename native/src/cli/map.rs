@@ -1,6 +1,6 @@
 //! `map`: tells where an image's data is.
 
-use super::args::{Cache, HostArgs, OutputFormat, bytes};
+use super::args::{Cache, ImageArgs, OutputFormat, bytes};
 use super::failure::{Failure, Outcome};
 use super::host::{Host, Opening, Threads, block_on};
 use super::output::print;
@@ -11,10 +11,6 @@ use std::fmt::Write;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Format of the image; guessed from its contents where it is not given
-    #[arg(short, long, value_name = "FMT", allow_hyphen_values = true)]
-    format: Option<String>,
-
     /// Begin here
     #[arg(short, long, value_name = "OFFSET", allow_hyphen_values = true)]
     start_offset: Option<String>,
@@ -23,39 +19,26 @@ pub(super) struct Args {
     #[arg(short = 'l', long, value_name = "LENGTH", allow_hyphen_values = true)]
     max_length: Option<String>,
 
-    /// Read the image although another program writes to it
-    #[arg(short = 'U', long)]
-    force_share: bool,
-
-    /// How to print it
-    #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
-    output: OutputFormat,
-
     #[command(flatten)]
-    host: HostArgs,
-
-    /// The image
-    #[arg(value_name = "FILENAME")]
-    filenames: Vec<String>,
+    image: ImageArgs,
 }
 
 /// Text is written in pieces of about this size.
 const PIECE: usize = 64 << 10;
 
 pub(super) fn run(args: Args) -> Outcome {
-    args.host.check()?;
+    let given = &args.image;
+    given.host.check()?;
     let limit = |what, text: &Option<String>| text.as_ref().map(|t| bytes(what, t)).transpose();
     let start = limit("start offset", &args.start_offset)?.unwrap_or(0);
     let len = limit("max length", &args.max_length)?.unwrap_or(u64::MAX);
-    let [filename] = &args.filenames[..] else {
-        return Err(Failure::usage("Expecting one image file name"));
-    };
+    let filename = given.filename()?;
     block_on(Threads::One, |runtime| {
-        let host = Host::new(runtime, &args.host, args.force_share);
+        let host = Host::new(runtime, &given.host, given.force_share);
         async move {
-            let how = Opening::to_read(args.format.as_deref(), Cache::default());
+            let how = Opening::to_read(given.format.as_deref(), Cache::default());
             let image = host.open(filename, how).await?;
-            match args.output {
+            match given.output {
                 OutputFormat::Human => human(image, start, len).await,
                 OutputFormat::Json => json(image, start, len).await,
             }
