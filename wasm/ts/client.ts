@@ -6,6 +6,8 @@ import type { Port } from "./rpc.js";
 import { OPTIONAL } from "./remote.js";
 import type { Sent, SentImage, SentOpen, SentResolved } from "./remote.js";
 import { isCustom } from "./storage.js";
+import { pushedStream } from "./stream.js";
+import type { Push } from "./stream.js";
 import type {
   BlockMeasureInfo,
   CheckResult,
@@ -32,9 +34,6 @@ import type {
   WasmInput,
 } from "./types.js";
 
-/** Bytes that a stream keeps ready on this side. */
-const STREAM_AHEAD = 4 * 1024 * 1024;
-
 /** Options without what cannot be sent. */
 function plain<T extends object>(options: T): Omit<T, "signal" | "onProgress" | "resolve"> {
   const { signal: _, onProgress: __, resolve: ___, ...rest } = options as T & TaskOptions & { resolve?: unknown };
@@ -46,7 +45,7 @@ export class RemoteEngine implements Engine {
   readonly #end: () => unknown;
   readonly #storage = new Map<number, CustomTarget>();
   readonly #resolvers = new Map<number, { resolve: Resolver; storage: number[] }>();
-  readonly streams = new Map<number, (chunk: Uint8Array) => Promise<void>>();
+  readonly streams = new Map<number, Push>();
   readonly #leaks: FinalizationRegistry<{ id: number; name: string }>;
   #next = 0;
 
@@ -289,45 +288,14 @@ class RemoteImage implements Image {
 
   stream(options: StreamOptions): ReadableStream<Uint8Array> {
     const engine = this.#engine;
-    const id = engine.next();
-    const stop = new AbortController();
     const { signal: outer, onProgress } = options;
-    const onAbort = () => stop.abort(outer?.reason);
-    outer?.addEventListener("abort", onAbort, { once: true });
-    if (outer?.aborted) onAbort();
-    let wanted: (() => void) | undefined;
-    return new ReadableStream<Uint8Array>(
-      {
-        start: (controller) => {
-          engine.streams.set(id, async (chunk) => {
-            controller.enqueue(chunk);
-            if ((controller.desiredSize ?? 0) > 0) return;
-            await new Promise<void>((resolve) => {
-              wanted = resolve;
-            });
-          });
-          this.#call<void>("stream", [id, plain(options)], { signal: stop.signal, onProgress })
-            .then(
-              () => controller.close(),
-              (e: unknown) => controller.error(e),
-            )
-            // It was cancelled meanwhile, and is closed.
-            .catch(() => {})
-            .finally(() => {
-              engine.streams.delete(id);
-              outer?.removeEventListener("abort", onAbort);
-            });
-        },
-        pull: () => {
-          wanted?.();
-        },
-        cancel: (reason) => {
-          stop.abort(reason);
-          wanted?.();
-        },
-      },
-      { highWaterMark: STREAM_AHEAD, size: (chunk) => chunk.length },
-    );
+    return pushedStream(outer, (push, signal) => {
+      const id = engine.next();
+      engine.streams.set(id, push);
+      return this.#call<void>("stream", [id, plain(options)], { signal, onProgress }).finally(() =>
+        engine.streams.delete(id),
+      );
+    });
   }
 
   close(): Promise<void> {

@@ -6,6 +6,7 @@ import { plainCounts } from "./json.js";
 import * as bindings from "./pkg/sectora.js";
 import { toSize } from "./storage.js";
 import type { OpenedSource, OpenedTarget, TargetNeeds } from "./storage.js";
+import { pushedStream } from "./stream.js";
 import type {
   BlockGraphInfo,
   BlockMeasureInfo,
@@ -43,8 +44,6 @@ const READ_STEP = 4 * 1024 * 1024;
 const READ_MOST = 2 ** 30;
 /** Entries of a map in one batch. */
 const BATCH = 4096;
-/** Bytes that a stream keeps ready. */
-const STREAM_AHEAD = 4 * 1024 * 1024;
 
 /** Why the module has stopped, once it has; there is one in a thread. */
 let dead: SectoraError | undefined;
@@ -403,42 +402,8 @@ class LocalImage implements Image {
   }
 
   stream(options: StreamOptions): ReadableStream<Uint8Array> {
-    const stop = new AbortController();
-    const { signal: outer } = options;
-    const onAbort = () => stop.abort(outer?.reason);
-    outer?.addEventListener("abort", onAbort, { once: true });
-    if (outer?.aborted) onAbort();
-    let wanted: (() => void) | undefined;
-    return new ReadableStream<Uint8Array>(
-      {
-        start: (controller) => {
-          const push = async (chunk: Uint8Array) => {
-            controller.enqueue(chunk);
-            if ((controller.desiredSize ?? 0) > 0) return;
-            await new Promise<void>((resolve) => {
-              wanted = resolve;
-            });
-          };
-          this.#run({ ...options, signal: stop.signal }, (task) =>
-            this.#handle.stream(push, own("stream", options), task),
-          )
-            .then(
-              () => controller.close(),
-              (e: unknown) => controller.error(e),
-            )
-            // It was cancelled meanwhile, and is closed.
-            .catch(() => {})
-            .finally(() => outer?.removeEventListener("abort", onAbort));
-        },
-        pull: () => {
-          wanted?.();
-        },
-        cancel: (reason) => {
-          stop.abort(reason);
-          wanted?.();
-        },
-      },
-      { highWaterMark: STREAM_AHEAD, size: (chunk) => chunk.length },
+    return pushedStream(options.signal, (push, signal) =>
+      this.#run({ ...options, signal }, (task) => this.#handle.stream(push, own("stream", options), task)),
     );
   }
 
