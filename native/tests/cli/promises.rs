@@ -158,7 +158,8 @@ pub(crate) fn broken_pipe() {
 
 pub(crate) fn progress() {
     let folder = Folder::new();
-    folder.file("source.raw", 16 << 20, &[(0, noise(1, 16 << 20))]);
+    // Requests that complete together are told of as one step: many, so that some do not.
+    folder.file("source.raw", 64 << 20, &[(0, noise(1, 64 << 20))]);
     for line in [
         "img convert --progress=json -O qcow2 source.raw out",
         "img convert --progress=json -O qcow2 source.raw -",
