@@ -42,6 +42,24 @@ pub enum Backing {
     Ignore,
 }
 
+/// What to do about an image's external data file.
+#[derive(Clone, Debug, Default)]
+pub enum DataSource {
+    /// Open it through the policy; an image without it does not open.
+    #[default]
+    Follow,
+    /// Leave it closed: only the image's metadata can be looked at then.
+    Ignore,
+    /// It is open already. An image that has none does not open.
+    Given(DataFile),
+}
+
+impl From<Option<DataFile>> for DataSource {
+    fn from(given: Option<DataFile>) -> Self {
+        given.map_or(Self::Follow, Self::Given)
+    }
+}
+
 /// How to open an image.
 #[derive(Clone, Debug)]
 pub struct OpenOptions {
@@ -51,10 +69,8 @@ pub struct OpenOptions {
     pub access: Access,
     /// The backing file.
     pub backing: Backing,
-    /// The external data file; by default what the image names, through the policy.
-    pub data_file: Option<DataFile>,
-    /// Leave the external data file closed: only the image's metadata can be looked at then.
-    pub without_data_file: bool,
+    /// The external data file.
+    pub data_file: DataSource,
     /// Read this internal snapshot (its id or name) instead of the active state.
     pub snapshot: Option<alloc::string::String>,
 }
@@ -65,8 +81,7 @@ impl Default for OpenOptions {
             format: None,
             access: Access::ReadOnly,
             backing: Backing::Follow,
-            data_file: None,
-            without_data_file: false,
+            data_file: DataSource::Follow,
             snapshot: None,
         }
     }

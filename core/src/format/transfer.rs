@@ -58,18 +58,12 @@ pub(super) async fn read(layer: &Layer, offset: u64, len: u64) -> Result<Segment
 /// How many of the first pieces are compressed units that are decompressed as one piece of work.
 /// At least 1.
 fn units_together(pieces: &[Piece]) -> usize {
-    let mut taken = 1;
-    let mut bytes = pieces[0].len;
-    while let [Some(a), Some(b)] = [pieces.get(taken - 1), pieces.get(taken)]
-        && bytes + b.len <= UNITS_TOGETHER
-        && let (Place::Compressed { kind: x, .. }, Place::Compressed { kind: y, .. }) =
-            (a.place, b.place)
-        && x == y
-    {
-        bytes += b.len;
-        taken += 1;
-    }
-    taken
+    let mut bytes = 0;
+    let fits = |piece: &&Piece| {
+        bytes += piece.len;
+        bytes <= UNITS_TOGETHER && matches!(piece.place, Place::Compressed { .. })
+    };
+    pieces.iter().take_while(fits).count().max(1)
 }
 
 async fn read_pieces(layer: &Layer, start: u64, pieces: &[Piece]) -> Result<Segments> {

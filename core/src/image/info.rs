@@ -1,7 +1,7 @@
 //! What an image is: the schema's `ImageInfo` and `BlockGraphInfo`.
 
 use crate::format::detect::{MAX_CHAIN, too_long};
-use crate::format::{Backing, BackingRef, Env, FormatName, Layer, OpenOptions, open};
+use crate::format::{Backing, BackingRef, DataSource, Env, FormatName, Layer, OpenOptions, open};
 use crate::io::{Access, Device, Reference, ReferenceKind, combine_path};
 use crate::qapi::{
     BlockChildInfo, BlockGraphInfo, BlockNodeInfo, ImageInfo, ImageInfoSpecific,
@@ -82,7 +82,7 @@ pub async fn info_chain(
                 "backing file '{filename}' creates an infinite loop"
             )));
         }
-        (options.backing, options.without_data_file) = (Backing::Ignore, true);
+        (options.backing, options.data_file) = (Backing::Ignore, DataSource::Ignore);
         let layer = open(env, file, &filename, options)
             .await
             .map_err(|e| e.context(format!("could not open '{filename}'")))?;

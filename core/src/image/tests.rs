@@ -5,7 +5,9 @@ use super::{
     CompareOptions, ConvertOptions, NewImage, compare, convert, create, map, measure_new,
     no_progress, stream,
 };
-use crate::format::{Backing, DataFile, Env, FormatName, Layer, OpenOptions, open, qcow2, raw};
+use crate::format::{
+    Backing, DataFile, DataSource, Env, FormatName, Layer, OpenOptions, open, qcow2, raw,
+};
 use crate::io::testing::model::payload;
 use crate::io::testing::{
     Effect, Fault, FaultDevice, SimRuntime, YieldDevice, drop_at_each_await, fail_each_call,
@@ -333,7 +335,10 @@ fn growing_an_image_grows_its_raw_data_file() {
         let env = Env { runtime: runtime.clone(), policy: Arc::new(Deny) };
         let options = OpenOptions {
             access: Access::ReadWrite,
-            data_file: Some(DataFile { device: data.clone(), filename: Arc::from("data") }),
+            data_file: DataSource::Given(DataFile {
+                device: data.clone(),
+                filename: Arc::from("data"),
+            }),
             ..OpenOptions::default()
         };
         let layer = open(&env, file, "image", options).await.expect("opens");

@@ -284,7 +284,7 @@ impl Job<'_> {
         let options = OpenOptions {
             format: Some(self.format),
             access: Access::ReadWrite,
-            data_file: new.data_file(),
+            data_file: new.data_file().into(),
             ..OpenOptions::default()
         };
         let env = self.host.env(self.target_cache);

@@ -7,7 +7,7 @@ use super::failure::{Failure, Outcome};
 use super::signal;
 use crate::runtime::NativeRuntime;
 use crate::storage::{Aio, Claim, FileDevice, FileOpener, Locking};
-use sectora_core::format::{Backing, Env, FormatName, Layer, OpenOptions, open};
+use sectora_core::format::{Backing, DataSource, Env, FormatName, Layer, OpenOptions, open};
 use sectora_core::io::{Access, Runtime, Unrestricted};
 use std::future::Future;
 use std::sync::Arc;
@@ -103,13 +103,12 @@ impl Host {
         let format: Option<FormatName> = how.format.map(str::parse).transpose().map_err(failed)?;
         let options = self.opener(how.cache).options(how.access);
         let file = Arc::new(FileOpener::open_file(name, &options).map_err(failed)?);
-        let options = OpenOptions {
-            format,
-            access: how.access,
-            backing: if how.metadata_only { Backing::Ignore } else { Backing::Follow },
-            without_data_file: how.metadata_only,
-            ..OpenOptions::default()
+        let (backing, data_file) = match how.metadata_only {
+            true => (Backing::Ignore, DataSource::Ignore),
+            false => (Backing::Follow, DataSource::Follow),
         };
+        let access = how.access;
+        let options = OpenOptions { format, access, backing, data_file, ..OpenOptions::default() };
         let device: Arc<FileDevice> = file.clone();
         let layer = open(&self.env(how.cache), device, name, options).await.map_err(failed)?;
         if how.shares_raw && layer.driver().name() == "raw" {

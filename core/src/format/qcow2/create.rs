@@ -279,7 +279,7 @@ async fn preallocate(
         format: Some(FormatName::Qcow2),
         access: Access::ReadWrite,
         backing: Backing::Ignore,
-        data_file: data_file.map(data),
+        data_file: data_file.map(data).into(),
         ..OpenOptions::default()
     };
     let layer = open(&env, file.clone(), "new image", open_options).await?;

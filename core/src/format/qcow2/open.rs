@@ -7,7 +7,7 @@ use super::layout::{self as l, Autoclear, Incompatible};
 use super::snapshot::{self, Snapshot};
 use super::{L1, Qcow2};
 use crate::format::detect::OpenedFormat;
-use crate::format::layer::DataFile;
+use crate::format::layer::{DataFile, DataSource};
 use crate::format::{BackingRef, Env, OpenOptions};
 use crate::io::{Access, Closed, Device, Reference, ReferenceKind};
 use crate::sync::{Mutex, RwLock};
@@ -188,18 +188,19 @@ async fn open_data_file(
     options: &OpenOptions,
 ) -> Result<Option<DataFile>> {
     if !header.incompatible.contains(Incompatible::DATA_FILE) {
-        if options.data_file.is_some() {
+        if matches!(options.data_file, DataSource::Given(_)) {
             return Err(Error::invalid(format!("'{filename}' has no external data file"))
                 .in_format("qcow2"));
         }
         return Ok(None);
     }
-    if let Some(given) = &options.data_file {
-        return Ok(Some(given.clone()));
-    }
-    if options.without_data_file {
-        let device = Arc::new(Closed::new("the external data file"));
-        return Ok(Some(DataFile { device, filename: Arc::from("") }));
+    match &options.data_file {
+        DataSource::Given(given) => return Ok(Some(given.clone())),
+        DataSource::Ignore => {
+            let device = Arc::new(Closed::new("the external data file"));
+            return Ok(Some(DataFile { device, filename: Arc::from("") }));
+        }
+        DataSource::Follow => {}
     }
     let Some(name) = &header.data_file else {
         return Err(Error::invalid(format!(

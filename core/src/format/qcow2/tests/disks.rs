@@ -178,7 +178,8 @@ impl Disk {
         let env = Env { runtime: self.runtime.clone(), policy };
         let data_file = data.map(|device| DataFile { device, filename: Arc::from("data") });
         let format = Some(FormatName::Qcow2);
-        let options = OpenOptions { format, access, data_file, ..OpenOptions::default() };
+        let options =
+            OpenOptions { format, access, data_file: data_file.into(), ..OpenOptions::default() };
         open(&env, file, "image", options).await
     }
 

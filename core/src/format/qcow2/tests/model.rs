@@ -48,7 +48,8 @@ impl Fixture {
         }
         let data_file = data.map(|device| DataFile { device, filename: Arc::from("data") });
         let format = Some(FormatName::Qcow2);
-        let options = OpenOptions { format, access, data_file, ..OpenOptions::default() };
+        let options =
+            OpenOptions { format, access, data_file: data_file.into(), ..OpenOptions::default() };
         open(&self.env(), file, "image", options).await
     }
 
