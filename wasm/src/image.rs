@@ -283,7 +283,7 @@ async fn fill(
         ..format::OpenOptions::default()
     };
     let target = format::open(&env, device, file.name(), target).await?;
-    let (source, target): (Device, Device) = (layer.clone(), target);
+    let (source, device): (Device, Device) = (layer.clone(), target.clone());
     let how = image::ConvertOptions {
         compress: options.compressed(),
         sparse_size: options.sparse_size(),
@@ -292,7 +292,8 @@ async fn fill(
         target_has_backing: options.has_backing(),
     };
     let progress = task.progress();
-    image::convert(&runtime, &source, &target, how, &progress).await
+    image::convert(&runtime, &source, &device, how, &progress).await?;
+    target.close().await
 }
 
 /// Refuses to copy an image without its backing file as if it were the whole.

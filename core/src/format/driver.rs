@@ -312,6 +312,11 @@ pub trait Driver: Send + Sync + fmt::Debug {
     /// Makes all completed writes durable: data first, then what refers to it.
     fn flush(&self) -> BoxFuture<'_, Result<()>>;
 
+    /// Ends writing: makes everything durable and leaves the marks of an image that was closed
+    /// cleanly, with all that is kept in memory until then. Nothing is written after it. An image
+    /// that is only dropped is one that has crashed.
+    fn close(&self) -> BoxFuture<'_, Result<()>>;
+
     /// Changes the virtual size.
     fn set_virtual_size(
         &self,

@@ -158,6 +158,19 @@ impl Layer {
         self.guessed_raw
     }
 
+    /// Ends writing to this image: everything is durable, and the image is one that was closed
+    /// cleanly. Only the image itself: what stands below it was not written to. Dropping an image
+    /// without it loses what was not flushed.
+    ///
+    /// # Errors
+    /// Those of the devices; the image is as after a crash then.
+    pub async fn close(&self) -> Result<()> {
+        match self.access {
+            Access::ReadWrite => self.driver.close().await,
+            Access::ReadOnly => Ok(()),
+        }
+    }
+
     pub(super) fn child(&self, child: Child) -> &Device {
         match child {
             Child::File => &self.file,

@@ -322,13 +322,14 @@ impl Job<'_> {
         options: ConvertOptions,
     ) -> Result<(), Failure> {
         let meter = self.meter();
-        let target: Device = target;
+        let device: Device = target.clone();
         let parallel = self.workers(source, options).await?;
         let options = ConvertOptions { parallel, ..options };
         let tell = |done, total| meter.tell(done, total);
-        let result = image::convert(&self.host.runtime, source, &target, options, &tell).await;
+        let result = image::convert(&self.host.runtime, source, &device, options, &tell).await;
         meter.finish();
-        Ok(result?)
+        result?;
+        Ok(target.close().await?)
     }
 
     /// How many requests are really in flight: as many as were asked for, but

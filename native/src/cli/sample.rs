@@ -65,9 +65,11 @@ async fn convert(host: &Host, disk: &Device, name: &str) -> Result<(), Failure> 
         access: Access::ReadWrite,
         ..OpenOptions::default()
     };
-    let target: Device = open(&host.env(Cache::default()), new.file(), name, options).await?;
+    let target = open(&host.env(Cache::default()), new.file(), name, options).await?;
     let options = ConvertOptions { compress: true, ..ConvertOptions::default() };
-    image::convert(&host.runtime, disk, &target, options, &no_progress).await?;
+    let device: Device = target.clone();
+    image::convert(&host.runtime, disk, &device, options, &no_progress).await?;
+    target.close().await?;
     new.commit().await
 }
 

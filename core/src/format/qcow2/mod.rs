@@ -241,6 +241,10 @@ impl Driver for Qcow2 {
         Box::pin(self.flush_all())
     }
 
+    fn close(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.close_all())
+    }
+
     fn set_virtual_size(
         &self,
         size: u64,

@@ -42,6 +42,11 @@ impl Qcow2 {
         self.poison_on_error(result.await)
     }
 
+    /// Ends writing: after this the image is one that was closed cleanly.
+    pub(super) async fn close_all(&self) -> Result<()> {
+        self.flush_all().await
+    }
+
     /// Writes all changed metadata in order. With `durable`, ends with a barrier even where there
     /// is nothing to write.
     pub(super) async fn write_back(&self, durable: bool) -> Result<()> {

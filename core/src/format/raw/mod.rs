@@ -83,6 +83,10 @@ impl Driver for Raw {
         self.file.flush()
     }
 
+    fn close(&self) -> BoxFuture<'_, Result<()>> {
+        self.file.flush()
+    }
+
     fn set_virtual_size(
         &self,
         size: u64,
