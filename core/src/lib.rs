@@ -11,6 +11,7 @@
 //! | [`codec`] | compression and decompression of clusters; no I/O |
 //! | [`crypto`] | encryption of images; no I/O |
 //! | [`format`](mod@format) | one folder an on-disk format, detection, and the one engine that moves the bytes |
+//! | [`graph`] | nodes opened from options: dotted names, `json:` names |
 //! | [`image`] | whole-image operations: info, map, check, measure, create, convert, compare |
 //! | [`qapi`] | the wire types of the block layer's schema |
 //!
@@ -30,6 +31,7 @@ pub mod codec;
 pub mod crypto;
 mod error;
 pub mod format;
+pub mod graph;
 pub mod image;
 pub mod io;
 pub mod qapi;

@@ -188,7 +188,7 @@ async fn open_chain(
     };
     let opened = match format {
         #[cfg(feature = "raw")]
-        FormatName::Raw => super::raw::open(&file),
+        FormatName::Raw => super::raw::open(&file, options.raw)?,
         #[cfg(feature = "qcow2")]
         FormatName::Qcow2 => super::qcow2::open(env, &file, filename, &options).await?,
         other => {
@@ -200,10 +200,9 @@ async fn open_chain(
             )));
         }
     };
-    let backing = match opened.backing {
-        Some(wanted) if options.backing == Backing::Follow => {
-            Some(open_backing(env, filename, wanted, chain).await?)
-        }
+    let backing = match (options.backing, opened.backing) {
+        (Backing::Given(layer), _) => Some(layer),
+        (Backing::Follow, Some(wanted)) => Some(open_backing(env, filename, wanted, chain).await?),
         _ => None,
     };
     Ok(Arc::new(Layer {
@@ -213,6 +212,8 @@ async fn open_chain(
         filename: Arc::from(filename),
         runtime: env.runtime.clone(),
         access: options.access,
+        discard: options.discard,
+        detect_zeroes: options.detect_zeroes,
         guessed_raw: options.format.is_none() && format == FormatName::Raw,
         file,
     }))

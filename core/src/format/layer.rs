@@ -32,7 +32,7 @@ impl fmt::Debug for Env {
 }
 
 /// What to do about an image's backing file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub enum Backing {
     /// Open it through the policy; an image without it does not open.
     #[default]
@@ -40,6 +40,21 @@ pub enum Backing {
     /// Leave it closed. Only the image's metadata is right then: unallocated ranges read as
     /// zeroes.
     Ignore,
+    /// This one is it, whatever the image says.
+    Given(Arc<Layer>),
+}
+
+/// What is done with written bytes that are zeroes (the schema's
+/// `BlockdevDetectZeroesOptions`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DetectZeroes {
+    /// They are not looked for.
+    #[default]
+    Off,
+    /// A request of nothing but zeroes is a zero write.
+    On,
+    /// The same, and its space may be given back.
+    Unmap,
 }
 
 /// What to do about an image's external data file.
@@ -73,6 +88,14 @@ pub struct OpenOptions {
     pub data_file: DataSource,
     /// Read this internal snapshot (its id or name) instead of the active state.
     pub snapshot: Option<alloc::string::String>,
+    /// Whether discards are carried out, or ignored. Zero writes give back no space where they are
+    /// ignored.
+    pub discard: bool,
+    /// What is done with written bytes that are zeroes.
+    pub detect_zeroes: DetectZeroes,
+    /// What only raw images know.
+    #[cfg(feature = "raw")]
+    pub raw: super::raw::OpenOptions,
 }
 
 impl Default for OpenOptions {
@@ -83,6 +106,10 @@ impl Default for OpenOptions {
             backing: Backing::Follow,
             data_file: DataSource::Follow,
             snapshot: None,
+            discard: true,
+            detect_zeroes: DetectZeroes::Off,
+            #[cfg(feature = "raw")]
+            raw: super::raw::OpenOptions::default(),
         }
     }
 }
@@ -109,6 +136,8 @@ pub struct Layer {
     pub(super) access: Access,
     /// The format was guessed from the contents, and the guess was "raw".
     pub(super) guessed_raw: bool,
+    pub(super) discard: bool,
+    pub(super) detect_zeroes: DetectZeroes,
 }
 
 impl fmt::Debug for Layer {
@@ -355,7 +384,11 @@ impl BlockDevice for Layer {
             self.writable()?;
             crate::io::check_range(offset, data.len(), self.len())?;
             self.refuse_format_change(offset, &data).await?;
-            if flags.contains(WriteFlags::COMPRESSED) {
+            if self.detect_zeroes != DetectZeroes::Off && data.is_zero() {
+                let unmap = self.detect_zeroes == DetectZeroes::Unmap;
+                let how = if unmap { ZeroFlags::MAY_UNMAP } else { ZeroFlags::empty() };
+                self.write_zeroes(offset, data.len(), how).await?;
+            } else if flags.contains(WriteFlags::COMPRESSED) {
                 transfer::write_compressed(self, offset, data).await?;
             } else {
                 transfer::write(self, offset, data).await?;
@@ -371,6 +404,7 @@ impl BlockDevice for Layer {
         Box::pin(async move {
             self.writable()?;
             crate::io::check_range(offset, len, self.len())?;
+            let flags = if self.discard { flags } else { flags - ZeroFlags::MAY_UNMAP };
             let plan = self.driver.zero(offset, len, flags).await?;
             if !plan.explicit.is_empty() && flags.contains(ZeroFlags::NO_FALLBACK) {
                 let what = "zeroes cannot be written here without writing the bytes";
@@ -387,7 +421,10 @@ impl BlockDevice for Layer {
         Box::pin(async move {
             self.writable()?;
             crate::io::check_range(offset, len, self.len())?;
-            self.driver.discard(offset, len).await
+            match self.discard {
+                true => self.driver.discard(offset, len).await,
+                false => Ok(()),
+            }
         })
     }
 

@@ -23,4 +23,4 @@ pub use driver::{
     BackingRef, CheckReport, Child, Driver, Finding, FindingKind, FormatInfo, Geometry, Mapping,
     Piece, Place, Reservation, Target, Token, ZeroPlan,
 };
-pub use layer::{Backing, DataFile, DataSource, Env, Layer, OpenOptions};
+pub use layer::{Backing, DataFile, DataSource, DetectZeroes, Env, Layer, OpenOptions};

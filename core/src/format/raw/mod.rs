@@ -1,7 +1,7 @@
 //! `raw`: the disk's bytes as they are.
 //!
 //! The virtual size is the file's length rounded up to a sector; what the file lacks of the last
-//! sector reads as zeroes.
+//! sector reads as zeroes. A part of the file can stand for the whole ([`OpenOptions`]).
 
 mod create;
 
@@ -13,6 +13,7 @@ use super::{
 use crate::io::{BoxFuture, Capabilities, Device, Preallocation, ZeroFlags};
 use crate::{Error, Result};
 use alloc::boxed::Box;
+use alloc::format;
 use core::future::ready;
 use smallvec::smallvec;
 
@@ -20,14 +21,45 @@ pub use create::{CreateOptions, create};
 
 pub(super) const SECTOR: u64 = 512;
 
-/// The identity over a file.
+/// Which part of the file is the disk (the schema's `BlockdevOptionsRaw`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OpenOptions {
+    /// Where the disk begins in the file, in bytes.
+    pub offset: u64,
+    /// Its size in bytes, a multiple of 512; to the end of the file where it is `None`.
+    pub size: Option<u64>,
+}
+
+/// The identity over a file, or a part of one.
 #[derive(Debug)]
 struct Raw {
     file: Device,
+    part: OpenOptions,
 }
 
-pub(super) fn open(file: &Device) -> OpenedFormat {
-    OpenedFormat { driver: Box::new(Raw { file: file.clone() }), data: None, backing: None }
+pub(super) fn open(file: &Device, part: OpenOptions) -> Result<OpenedFormat> {
+    let len = file.len();
+    let refuse = |what| Err(Error::invalid(what));
+    if part.offset > len {
+        return refuse(format!(
+            "Offset ({}) cannot be greater than size of the containing file ({len})",
+            part.offset
+        ));
+    }
+    if let Some(size) = part.size {
+        if !size.is_multiple_of(SECTOR) {
+            return refuse("Specified size is not multiple of 512".into());
+        }
+        if size > len - part.offset {
+            return refuse(format!(
+                "The sum of offset ({}) and size ({size}) has to be smaller or equal to the  \
+                 actual size of the containing file ({len})",
+                part.offset
+            ));
+        }
+    }
+    let driver = Raw { file: file.clone(), part };
+    Ok(OpenedFormat { driver: Box::new(driver), data: None, backing: None })
 }
 
 impl Driver for Raw {
@@ -36,7 +68,9 @@ impl Driver for Raw {
     }
 
     fn virtual_size(&self) -> u64 {
-        self.file.len().checked_next_multiple_of(SECTOR).unwrap_or(u64::MAX - (SECTOR - 1))
+        let rest = self.file.len().saturating_sub(self.part.offset);
+        let whole = rest.checked_next_multiple_of(SECTOR).unwrap_or(u64::MAX - (SECTOR - 1));
+        self.part.size.unwrap_or(whole)
     }
 
     fn geometry(&self) -> Geometry {
@@ -53,12 +87,14 @@ impl Driver for Raw {
 
     fn map(&self, start: u64, len: u64) -> BoxFuture<'_, Result<Mapping>> {
         let mut mapping = Mapping::default();
-        mapping.push(Piece { len, place: Place::Raw { child: Child::File, offset: start } });
+        let offset = self.part.offset + start;
+        mapping.push(Piece { len, place: Place::Raw { child: Child::File, offset } });
         Box::pin(ready(Ok(mapping)))
     }
 
     fn reserve(&self, start: u64, len: u64) -> BoxFuture<'_, Result<Reservation>> {
-        let target = Target { start, len, child: Child::File, offset: start, before: 0, after: 0 };
+        let offset = self.part.offset + start;
+        let target = Target { start, len, child: Child::File, offset, before: 0, after: 0 };
         let reservation = Reservation { targets: smallvec![target], token: None, hold: None };
         Box::pin(ready(Ok(reservation)))
     }
@@ -69,12 +105,13 @@ impl Driver for Raw {
 
     fn zero(&self, start: u64, len: u64, flags: ZeroFlags) -> BoxFuture<'_, Result<ZeroPlan>> {
         Box::pin(async move {
-            self.file.write_zeroes(start, len, flags).await?;
+            self.file.write_zeroes(self.part.offset + start, len, flags).await?;
             Ok(ZeroPlan::default())
         })
     }
 
     fn discard(&self, start: u64, len: u64) -> BoxFuture<'_, Result<()>> {
+        let start = self.part.offset + start;
         let inside = self.file.len().saturating_sub(start).min(len);
         self.file.discard(start, inside)
     }
@@ -92,7 +129,14 @@ impl Driver for Raw {
         size: u64,
         preallocation: Preallocation,
     ) -> BoxFuture<'_, Result<()>> {
-        self.file.set_len(size, preallocation)
+        if self.part.size.is_some() {
+            let fixed = "Cannot resize fixed-size raw disks";
+            return Box::pin(ready(Err(Error::unsupported(fixed))));
+        }
+        match self.part.offset.checked_add(size) {
+            Some(len) => self.file.set_len(len, preallocation),
+            None => Box::pin(ready(Err(Error::invalid("The file would be too large")))),
+        }
     }
 
     fn describe(&self) -> BoxFuture<'_, Result<FormatInfo>> {

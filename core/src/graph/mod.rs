@@ -1,0 +1,18 @@
+//! Nodes from options: what `--image-opts`, `json:` names and the schema's `BlockdevOptions` say.
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | [`options`] | a node's options as a flat list of dotted names, and how they are read as text |
+//! | [`open`] | a tree of nodes opened from them |
+//! | `drivers` | the options that only one format has |
+//!
+//! A name that stands for a file, a socket or a server is the host's business: [`Protocols`].
+
+mod drivers;
+mod open;
+mod options;
+#[cfg(test)]
+mod tests;
+
+pub use open::{Inherited, Located, Protocols, open};
+pub use options::{ChildOptions, OptionList, OptionValue, Options};

@@ -1,0 +1,322 @@
+//! Opens a tree of nodes from options.
+
+use super::drivers;
+use super::options::{ChildOptions, Options};
+use crate::format::{
+    self, Backing, DataFile, DataSource, DetectZeroes, Env, FormatName, Layer, OpenOptions,
+};
+use crate::io::{Access, BoxFuture, Device, Opened};
+use crate::{Error, ErrorKind, Result};
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use core::str::FromStr;
+
+/// Nodes nest at most so deep.
+const MAX_DEPTH: usize = 64;
+
+/// What a node hands down to its children, where they do not say otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inherited {
+    /// Read only, or write too.
+    pub access: Access,
+    /// Around the host's cache (`cache.direct`).
+    pub direct: bool,
+    /// Nothing is made durable (`cache.no-flush`).
+    pub no_flush: bool,
+    /// Others may write meanwhile (`force-share`).
+    pub force_share: bool,
+}
+
+/// The protocols of a host: what opens files, sockets and servers.
+pub trait Protocols: Send + Sync {
+    /// True where `driver` is a protocol that this host has.
+    fn has_driver(&self, driver: &str) -> bool;
+
+    /// The options that a name stands for: `a.img`, `file:a`, `nbd://host/export`.
+    ///
+    /// # Errors
+    /// `Unsupported` for a protocol that this host does not have, `InvalidInput` for a name that
+    /// its protocol does not understand.
+    fn parse_filename(&self, filename: &str) -> Result<Options>;
+
+    /// Opens what the options of a protocol driver describe, and takes from them what it
+    /// understands.
+    fn open<'a>(
+        &'a self,
+        driver: &'a str,
+        options: &'a mut Options,
+        how: Inherited,
+    ) -> BoxFuture<'a, Result<Opened>>;
+}
+
+/// An opened node below an image.
+#[derive(Debug)]
+pub struct Located {
+    /// The node.
+    pub device: Device,
+    /// The name it has in messages, and against which names inside it resolve.
+    pub filename: String,
+}
+
+/// Opens the image that `options` describe. `base` says what is to be done with it; the options
+/// have the last word where both speak of the same thing.
+///
+/// # Errors
+/// `InvalidInput` for options that are wrong or that nobody understands, and those of opening.
+pub async fn open(
+    env: &Env,
+    protocols: &dyn Protocols,
+    options: Options,
+    base: OpenOptions,
+    how: Inherited,
+) -> Result<Arc<Layer>> {
+    Opener { env, protocols }.image(options, base, how, 0).await
+}
+
+struct Opener<'a> {
+    env: &'a Env,
+    protocols: &'a dyn Protocols,
+}
+
+impl Opener<'_> {
+    /// An image: a format over its file.
+    fn image<'a>(
+        &'a self,
+        mut options: Options,
+        mut base: OpenOptions,
+        how: Inherited,
+        depth: usize,
+    ) -> BoxFuture<'a, Result<Arc<Layer>>> {
+        Box::pin(async move {
+            let driver = options.take_string("driver");
+            if let Some(protocol) = driver.as_deref().filter(|d| self.protocols.has_driver(d)) {
+                // No format: the bytes as they are.
+                let how = common(&mut options, how)?;
+                let found = self.protocol(protocol, options, how).await?;
+                base.format = Some(FormatName::Raw);
+                base.access = how.access;
+                return format::open(self.env, found.device, &found.filename, base).await;
+            }
+            let format = match &driver {
+                Some(name) => Some(
+                    FormatName::from_str(name)
+                        .map_err(|_| Error::invalid(format!("Unknown driver '{name}'")))?,
+                ),
+                None => None,
+            };
+            let how = common(&mut options, how)?;
+            base.access = how.access;
+            base.format = format.or(base.format);
+            take_zeroes(&mut options, &mut base)?;
+            if driver.is_none() && !options.has_child("file") {
+                return Err(Error::invalid("Must specify either driver or file"));
+            }
+            let strong = options.clone();
+            let file = match options.take_child("file")? {
+                ChildOptions::Inline(below) => self.child(below, how, depth).await?,
+                ChildOptions::Node(name) => return Err(no_node(&name)),
+                ChildOptions::Absent | ChildOptions::Null => {
+                    return Err(Error::invalid("A block device must be specified for \"file\""));
+                }
+            };
+            let format = match base.format {
+                Some(format) => format,
+                None => format::probe(&file.device).await?,
+            };
+            self.backing(&mut options, &mut base, &file, format, how, depth).await?;
+            let own = drivers::take(format, &mut options, &mut base)?;
+            if let ChildOptions::Inline(below) = options.take_child("data-file")? {
+                let found = self.child(below, how, depth).await?;
+                let filename = Arc::from(found.filename.as_str());
+                base.data_file = DataSource::Given(DataFile { device: found.device, filename });
+            }
+            if let Some(left) = options.first() {
+                return Err(Error::invalid(format!(
+                    "Block format '{format}' does not support the option '{left}'"
+                )));
+            }
+            // Where the options change what is read, the name of the file alone does not say it.
+            let name = match own {
+                true => full_name(strong, format),
+                false => file.filename,
+            };
+            format::open(self.env, file.device, &name, base).await
+        })
+    }
+
+    /// What the options say of the backing file.
+    async fn backing(
+        &self,
+        options: &mut Options,
+        base: &mut OpenOptions,
+        file: &Located,
+        format: FormatName,
+        how: Inherited,
+        depth: usize,
+    ) -> Result<()> {
+        // Where it is not looked at, nothing that is said of it is understood, but that there is none.
+        let denied = matches!(options.peek("backing"), None | Some(""));
+        if matches!(base.backing, Backing::Ignore) && !(options.has("backing") && denied) {
+            return Ok(());
+        }
+        let given = options.take_child("backing")?;
+        if !matches!(given, ChildOptions::Absent) && format == FormatName::Raw {
+            return Err(Error::invalid("Driver doesn't support backing files"));
+        }
+        let failed = |e: Error| e.context("Could not open backing file");
+        match given {
+            ChildOptions::Absent => {}
+            ChildOptions::Null => base.backing = Backing::Ignore,
+            ChildOptions::Node(name) if name.is_empty() => base.backing = Backing::Ignore,
+            ChildOptions::Node(name) => return Err(failed(no_node(&name))),
+            ChildOptions::Inline(mut below) => {
+                if !below.has_child("file") {
+                    self.name_of_backing(&mut below, base, file).await?;
+                }
+                let how = Inherited { access: Access::ReadOnly, ..how };
+                let image = OpenOptions::default();
+                let layer = self.image(below, image, how, depth + 1).await.map_err(failed)?;
+                base.backing = Backing::Given(layer);
+            }
+        }
+        Ok(())
+    }
+
+    /// Options without a file are about the one that the image names.
+    async fn name_of_backing(
+        &self,
+        below: &mut Options,
+        base: &OpenOptions,
+        file: &Located,
+    ) -> Result<()> {
+        let look = OpenOptions {
+            backing: Backing::Ignore,
+            data_file: DataSource::Ignore,
+            access: Access::ReadOnly,
+            ..base.clone()
+        };
+        let image = format::open(self.env, file.device.clone(), &file.filename, look).await?;
+        if let Some(named) = image.driver().describe().await?.backing {
+            let name = crate::io::combine_path(&file.filename, &named.name);
+            let located = self.protocols.parse_filename(&name)?;
+            below.add_child("file", located);
+            if let Some(format) = &named.format {
+                below.set_default("driver", format);
+            }
+        }
+        Ok(())
+    }
+
+    /// A node that an image lies on: a protocol, or another format.
+    async fn child(&self, mut options: Options, how: Inherited, depth: usize) -> Result<Located> {
+        if depth >= MAX_DEPTH {
+            return Err(Error::limit(format!("nodes nest deeper than {MAX_DEPTH}")));
+        }
+        let protocol = match options.take_string("driver") {
+            Some(name) if self.protocols.has_driver(&name) => Some(name),
+            Some(name) => {
+                options.set_default("driver", &name);
+                None
+            }
+            // A name alone is one of a file.
+            None if options.has("filename") => Some("file".to_string()),
+            None => None,
+        };
+        if let Some(protocol) = protocol {
+            let how = common(&mut options, how)?;
+            return self.protocol(&protocol, options, how).await;
+        }
+        let filename = options.to_json_name();
+        let layer = self.image(options, OpenOptions::default(), how, depth + 1).await?;
+        Ok(Located { device: layer, filename })
+    }
+
+    async fn protocol(
+        &self,
+        driver: &str,
+        mut options: Options,
+        how: Inherited,
+    ) -> Result<Located> {
+        let opened = self.protocols.open(driver, &mut options, how).await?;
+        if let Some(left) = options.first() {
+            return Err(Error::invalid(format!(
+                "Block protocol '{driver}' doesn't support the option '{left}'"
+            )));
+        }
+        Ok(Located { device: opened.device, filename: opened.filename })
+    }
+}
+
+/// Takes the options that every node has.
+fn common(options: &mut Options, how: Inherited) -> Result<Inherited> {
+    if let Some(name) = options.take_text("node-name") {
+        check_node_name(&name)?;
+    }
+    let read_only = options.take_flag("read-only")?;
+    options.take_flag("auto-read-only")?;
+    let access = match (read_only, how.access) {
+        (Some(true), Access::ReadWrite) => {
+            return Err(Error::new(ErrorKind::Denied, "Block node is read-only"));
+        }
+        _ => how.access,
+    };
+    Ok(Inherited {
+        access,
+        direct: options.take_flag("cache.direct")?.unwrap_or(how.direct),
+        no_flush: options.take_flag("cache.no-flush")?.unwrap_or(how.no_flush),
+        force_share: options.take_flag("force-share")?.unwrap_or(how.force_share),
+    })
+}
+
+/// Takes what the options say of discards and of zeroes.
+fn take_zeroes(options: &mut Options, base: &mut OpenOptions) -> Result<()> {
+    if let Some(text) = options.take_text("discard") {
+        base.discard = match &*text {
+            "ignore" | "off" => false,
+            "unmap" | "on" => true,
+            _ => return Err(Error::invalid("Invalid discard option")),
+        };
+    }
+    let detect = options.take_word("detect-zeroes", |text| match text {
+        "off" => Some(DetectZeroes::Off),
+        "on" => Some(DetectZeroes::On),
+        "unmap" => Some(DetectZeroes::Unmap),
+        _ => None,
+    })?;
+    if detect == Some(DetectZeroes::Unmap) && !base.discard {
+        return Err(Error::invalid(
+            "setting detect-zeroes to unmap is not allowed without setting discard operation to \
+             unmap",
+        ));
+    }
+    base.detect_zeroes = detect.unwrap_or(base.detect_zeroes);
+    Ok(())
+}
+
+/// Names of nodes begin with a letter; letters, digits, `-`, `.` and `_` follow, 31 at most.
+fn check_node_name(name: &str) -> Result<()> {
+    let mut bytes = name.bytes();
+    let good = bytes.next().is_some_and(|b| b.is_ascii_alphabetic())
+        && bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
+    match good {
+        false => Err(Error::invalid(format!("Invalid node-name: '{name}'"))),
+        true if name.len() > 31 => Err(Error::invalid("Node name too long")),
+        true => Ok(()),
+    }
+}
+
+fn no_node(name: &str) -> Error {
+    let what = format!("Cannot find device='{name}' nor node-name='{name}'");
+    Error::new(ErrorKind::NotFound, what)
+}
+
+/// The `json:` name of an image whose file name does not say all.
+fn full_name(mut options: Options, format: FormatName) -> String {
+    options.set_default("driver", format.as_str());
+    if options.has("file.filename") {
+        options.set_default("file.driver", "file");
+    }
+    options.to_json_name()
+}
