@@ -6,8 +6,12 @@
 // Both in the same Chromium, alternating, over the same file: the page from the click on its button
 // to the complete result in the browser's private storage, and a bare loop of slice().arrayBuffer()
 // in a worker, 4 MiB at a time, four in flight. Prints medians and the range of the ratio.
+//
+// On Linux also how much memory the page's process takes while it converts, at most, beyond that of
+// the page with nothing opened: what is its own and what it shares with the browser, no file pages.
+// That is sampled in the run that warms up.
 
-import { createReadStream, createWriteStream, mkdtempSync, readdirSync, rmSync, statSync } from "node:fs";
+import { createReadStream, createWriteStream, mkdtempSync, readFileSync, readdirSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { choose, missing, openPage, qemuImg, shown } from "./support.mjs";
@@ -76,6 +80,46 @@ async function readAlone(file) {
   return seconds;
 }
 
+/** A file of /proc; nothing where there is none, or none any more. */
+function proc(...path) {
+  try {
+    return readFileSync(join("/proc", ...path), "utf8");
+  } catch {
+    return "";
+  }
+}
+
+/** Bytes of memory that the pages of the browser with this profile take, where /proc tells. */
+function pageMemory(profile) {
+  const all = entries("/proc").filter((name) => /^\d+$/.test(name)).map((pid) => {
+    const parent = /\) \S (\d+) /.exec(proc(pid, "stat"))?.[1];
+    return { pid, parent, command: proc(pid, "cmdline").replaceAll("\0", " ") };
+  });
+  const ours = new Set(all.filter(({ command }) => command.includes(`--user-data-dir=${profile} `)).map(({ pid }) => pid));
+  for (let before = -1; before !== ours.size; ) {
+    before = ours.size;
+    for (const { pid, parent } of all) if (ours.has(parent)) ours.add(pid);
+  }
+  let kib = 0;
+  for (const { pid, command } of all) {
+    if (!ours.has(pid) || !command.includes("--type=renderer")) continue;
+    for (const [, count] of proc(pid, "status").matchAll(/^Rss(?:Anon|Shmem):\s*(\d+) kB$/gm)) kib += Number(count);
+  }
+  return kib * 1024;
+}
+
+/** Samples the memory of pages until the function that it returns is called, which gives the most. */
+function watchMemory(profile) {
+  let most = 0;
+  const timer = setInterval(() => {
+    most = Math.max(most, pageMemory(profile));
+  }, 50);
+  return () => {
+    clearInterval(timer);
+    return most;
+  };
+}
+
 const median = (list) => [...list].sort((a, b) => a - b)[list.length >> 1];
 
 async function main() {
@@ -94,6 +138,7 @@ async function main() {
     for (const [name, path, to] of [["qcow2 to raw", qcow2, "raw"], ["raw to qcow2", raw, "qcow2"]]) {
       const ratios = [];
       const [alone, whole] = [[], []];
+      let memory;
       // The first run warms up and does not count.
       for (let run = 0; run <= runs; run++) {
         // A worker from a blob is more than the page's policy allows: the bare loop has a page without.
@@ -105,6 +150,8 @@ async function main() {
         await bare.close();
 
         const { page, close } = await openPage({ folder: join(folder, "page") });
+        const profile = join(folder, "page", "profile");
+        const [atRest, watched] = run === 0 ? [pageMemory(profile), watchMemory(profile)] : [0, undefined];
         const begun = performance.now();
         await choose(page, path);
         await shown(page, path);
@@ -114,6 +161,8 @@ async function main() {
         await page.getByRole("button", { name: "Convert and save…" }).click();
         await page.locator("#convert .box.good").waitFor({ timeout: 300_000 });
         const converting = (performance.now() - click + (opened - begun)) / 1000;
+        if (watched && atRest > 0) memory = watched() - atRest;
+        else watched?.();
         await close();
         rmSync(join(folder, "page"), { recursive: true, force: true });
         rmSync(join(folder, "bare"), { recursive: true, force: true });
@@ -125,6 +174,7 @@ async function main() {
       const speed = (seconds) => `${Math.round(size / MIB / seconds)} MiB/s`;
       const range = `${Math.min(...ratios).toFixed(2)} to ${Math.max(...ratios).toFixed(2)}`;
       console.log(`${name}: open and convert ${speed(median(whole))}, Blob.slice alone ${speed(median(alone))}, ratio ${median(ratios).toFixed(2)} (${range}, ${runs} runs)`);
+      console.log(`${name}: memory ${memory === undefined ? "not measured here" : `${Math.round(memory / MIB)} MiB at most beyond the page at rest`}`);
     }
   } finally {
     rmSync(folder, { recursive: true, force: true, maxRetries: 5 });

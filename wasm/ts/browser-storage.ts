@@ -39,9 +39,9 @@ export const makePlatform = (readers?: StartReaders): Platform => ({
   async target(target: Target, needs: TargetNeeds): Promise<OpenedTarget> {
     if (isFileHandle(target)) {
       const path = await opfsPath(target);
-      return path === undefined ? pickedTarget(target as OpfsHandle, needs) : opfsTarget(path, needs);
+      return path === undefined ? pickedTarget(target as OpfsHandle, needs) : opfsTarget(path, needs, true);
     }
-    if (isOpfs(target)) return opfsTarget(normal(target.opfs), needs);
+    if (isOpfs(target)) return opfsTarget(normal(target.opfs), needs, target.durable ?? true);
     if (isSyncHandle(target)) {
       const end = async () => target.flush();
       return { storage: syncStorage(target, "sync access handle", true), commit: end, abort: end };
@@ -138,7 +138,7 @@ async function opfsSource(handle: OpfsHandle, path: string): Promise<OpenedSourc
 }
 
 /** A new file beside the final name, which takes its place when it is complete. */
-async function opfsTarget(path: string, needs: TargetNeeds): Promise<OpenedTarget> {
+async function opfsTarget(path: string, needs: TargetNeeds, durable: boolean): Promise<OpenedTarget> {
   if (needs.sources.has(`opfs:${path}`)) {
     throw invalid(`'${path}' is being read: it cannot be the target as well`);
   }
@@ -146,9 +146,9 @@ async function opfsTarget(path: string, needs: TargetNeeds): Promise<OpenedTarge
   const temporary = await temporaryFile(directory);
   const storage = syncStorage(temporary.sync, path, true);
   return {
-    storage,
+    storage: durable ? storage : { ...storage, flush: () => {} },
     async commit() {
-      temporary.sync.flush();
+      if (durable) temporary.sync.flush();
       temporary.sync.close();
       try {
         if (!temporary.handle.move) throw new SectoraError("Unsupported", "this browser cannot rename files");

@@ -84,6 +84,12 @@ export interface CustomTarget extends CustomSource {
 /** A file of the origin-private file system, by its path from the root: `disks/new.qcow2`. */
 export interface OpfsFile {
   opfs: string;
+  /**
+   * As a target: whether a finished file has to survive a crash of the machine. `false` is for a
+   * file that is only needed for a while, a download's for example: nothing waits for the disk
+   * then, and such a crash may leave a damaged file under its name. `true` if it is not said.
+   */
+  durable?: boolean;
 }
 
 /** A `FileSystemFileHandle`, from a picker or from the origin-private file system. */

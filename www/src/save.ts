@@ -83,7 +83,8 @@ async function privateFile(name: string): Promise<Destination> {
   const folder = crypto.randomUUID();
   const place = await own.getDirectoryHandle(folder, { create: true });
   return {
-    target: { opfs: `${FOLDER}/${ownFolder}/${folder}/${name}` },
+    // It is here only until it has been downloaded: nobody has to wait for the disk.
+    target: { opfs: `${FOLDER}/${ownFolder}/${folder}/${name}`, durable: false },
     name,
     finish: async () => await (await place.getFileHandle(name)).getFile(),
     discard: async () => {
