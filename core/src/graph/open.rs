@@ -91,6 +91,8 @@ impl Opener<'_> {
     ) -> BoxFuture<'a, Result<Arc<Layer>>> {
         Box::pin(async move {
             let driver = options.take_string("driver");
+            // What is no text is no driver, and nobody's mistake.
+            options.remove("driver");
             if let Some(protocol) = driver.as_deref().filter(|d| self.protocols.has_driver(d)) {
                 // No format: the bytes as they are.
                 let how = common(&mut options, how)?;
@@ -127,7 +129,9 @@ impl Opener<'_> {
             };
             self.backing(&mut options, &mut base, &file, format, how, depth).await?;
             let own = drivers::take(format, &mut options, &mut base)?;
-            if let ChildOptions::Inline(below) = options.take_child("data-file")? {
+            if let ChildOptions::Inline(below) = options.take_child("data-file")?
+                && !matches!(base.data_file, DataSource::Ignore)
+            {
                 let found = self.child(below, how, depth).await?;
                 let filename = Arc::from(found.filename.as_str());
                 base.data_file = DataSource::Given(DataFile { device: found.device, filename });
@@ -162,7 +166,9 @@ impl Opener<'_> {
             return Ok(());
         }
         let given = options.take_child("backing")?;
-        if !matches!(given, ChildOptions::Absent) && format == FormatName::Raw {
+        if matches!(given, ChildOptions::Node(_) | ChildOptions::Inline(_))
+            && format == FormatName::Raw
+        {
             return Err(Error::invalid("Driver doesn't support backing files"));
         }
         let failed = |e: Error| e.context("Could not open backing file");
@@ -221,7 +227,7 @@ impl Opener<'_> {
                 None
             }
             // A name alone is one of a file.
-            None if options.has("filename") => Some("file".to_string()),
+            None if options.has_text("filename") => Some("file".to_string()),
             None => None,
         };
         if let Some(protocol) = protocol {
@@ -272,8 +278,9 @@ fn common(options: &mut Options, how: Inherited) -> Result<Inherited> {
 
 /// Takes what the options say of discards and of zeroes.
 fn take_zeroes(options: &mut Options, base: &mut OpenOptions) -> Result<()> {
-    if let Some(text) = options.take_text("discard") {
-        base.discard = match &*text {
+    let discard = options.take_text("discard");
+    if let Some(text) = &discard {
+        base.discard = match text.as_str() {
             "ignore" | "off" => false,
             "unmap" | "on" => true,
             _ => return Err(Error::invalid("Invalid discard option")),
@@ -285,7 +292,7 @@ fn take_zeroes(options: &mut Options, base: &mut OpenOptions) -> Result<()> {
         "unmap" => Some(DetectZeroes::Unmap),
         _ => None,
     })?;
-    if detect == Some(DetectZeroes::Unmap) && !base.discard {
+    if detect == Some(DetectZeroes::Unmap) && !(discard.is_some() && base.discard) {
         return Err(Error::invalid(
             "setting detect-zeroes to unmap is not allowed without setting discard operation to \
              unmap",

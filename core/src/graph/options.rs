@@ -169,6 +169,12 @@ impl Options {
         self.0.contains_key(name)
     }
 
+    /// True where the option was given as a text.
+    #[must_use]
+    pub fn has_text(&self, name: &str) -> bool {
+        matches!(self.0.get(name), Some(OptionValue::Text(_)))
+    }
+
     /// True where an option of the child `name`, or its node, was given.
     #[must_use]
     pub fn has_child(&self, name: &str) -> bool {
@@ -191,12 +197,18 @@ impl Options {
     /// A text; what is no string counts as not given.
     pub fn take_string(&mut self, name: &str) -> Option<String> {
         match self.0.get(name) {
-            Some(OptionValue::Text(_)) => match self.0.remove(name) {
-                Some(OptionValue::Text(text)) => Some(text),
-                _ => None,
-            },
+            Some(OptionValue::Text(text)) => {
+                let text = text.clone();
+                self.0.remove(name);
+                Some(text)
+            }
             _ => None,
         }
+    }
+
+    /// Forgets an option.
+    pub fn remove(&mut self, name: &str) {
+        self.0.remove(name);
     }
 
     /// A value as text, whatever it was written as.

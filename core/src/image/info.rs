@@ -11,6 +11,7 @@ use crate::{Error, Result};
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::str::FromStr;
 
@@ -62,48 +63,46 @@ async fn child(name: &str, device: &Device) -> Result<BlockChildInfo> {
     Ok(BlockChildInfo { name: name.to_string(), info })
 }
 
-/// What an image and every image of its backing chain is, from the top. Each is opened by itself:
-/// a damaged one is named in the error.
+/// What an image and every image of its backing chain is, from the top. Each of those below is opened
+/// by itself: a damaged one is named in the error.
 ///
 /// # Errors
 /// Those of opening each image; `Corrupt` where the chain is a loop.
-pub async fn info_chain(
-    env: &Env,
-    file: Device,
-    filename: &str,
-    options: OpenOptions,
-) -> Result<Vec<BlockGraphInfo>> {
+pub async fn info_chain(env: &Env, top: Arc<Layer>) -> Result<Vec<BlockGraphInfo>> {
     let mut out = Vec::new();
     let mut seen: Vec<String> = Vec::new();
-    let (mut file, mut filename, mut options) = (file, filename.to_string(), options);
+    let mut layer = top;
     loop {
+        out.push(info(&layer).await?);
+        let Some(BackingRef { name, format }) = layer.driver().describe().await?.backing else {
+            return Ok(out);
+        };
+        seen.push(layer.filename().to_string());
+        if seen.len() >= MAX_CHAIN {
+            return Err(too_long());
+        }
+        let reference = Reference {
+            kind: ReferenceKind::Backing,
+            name: &name,
+            referrer: layer.filename(),
+            access: Access::ReadOnly,
+        };
+        let found = env.policy.open(reference).await?;
+        let filename = found.filename;
         if seen.contains(&filename) {
             return Err(Error::corrupt(format!(
                 "backing file '{filename}' creates an infinite loop"
             )));
         }
-        (options.backing, options.data_file) = (Backing::Ignore, DataSource::Ignore);
-        let layer = open(env, file, &filename, options)
+        let options = OpenOptions {
+            format: format.as_deref().map(FormatName::from_str).transpose()?,
+            backing: Backing::Ignore,
+            data_file: DataSource::Ignore,
+            ..OpenOptions::default()
+        };
+        layer = open(env, found.device, &filename, options)
             .await
             .map_err(|e| e.context(format!("could not open '{filename}'")))?;
-        out.push(info(&layer).await?);
-        let Some(BackingRef { name, format }) = layer.driver().describe().await?.backing else {
-            return Ok(out);
-        };
-        let reference = Reference {
-            kind: ReferenceKind::Backing,
-            name: &name,
-            referrer: &filename,
-            access: Access::ReadOnly,
-        };
-        let found = env.policy.open(reference).await?;
-        let format = format.as_deref().map(FormatName::from_str).transpose()?;
-        seen.push(core::mem::replace(&mut filename, found.filename));
-        if seen.len() >= MAX_CHAIN {
-            return Err(too_long());
-        }
-        file = found.device;
-        options = OpenOptions { format, ..OpenOptions::default() };
     }
 }
 

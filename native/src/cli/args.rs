@@ -50,8 +50,9 @@ pub(super) struct HostArgs {
     #[arg(long, value_name = "OBJDEF", hide = true, allow_hyphen_values = true)]
     object: Option<String>,
 
-    #[arg(long, alias = "source-image-opts", hide = true)]
-    image_opts: bool,
+    /// The image is named by options: driver=qcow2,file.filename=NAME,…
+    #[arg(long, alias = "source-image-opts")]
+    pub(super) image_opts: bool,
 }
 
 /// What every verb that looks at one image takes.
@@ -92,9 +93,6 @@ impl HostArgs {
     pub(super) fn check(&self) -> Result<(), Failure> {
         if self.object.is_some() {
             return Err(Failure::unsupported("--object"));
-        }
-        if self.image_opts {
-            return Err(Failure::unsupported("--image-opts"));
         }
         Ok(())
     }

@@ -93,8 +93,13 @@ impl From<Error> for Failure {
     }
 }
 
-/// The text of an engine's error.
+/// The text of an engine's error. One that begins with a capital is the reference's own, which names
+/// neither format nor place.
 pub(super) fn told(error: &Error) -> String {
+    let has_cause = std::error::Error::source(error).is_some();
+    if !has_cause && error.what().starts_with(|c: char| c.is_ascii_uppercase()) {
+        return error.what().to_owned();
+    }
     let text = error.to_string();
     // The name of the file goes before the name of the format.
     match error.format() {

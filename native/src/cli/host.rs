@@ -4,10 +4,13 @@
 
 use super::args::{Cache, HostArgs};
 use super::failure::{Failure, Outcome};
+use super::nodes::Nodes;
+use super::output::warn;
 use super::signal;
 use crate::runtime::NativeRuntime;
 use crate::storage::{Aio, Claim, FileDevice, FileOpener, Locking};
 use sectora_core::format::{Backing, DataSource, Env, FormatName, Layer, OpenOptions, open};
+use sectora_core::graph::{self, Inherited, OptionValue, Options};
 use sectora_core::io::{Access, Runtime, Unrestricted};
 use std::future::Future;
 use std::sync::Arc;
@@ -51,6 +54,8 @@ pub(super) struct Host {
     pub(super) runtime: Arc<dyn Runtime>,
     aio: Aio,
     locking: Locking,
+    /// Images are named by options.
+    image_opts: bool,
 }
 
 /// How one image is opened.
@@ -64,12 +69,21 @@ pub(super) struct Opening<'a> {
     pub(super) metadata_only: bool,
     /// Others may write to a raw image that is only looked at, as they may to a disk.
     pub(super) shares_raw: bool,
+    /// Whether the name is a list of options; as the command says of its images where it is `None`.
+    pub(super) image_opts: Option<bool>,
 }
 
 impl<'a> Opening<'a> {
     /// To be read.
     pub(super) fn to_read(format: Option<&'a str>, cache: Cache) -> Self {
-        Self { format, cache, access: Access::ReadOnly, metadata_only: false, shares_raw: true }
+        Self {
+            format,
+            cache,
+            access: Access::ReadOnly,
+            metadata_only: false,
+            shares_raw: true,
+            image_opts: None,
+        }
     }
 }
 
@@ -77,7 +91,7 @@ impl Host {
     /// The host of a command with these arguments. `share`: others may use the images meanwhile.
     pub(super) fn new(runtime: Arc<dyn Runtime>, args: &HostArgs, share: bool) -> Self {
         let locking = if share { Locking::Share } else { Locking::Auto };
-        Self { runtime, aio: args.aio.into(), locking }
+        Self { runtime, aio: args.aio.into(), locking, image_opts: args.image_opts }
     }
 
     /// Opens files as this command does.
@@ -98,23 +112,73 @@ impl Host {
 
     /// Opens an image and what stands below it.
     pub(super) async fn open(&self, name: &str, how: Opening<'_>) -> Result<Arc<Layer>, Failure> {
-        let name = shown(name);
-        let failed = |e| Failure::opening(name, &e);
-        let format: Option<FormatName> = how.format.map(str::parse).transpose().map_err(failed)?;
-        let options = self.opener(how.cache).options(how.access);
-        let file = Arc::new(FileOpener::open_file(name, &options).map_err(failed)?);
         let (backing, data_file) = match how.metadata_only {
             true => (Backing::Ignore, DataSource::Ignore),
             false => (Backing::Follow, DataSource::Follow),
         };
-        let access = how.access;
-        let options = OpenOptions { format, access, backing, data_file, ..OpenOptions::default() };
-        let device: Arc<FileDevice> = file.clone();
-        let layer = open(&self.env(how.cache), device, name, options).await.map_err(failed)?;
-        if how.shares_raw && layer.driver().name() == "raw" {
-            file.set_claim(Claim::raw(how.access)).map_err(failed)?;
+        let (access, env) = (how.access, self.env(how.cache));
+        let base = OpenOptions { access, backing, data_file, ..OpenOptions::default() };
+        let image_opts = how.image_opts.unwrap_or(self.image_opts);
+        if image_opts && how.format.is_some() {
+            return Err(Failure::new("--image-opts and --format are mutually exclusive"));
+        }
+        let name = if image_opts { name } else { shown(name) };
+        let failed = |e| Failure::opening(name, &e);
+        let format: Option<FormatName> = how.format.map(str::parse).transpose().map_err(failed)?;
+        let (layer, file) = if let Some(options) = self.options(name, format, image_opts)? {
+            let nodes = Nodes::new(self.opener(how.cache));
+            let inherited = Inherited {
+                access,
+                direct: how.cache.direct,
+                no_flush: how.cache.no_flush,
+                force_share: self.locking == Locking::Share,
+            };
+            let layer = graph::open(&env, &nodes, options, base, inherited).await;
+            (layer.map_err(failed)?, nodes.first_file())
+        } else {
+            let options = self.opener(how.cache).options(access);
+            let file = Arc::new(FileOpener::open_file(name, &options).map_err(failed)?);
+            let device: Arc<FileDevice> = file.clone();
+            let layer = open(&env, device, name, OpenOptions { format, ..base }).await;
+            (layer.map_err(failed)?, Some(file))
+        };
+        if let Some(file) = file.filter(|_| how.shares_raw && layer.driver().name() == "raw") {
+            file.set_claim(Claim::raw(access)).map_err(failed)?;
         }
         Ok(layer)
+    }
+
+    /// The options that a name stands for, where it is more than a name.
+    fn options(
+        &self,
+        name: &str,
+        format: Option<FormatName>,
+        image_opts: bool,
+    ) -> Result<Option<Options>, Failure> {
+        if image_opts {
+            let list = Options::parse_list(name);
+            for (flag, on) in &list.short_flags {
+                let value = if *on { "on" } else { "off" };
+                warn(&format!(
+                    "short-form boolean option '{}{flag}' deprecated\nPlease use {flag}={value} \
+                     instead",
+                    if *on { "" } else { "no" }
+                ));
+            }
+            if list.options.peek("backing") == Some("") {
+                warn("Use of \"backing\": \"\" is deprecated; use \"backing\": null instead");
+            }
+            return Ok(Some(list.options));
+        }
+        let Some(text) = name.strip_prefix("json:") else { return Ok(None) };
+        let mut options = Options::parse_json(text).map_err(|e| Failure::opening(name, &e))?;
+        if let Some(format) = format
+            && options.peek("driver") != Some(format.as_str())
+        {
+            // The format was given beside the name: it has the last word, over the same file.
+            options.set("driver", OptionValue::Text(format.as_str().to_owned()));
+        }
+        Ok(Some(options))
     }
 }
 

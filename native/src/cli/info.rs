@@ -2,17 +2,13 @@
 
 use super::args::{Cache, ImageArgs, OutputFormat};
 use super::failure::{Failure, Outcome};
-use super::host::{Host, Opening, Threads, block_on, shown};
+use super::host::{Host, Opening, Threads, block_on};
 use super::output::{human_size, print, print_json};
-use crate::storage::FileOpener;
 use chrono::{Local, TimeZone};
-use sectora_core::format::OpenOptions;
 use sectora_core::image::{info, info_chain};
-use sectora_core::io::Access;
 use sectora_core::qapi::{BlockGraphInfo, BlockNodeInfo, SnapshotInfo};
 use serde_json::Value;
 use std::fmt::Write;
-use std::sync::Arc;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -59,14 +55,9 @@ async fn chain(
     name: &str,
     format: Option<&str>,
 ) -> Result<Vec<BlockGraphInfo>, Failure> {
-    let name = shown(name);
-    let failed = |e| Failure::opening(name, &e);
-    let format = format.map(str::parse).transpose().map_err(failed)?;
-    let options = host.opener(Cache::default()).options(Access::ReadOnly);
-    let file = Arc::new(FileOpener::open_file(name, &options).map_err(failed)?);
-    let env = host.env(Cache::default());
-    let options = OpenOptions { format, ..OpenOptions::default() };
-    Ok(info_chain(&env, file, name, options).await?)
+    let how = Opening { metadata_only: true, ..Opening::to_read(format, Cache::default()) };
+    let top = host.open(name, how).await?;
+    Ok(info_chain(&host.env(Cache::default()), top).await?)
 }
 
 /// One image, for people.

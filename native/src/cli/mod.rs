@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | `args` | options that several verbs have, and their values |
 //! | `host` | the runtime of one command, and how it opens images |
+//! | `nodes` | images named by options |
 //! | `failure` | errors as texts and exit codes |
 //! | `output` | everything that is printed |
 //! | `progress`, `signal` | how far a command is, and how it is stopped |
@@ -27,6 +28,7 @@ mod host;
 mod info;
 mod map;
 mod measure;
+mod nodes;
 mod output;
 mod progress;
 mod sample;
@@ -48,6 +50,7 @@ pub fn main() -> ExitCode {
         Some("qemu-img") => Program::QemuImg,
         _ => Program::Sectora,
     };
+    output::set_program(program);
     if args.is_empty() {
         args.push(program.name().into());
     }

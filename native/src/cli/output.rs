@@ -2,6 +2,7 @@
 
 use super::failure::Failure;
 use std::io::{ErrorKind, Write};
+use std::sync::OnceLock;
 
 /// The version whose command line, output and exit codes are taken over.
 pub(super) const QEMU_IMG_VERSION: &str =
@@ -24,6 +25,21 @@ impl Program {
             Self::QemuImg => "qemu-img",
         }
     }
+}
+
+/// What the process goes by: messages that do not end it need it as well.
+static PROGRAM: OnceLock<Program> = OnceLock::new();
+
+/// Says once what the process goes by.
+pub(super) fn set_program(program: Program) {
+    // A second time there is nothing to say.
+    let _ = PROGRAM.set(program);
+}
+
+/// Says that something is not as it should be, and goes on.
+pub(super) fn warn(text: &str) {
+    let program = PROGRAM.get().copied().unwrap_or(Program::Sectora);
+    complain(&format!("{}: warning: {text}", program.name()));
 }
 
 /// Writes to standard output, at once.

@@ -6,7 +6,7 @@ use sectora::runtime::{NativeRuntime, block_on};
 use sectora::storage::FileOpener;
 use sectora_core::Result;
 use sectora_core::format::qcow2::CreateOptions;
-use sectora_core::format::{Backing, Env, FormatName, OpenOptions, open};
+use sectora_core::format::{Backing, DataSource, Env, FormatName, OpenOptions, open};
 use sectora_core::image::{self, NewImage, no_progress};
 use sectora_core::io::testing::Rng;
 use sectora_core::io::{Access, Device, Opener, Unrestricted};
@@ -218,7 +218,13 @@ async fn describe(runtime: NativeRuntime, folder: &Path) -> Ours {
     let path = path.to_str().expect("a name in UTF-8");
     let info = async {
         let file = opener.open(path, Access::ReadOnly).await?;
-        text(&image::info_chain(&env, file, path, OpenOptions::default()).await?)
+        let alone = OpenOptions {
+            backing: Backing::Ignore,
+            data_file: DataSource::Ignore,
+            ..OpenOptions::default()
+        };
+        let top = open(&env, file, path, alone).await?;
+        text(&image::info_chain(&env, top).await?)
     };
     let info = info.await;
     let layer = async {

@@ -130,7 +130,7 @@ impl Header {
     /// The cluster size that the fixed part of a header states, checked.
     pub(super) fn peek_cluster_bits(fixed: &[u8]) -> Result<u32> {
         if fixed.get(..4) != Some(&l::MAGIC[..]) {
-            return Err(corrupt("the image is not in qcow2 format: no magic number", 0));
+            return Err(corrupt("Image is not in qcow2 format", 0));
         }
         if fixed.len() < header::V2_LEN {
             return Err(corrupt(

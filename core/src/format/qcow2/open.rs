@@ -189,8 +189,9 @@ async fn open_data_file(
 ) -> Result<Option<DataFile>> {
     if !header.incompatible.contains(Incompatible::DATA_FILE) {
         if matches!(options.data_file, DataSource::Given(_)) {
-            return Err(Error::invalid(format!("'{filename}' has no external data file"))
-                .in_format("qcow2"));
+            return Err(Error::invalid(
+                "'data-file' can only be set for images with an external data file",
+            ));
         }
         return Ok(None);
     }

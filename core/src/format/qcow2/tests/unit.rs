@@ -62,8 +62,8 @@ fn the_smallest_images_are_sound() {
 #[test]
 fn opening_refuses_what_breaks_a_rule_and_says_where() {
     let rules: &[Rule] = &[
-        ("no magic", |i| _ = i.put(0, b"qfi"), Corrupt, "no magic number", Some(0)),
-        ("an empty file", |i| _ = i.len(0), Corrupt, "no magic number", Some(0)),
+        ("no magic", |i| _ = i.put(0, b"qfi"), Corrupt, "not in qcow2 format", Some(0)),
+        ("an empty file", |i| _ = i.len(0), Corrupt, "not in qcow2 format", Some(0)),
         ("a short file", |i| _ = i.len(71), Corrupt, "ends within the header", Some(71)),
         ("half a v3 header", |i| _ = i.len(96), Corrupt, "version 3 header", Some(96)),
         ("version 1", |i| _ = i.be32(h::VERSION, 1), Unsupported, "version 1", Some(h::VERSION)),

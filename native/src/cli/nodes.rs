@@ -1,0 +1,104 @@
+//! Images named by options: `--image-opts` and `json:` names.
+
+use super::args::AioArg;
+use crate::storage::{Aio, FileDevice, FileOpener, FileOptions, Locking};
+use clap::ValueEnum;
+use rustix::fs::{FileType, stat};
+use sectora_core::graph::{Inherited, Options, Protocols};
+use sectora_core::io::{Access, BoxFuture, Opened, has_protocol};
+use sectora_core::{Error, Result};
+use std::sync::{Arc, Mutex};
+
+/// The protocols of a command: how its files are opened where the options do not say otherwise.
+#[derive(Debug)]
+pub(super) struct Nodes {
+    files: FileOpener,
+    opened: Mutex<Vec<Arc<FileDevice>>>,
+}
+
+/// Drivers that open a path.
+const FILES: [&str; 3] = ["file", "host_device", "host_cdrom"];
+
+impl Protocols for Nodes {
+    fn has_driver(&self, driver: &str) -> bool {
+        FILES.contains(&driver)
+    }
+
+    fn parse_filename(&self, filename: &str) -> Result<Options> {
+        let mut options = Options::default();
+        if has_protocol(filename) {
+            let (protocol, _) = filename.split_once(':').unwrap_or(("file", filename));
+            options.set_default("driver", protocol);
+        } else {
+            options.set_default("driver", "file");
+        }
+        options.set_default("filename", FileOpener::path(filename)?);
+        Ok(options)
+    }
+
+    fn open<'a>(
+        &'a self,
+        driver: &'a str,
+        options: &'a mut Options,
+        how: Inherited,
+    ) -> BoxFuture<'a, Result<Opened>> {
+        Box::pin(async move { self.open_file(driver, options, how) })
+    }
+}
+
+impl Nodes {
+    pub(super) fn new(files: FileOpener) -> Self {
+        Self { files, opened: Mutex::default() }
+    }
+
+    /// The file at the bottom of the image, which is opened first.
+    pub(super) fn first_file(&self) -> Option<Arc<FileDevice>> {
+        self.opened.lock().ok()?.first().cloned()
+    }
+
+    /// `BlockdevOptionsFile`.
+    fn open_file(&self, driver: &str, options: &mut Options, how: Inherited) -> Result<Opened> {
+        let Some(filename) = options.take_text("filename") else {
+            return Err(Error::invalid("The 'file' block driver requires a file name"));
+        };
+        let is_device = stat(&filename)
+            .map(|found| FileType::from_raw_mode(found.st_mode))
+            .is_ok_and(|kind| matches!(kind, FileType::BlockDevice | FileType::CharacterDevice));
+        if driver != "file" && !is_device {
+            return Err(Error::invalid(format!(
+                "'{driver}' driver requires '{filename}' to be either a character or block device"
+            )));
+        }
+        let aio = options.take_word("aio", |word| AioArg::from_str(word, false).ok())?;
+        let locking = options.take_word("locking", |word| match word {
+            "off" => Some(Locking::Off),
+            "on" | "auto" => Some(Locking::Auto),
+            _ => None,
+        })?;
+        let locking = match how.force_share {
+            true if how.access == Access::ReadWrite => {
+                return Err(Error::invalid(
+                    "force-share=on can only be used with read-only images",
+                ));
+            }
+            true => Locking::Share,
+            false => locking.unwrap_or(self.files.locking),
+        };
+        // They tune what this program does in its own way.
+        for ignored in ["aio-max-batch", "drop-cache", "x-check-cache-dropped"] {
+            options.take_text(ignored);
+        }
+        let files = FileOpener {
+            locking,
+            aio: aio.map_or(self.files.aio, Aio::from),
+            direct: how.direct,
+            no_flush: how.no_flush,
+        };
+        let options: FileOptions = files.options(how.access);
+        let file = Arc::new(FileDevice::open(&filename, &options)?);
+        if let Ok(mut opened) = self.opened.lock() {
+            opened.push(file.clone());
+        }
+        Ok(Opened { device: file, filename })
+    }
+}
