@@ -4,10 +4,13 @@
 
 use super::args::{Cache, HostArgs};
 use super::failure::{Failure, Outcome};
+use super::output::complain;
 use super::signal;
 use crate::runtime::NativeRuntime;
 use crate::storage::{Aio, Claim, FileDevice, FileOpener, Locking};
-use sectora_core::format::{Backing, DataSource, Env, FormatName, Layer, OpenOptions, open};
+use sectora_core::format::{
+    Backing, DataSource, DriverEvent, Env, FormatName, Layer, OpenOptions, open,
+};
 use sectora_core::io::{Access, Runtime, Unrestricted};
 use std::future::Future;
 use std::sync::Arc;
@@ -64,12 +67,27 @@ pub(super) struct Opening<'a> {
     pub(super) metadata_only: bool,
     /// Others may write to a raw image that is only looked at, as they may to a disk.
     pub(super) shares_raw: bool,
+    /// Only to be checked: it opens whatever its damage.
+    pub(super) check: bool,
 }
 
 impl<'a> Opening<'a> {
     /// To be read.
     pub(super) fn to_read(format: Option<&'a str>, cache: Cache) -> Self {
-        Self { format, cache, access: Access::ReadOnly, metadata_only: false, shares_raw: true }
+        Self {
+            format,
+            cache,
+            access: Access::ReadOnly,
+            metadata_only: false,
+            shares_raw: true,
+            check: false,
+        }
+    }
+
+    /// To be checked, and repaired where `repairs`.
+    pub(super) fn to_check(format: Option<&'a str>, cache: Cache, repairs: bool) -> Self {
+        let access = if repairs { Access::ReadWrite } else { Access::ReadOnly };
+        Self { access, check: true, ..Self::to_read(format, cache) }
     }
 }
 
@@ -108,13 +126,33 @@ impl Host {
             false => (Backing::Follow, DataSource::Follow),
         };
         let access = how.access;
-        let options = OpenOptions { format, access, backing, data_file, ..OpenOptions::default() };
+        let options = OpenOptions {
+            format,
+            access,
+            backing,
+            data_file,
+            check: how.check,
+            ..OpenOptions::default()
+        };
         let device: Arc<FileDevice> = file.clone();
         let layer = open(&self.env(how.cache), device, name, options).await.map_err(failed)?;
+        tell_events(&layer);
         if how.shares_raw && layer.driver().name() == "raw" {
             file.set_claim(Claim::raw(how.access)).map_err(failed)?;
         }
         Ok(layer)
+    }
+}
+
+/// Says on standard error what happened to an image without being asked for.
+pub(super) fn tell_events(layer: &Layer) {
+    for event in layer.driver().take_events() {
+        match event {
+            DriverEvent::Corrupted(event) => complain(&event.text(layer.driver().name())),
+            DriverEvent::Repaired(report) => {
+                report.findings.iter().for_each(|finding| complain(&finding.what));
+            }
+        }
     }
 }
 

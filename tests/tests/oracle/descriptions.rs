@@ -238,7 +238,7 @@ async fn describe(runtime: NativeRuntime, folder: &Path) -> Ours {
         let file = opener.open(path, Access::ReadOnly).await?;
         let options = OpenOptions { backing: Backing::Ignore, ..OpenOptions::default() };
         let layer = open(&env, file, path, options).await?;
-        let found = image::check(&layer, &no_progress).await?;
+        let found = image::check(&layer, Repair::Nothing, &no_progress).await?;
         text(&found.expect("qcow2").summary)
     };
     let check = check.await;
