@@ -55,6 +55,11 @@ pub(super) fn run(args: Args) -> Outcome {
     let filename = given.filename()?;
     let cache = Cache::source(args.cache.as_deref())?;
     let now = if args.dry_run { Repair::Nothing } else { repair };
+    if now != Repair::Nothing && given.force_share {
+        return Err(Failure::new(format!(
+            "Could not open '{filename}': force-share=on can only be used with read-only images"
+        )));
+    }
     block_on(Threads::One, |runtime| {
         let host = Host::new(runtime, &given.host, given.force_share);
         async move {

@@ -1,7 +1,7 @@
 //! `check -r` on broken images: what is said, what is left, and what a dry run promises.
 
 use crate::setup::Folder;
-use std::process::Output;
+use std::process::{Command, Output};
 
 /// Of an image with clusters of 64 KiB, made by the reference: refcount block and L2 table.
 const REFBLOCK: usize = 0x2_0000;
@@ -29,7 +29,12 @@ const SAME: &[(&str, Damage)] = &[
 
 fn base(folder: &Folder) -> Vec<u8> {
     folder.reference("qemu-img", "create -q -f qcow2 base.qcow2 4M");
-    folder.reference("qemu-io", "-c 'write -P 1 0 256k' -c 'write -P 2 1M 64k' base.qcow2");
+    let made = Command::new("qemu-io")
+        .args(["-c", "write -P 1 0 256k", "-c", "write -P 2 1M 64k", "base.qcow2"])
+        .current_dir(folder.path())
+        .output()
+        .expect("qemu-io starts");
+    assert!(made.status.success(), "{made:?}");
     std::fs::read(folder.path().join("base.qcow2")).expect("read")
 }
 
@@ -52,9 +57,15 @@ pub(crate) fn repairs() {
     let image = folder.path().join("image");
     for (name, damage) in SAME {
         let bytes = broken(&base, damage);
-        for options in
-            ["", "-r leaks", "-r all", "-r all -q", "--output json", "-r all --output=json"]
-        {
+        for options in [
+            "",
+            "-r leaks",
+            "-r all",
+            "-r all -q",
+            "--output json",
+            "-r all --output=json",
+            "-r leaks -U",
+        ] {
             let line = format!("check {options} image");
             std::fs::write(&image, &bytes).expect("write");
             let theirs = said(&folder.theirs(&line));

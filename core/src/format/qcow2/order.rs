@@ -71,7 +71,8 @@ impl Qcow2 {
         self.write_back_all(durable, self.lazy && !self.cache.is_crowded()).await
     }
 
-    async fn write_back_all(&self, durable: bool, postpone: bool) -> Result<()> {
+    /// The same; `postpone` says whether refcounts may wait.
+    pub(super) async fn write_back_all(&self, durable: bool, postpone: bool) -> Result<()> {
         let _order = self.write_back_lock.lock().await;
         self.refuse_poisoned()?;
         let result = self.write_back_locked(durable, postpone).await;

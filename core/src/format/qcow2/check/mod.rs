@@ -113,40 +113,33 @@ pub(super) async fn check(
 }
 
 impl Qcow2 {
-    /// Checks this image, and brings what is in memory up to date with what was repaired.
+    /// Checks this image. A repair needs it for itself.
     pub(super) async fn check_all(
         &self,
         repair: Repair,
         progress: Progress<'_>,
     ) -> Result<CheckReport> {
-        if repair != Repair::Nothing && !self.writable {
-            return Err(
-                Error::denied("an image opened read-only cannot be repaired").in_format("qcow2")
-            );
+        if repair != Repair::Nothing {
+            if !self.writable {
+                let what = "an image opened read-only cannot be repaired";
+                return Err(Error::denied(what).in_format("qcow2"));
+            }
+            if !self.for_check {
+                let what = "an image in use cannot be repaired; open it to be checked";
+                return Err(Error::invalid(what).in_format("qcow2"));
+            }
         }
-        if self.writable && !self.for_check {
-            self.write_back(true).await?;
+        if self.writable && !self.for_check && !self.is_poisoned() {
+            // What is in memory only would be found missing.
+            self.write_back_all(true, false).await?;
             self.flush_refcounts().await?;
         }
         let report = check(&self.file, repair, progress).await?;
         if repair != Repair::Nothing {
-            self.reload(&report).await?;
+            let header = super::open::read_header(&self.file).await?;
+            *self.incompatible.lock() = header.incompatible;
         }
         Ok(report)
-    }
-
-    /// Reads what a repair may have changed.
-    async fn reload(&self, report: &CheckReport) -> Result<()> {
-        let header = super::open::read_header(&self.file).await?;
-        *self.incompatible.lock() = header.incompatible;
-        if self.for_check {
-            return Ok(());
-        }
-        if report.has_repaired() || report.failed.is_some() {
-            // Snapshots and bitmaps are what they were when the image was opened.
-            self.poison();
-        }
-        Ok(())
     }
 }
 
@@ -314,7 +307,7 @@ impl Check<'_> {
     fn refblock(&self, index: u64) -> Option<u64> {
         let entry = self.reftable.get(usize::try_from(index).ok()?)?;
         let at = entry & l::REFTABLE_OFFSET_MASK;
-        let usable = at != 0 && at % self.cluster_size() == 0 && at < self.file.len();
+        let usable = at != 0 && at.is_multiple_of(self.cluster_size()) && at < self.file.len();
         usable.then_some(at)
     }
 
