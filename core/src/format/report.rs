@@ -58,6 +58,8 @@ pub enum Remedy {
     RebuildRefcounts,
     /// The entry's copied flag is made to agree with the refcount.
     FixCopied,
+    /// The same where the refcount may be wrong itself.
+    ForceCopied,
     /// The entry keeps reading as zeroes and gives up the place it had reserved.
     DropPreallocation,
     /// The snapshot table is written anew, with the fields that its entries lack.
@@ -85,7 +87,7 @@ impl Remedy {
             Self::LowerRefcount => "lower the refcount to the references found",
             Self::RaiseRefcount => "raise the refcount to the references found",
             Self::RebuildRefcounts => "rebuild the refcount structures from the references found",
-            Self::FixCopied => "make the copied flag agree with the refcount",
+            Self::FixCopied | Self::ForceCopied => "make the copied flag agree with the refcount",
             Self::DropPreallocation => "let the entry read as zeroes without a place of its own",
             Self::RewriteSnapshots => "write the snapshot table anew with the missing fields",
             Self::TruncateSnapshotExtra => "write the snapshot table anew with shorter extra data",
@@ -100,6 +102,7 @@ impl Remedy {
             | Self::RaiseRefcount
             | Self::RebuildRefcounts
             | Self::FixCopied
+            | Self::ForceCopied
             | Self::RewriteSnapshots => None,
             Self::LowerRefcount => {
                 Some("what lies in the cluster, if a broken table was all that led to it")

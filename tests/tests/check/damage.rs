@@ -171,9 +171,9 @@ pub(crate) fn break_it(rng: &mut Rng, base: &Base, bytes: &mut [u8]) -> String {
     let clusters = base.bytes.len() as u64 / base.cluster;
     let new = match rng.below(9) {
         0 => 0,
-        1 => flags | rng.below(clusters + 1) * base.cluster,
+        1 => flags | (rng.below(clusters + 1) * base.cluster),
         2 => (old & OFFSET).wrapping_add(512) & OFFSET | flags,
-        3 => flags | (clusters + rng.below(100)) * base.cluster,
+        3 => flags | ((clusters + rng.below(100)) * base.cluster),
         4 => old ^ (1 << rng.below(64)),
         5 => old ^ (1 << [0, 1, 9, 32, 40, 55, 56, 61, 62, 63][rng.below(10) as usize]),
         6 => be64(bytes, places[rng.below(places.len() as u64) as usize]),

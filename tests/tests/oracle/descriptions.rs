@@ -6,7 +6,7 @@ use sectora::runtime::{NativeRuntime, block_on};
 use sectora::storage::FileOpener;
 use sectora_core::Result;
 use sectora_core::format::qcow2::CreateOptions;
-use sectora_core::format::{Backing, Env, FormatName, OpenOptions, open};
+use sectora_core::format::{Backing, Env, FormatName, OpenOptions, Repair, open};
 use sectora_core::image::{self, NewImage, no_progress};
 use sectora_core::io::testing::Rng;
 use sectora_core::io::{Access, Device, Opener, Unrestricted};

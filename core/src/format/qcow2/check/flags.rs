@@ -16,6 +16,7 @@ impl Check<'_> {
     /// from them, otherwise only where everything is to be repaired.
     pub(super) async fn check_flags(&mut self) -> Result<()> {
         let sound = self.report.corruptions == 0 && self.report.check_errors == 0;
+        let remedy = if sound { Remedy::FixCopied } else { Remedy::ForceCopied };
         let fix = match self.repair {
             Repair::Nothing => false,
             Repair::Leaks => sound,
@@ -37,7 +38,7 @@ impl Check<'_> {
                      refcount={refcount}"
                 );
                 self.times = 1;
-                self.flag(at, what, fix);
+                self.flag(at, what, fix, remedy);
                 if fix {
                     *entry ^= l::COPIED;
                     let place = self.header.l1_offset + 8 * index as u64;
@@ -50,7 +51,7 @@ impl Check<'_> {
                 // Once they are right, they are for all entries.
                 let fix = fix && !self.overlaps_structure(at);
                 self.times = if fix { 1 } else { times as u64 };
-                self.check_l2_flags(at, fix).await?;
+                self.check_l2_flags(at, fix, remedy).await?;
             }
         }
         self.l1 = l1;
@@ -58,7 +59,7 @@ impl Check<'_> {
         Ok(())
     }
 
-    async fn check_l2_flags(&mut self, at: u64, fix: bool) -> Result<()> {
+    async fn check_l2_flags(&mut self, at: u64, fix: bool, remedy: Remedy) -> Result<()> {
         let table = self.file.read_padded(at, self.cluster_size()).await?.to_bytes();
         let entry_len = 1usize << self.header.l2_entry_bits();
         let mut fixed: Option<Vec<u8>> = None;
@@ -78,7 +79,7 @@ impl Check<'_> {
             if (refcount == 1) != copied {
                 let what =
                     format!("OFLAG_COPIED data cluster: l2_entry={value:x} refcount={refcount}");
-                self.flag(host, what, fix);
+                self.flag(host, what, fix, remedy);
                 if fix {
                     let new = (value ^ l::COPIED).to_be_bytes();
                     let bytes = fixed.get_or_insert_with(|| table.to_vec());
@@ -97,13 +98,13 @@ impl Check<'_> {
         }
     }
 
-    fn flag(&mut self, at: u64, what: String, fix: bool) {
+    fn flag(&mut self, at: u64, what: String, fix: bool, remedy: Remedy) {
         if fix {
             let what = format!("Repairing {what}");
-            self.fixed(FindingKind::Corruption, at, what, Remedy::FixCopied);
+            self.fixed(FindingKind::Corruption, at, what, remedy);
         } else {
             let (kind, what) = (FindingKind::Corruption, format!("ERROR {what}"));
-            self.found(kind, self.times, at, what, Remedy::FixCopied);
+            self.found(kind, self.times, at, what, remedy);
         }
     }
 }
