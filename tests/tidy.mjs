@@ -41,6 +41,7 @@ const FORMAT_EXTRAS = {
     "bitmap.rs", // persistent dirty bitmaps
     "cache.rs", // cached tables
     "claims.rs", // ranges that requests in flight hold
+    "marks.rs", // the features that say how far an image can be trusted
     "order.rs", // what must be durable before what
     "refcount.rs", // reference counts of all widths
     "snapshot.rs", // internal snapshots
@@ -217,8 +218,8 @@ export function checkFormatFolder(path) {
   if (!m) return [];
   const [, format, file] = m;
   const allowed = [...FORMAT_FILES, ...(FORMAT_EXTRAS[format] ?? [])];
-  // tests.rs may have a folder of its own.
-  if (allowed.includes(file) || file.startsWith("tests/")) return [];
+  // tests.rs and check.rs may have a folder of their own.
+  if (allowed.includes(file) || /^(tests|check)\//.test(file)) return [];
   const what = `${file} is not a name that format folders use; FORMAT_EXTRAS in tests/tidy.mjs lists the exceptions`;
   return [{ line: 1, what }];
 }

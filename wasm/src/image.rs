@@ -7,7 +7,7 @@ use crate::storage::{HostDevice, Storage};
 use crate::task::{Task, promise};
 use crate::{error, runtime::runtime};
 use js_sys::{Array, Function, Object, Promise, Reflect, Uint8Array};
-use sectora_core::format::{self, Backing, Env, FindingKind, FormatName, Layer};
+use sectora_core::format::{self, Backing, Env, FormatName, Layer, Repair};
 use sectora_core::image::{self, Mapper, NewImage};
 use sectora_core::io::{Access, BlockDevice, Deny, Device};
 use sectora_core::{Error, Result};
@@ -149,7 +149,8 @@ impl Image {
         let (layer, task) = (self.layer.clone(), task.clone());
         promise(async move {
             let progress = task.progress();
-            let Some(check) = task.run(image::check(&layer, &progress)).await? else {
+            let Some(check) = task.run(image::check(&layer, Repair::Nothing, &progress)).await?
+            else {
                 return Ok(JsValue::UNDEFINED);
             };
             let out = to_js(&check.summary)?;
@@ -329,15 +330,10 @@ async fn retire(devices: &Devices) {
 }
 
 fn finding(finding: &format::Finding) -> JsValue {
-    let kind = match finding.kind {
-        FindingKind::Leak => "leak",
-        FindingKind::Corruption => "corruption",
-        FindingKind::Error => "error",
-    };
     let out = Object::new();
     // Setting a member of a fresh object cannot fail.
     let set = |name: &str, value: JsValue| drop(Reflect::set(&out, &name.into(), &value));
-    set("kind", kind.into());
+    set("kind", finding.kind.name().into());
     set("what", finding.what.as_str().into());
     if let Some(at) = finding.at {
         set("offset", at.into());

@@ -395,7 +395,7 @@ export interface MapEntry {
 /** Something that a check found. */
 export interface Finding {
   /** `leak`: space is lost, data is safe; `error`: it could not be looked at. */
-  kind: "leak" | "corruption" | "error";
+  kind: "leak" | "corruption" | "error" | "note";
   /** In words. */
   what: string;
   /** Where in the image file. */

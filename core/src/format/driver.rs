@@ -1,5 +1,6 @@
 //! What a format is to the engine: maps, reservations and commits.
 
+use super::report::{CheckReport, DriverEvent, Repair};
 use crate::codec::Compression;
 use crate::io::{BoxFuture, Capabilities, Hold, Preallocation, ZeroFlags};
 use crate::qapi::{ImageInfoSpecific, SnapshotInfo};
@@ -195,68 +196,6 @@ pub struct FormatInfo {
     pub specific: Option<ImageInfoSpecific>,
 }
 
-/// How bad a [`Finding`] is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FindingKind {
-    /// Space that nobody uses and nobody can get; harmless.
-    Leak,
-    /// A broken structure: guest data may be wrong or get lost.
-    Corruption,
-    /// Something could not be looked at.
-    Error,
-}
-
-/// One result of a check.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
-    /// How bad it is.
-    pub kind: FindingKind,
-    /// What it is, in words.
-    pub what: String,
-    /// Where in the image file.
-    pub at: Option<u64>,
-}
-
-/// The result of [`Driver::check`].
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CheckReport {
-    /// The first findings, at most [`CheckReport::MAX_FINDINGS`]; the counts are complete.
-    pub findings: Vec<Finding>,
-    /// Number of leaked units.
-    pub leaks: u64,
-    /// Number of corruptions.
-    pub corruptions: u64,
-    /// Number of things that could not be checked.
-    pub check_errors: u64,
-    /// Where the image file could end.
-    pub image_end_offset: Option<u64>,
-    /// Guest clusters in all.
-    pub total_clusters: Option<u64>,
-    /// Guest clusters with space of their own.
-    pub allocated_clusters: Option<u64>,
-    /// Allocated clusters that do not follow their predecessor in the file.
-    pub fragmented_clusters: Option<u64>,
-    /// Compressed clusters.
-    pub compressed_clusters: Option<u64>,
-}
-
-impl CheckReport {
-    /// A hostile image has millions of them; people read the first.
-    pub const MAX_FINDINGS: usize = 10_000;
-
-    /// Counts `count` findings of one kind and keeps the words.
-    pub fn add(&mut self, kind: FindingKind, count: u64, at: Option<u64>, what: String) {
-        match kind {
-            FindingKind::Leak => self.leaks += count,
-            FindingKind::Corruption => self.corruptions += count,
-            FindingKind::Error => self.check_errors += count,
-        }
-        if self.findings.len() < Self::MAX_FINDINGS {
-            self.findings.push(Finding { kind, what, at });
-        }
-    }
-}
-
 /// An opened format: tables and rules over the layer's devices.
 ///
 /// Invariants every driver keeps: a range is mapped only after the bytes in it were written
@@ -327,10 +266,18 @@ pub trait Driver: Send + Sync + fmt::Debug {
     /// What the format tells of itself.
     fn describe(&self) -> BoxFuture<'_, Result<FormatInfo>>;
 
-    /// Checks every structure of the image without changing it; `None` where the format has
-    /// nothing to check. `progress` is told bytes done and in all.
+    /// Checks every structure of the image, and repairs what `repair` allows; `None` where the
+    /// format has nothing to check. `progress` is told bytes done and in all. Nobody else may use
+    /// the image while it is repaired.
     fn check<'a>(
         &'a self,
+        repair: Repair,
         progress: &'a (dyn Fn(u64, u64) + Send + Sync),
     ) -> BoxFuture<'a, Result<Option<CheckReport>>>;
+
+    /// What happened to the image since the last call that somebody should be told of, oldest
+    /// first.
+    fn take_events(&self) -> Vec<DriverEvent> {
+        Vec::new()
+    }
 }

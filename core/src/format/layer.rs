@@ -96,6 +96,13 @@ pub struct OpenOptions {
     /// What only raw images know.
     #[cfg(feature = "raw")]
     pub raw: super::raw::OpenOptions,
+    /// Only to be checked, and repaired where the access allows it: damage that keeps an image
+    /// from being used does not keep it from being opened, nothing is repaired by the opening
+    /// itself, and the guest's data can be neither read nor written.
+    pub check: bool,
+    /// Whether refcounts are written only now and then (the schema's `lazy-refcounts`); as the
+    /// image says where it is `None`.
+    pub lazy_refcounts: Option<bool>,
 }
 
 impl Default for OpenOptions {
@@ -110,6 +117,8 @@ impl Default for OpenOptions {
             detect_zeroes: DetectZeroes::Off,
             #[cfg(feature = "raw")]
             raw: super::raw::OpenOptions::default(),
+            check: false,
+            lazy_refcounts: None,
         }
     }
 }

@@ -16,11 +16,13 @@ mod layer;
 pub mod qcow2;
 #[cfg(feature = "raw")]
 pub mod raw;
+mod report;
 mod transfer;
 
 pub use detect::{FormatName, open, probe};
 pub use driver::{
-    BackingRef, CheckReport, Child, Driver, Finding, FindingKind, FormatInfo, Geometry, Mapping,
-    Piece, Place, Reservation, Target, Token, ZeroPlan,
+    BackingRef, Child, Driver, FormatInfo, Geometry, Mapping, Piece, Place, Reservation, Target,
+    Token, ZeroPlan,
 };
 pub use layer::{Backing, DataFile, DataSource, DetectZeroes, Env, Layer, OpenOptions};
+pub use report::{CheckReport, DriverEvent, Finding, FindingKind, ImageCorrupted, Remedy, Repair};

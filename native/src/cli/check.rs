@@ -1,16 +1,18 @@
-//! `check`: looks for damage in an image.
+//! `check`: looks for damage in an image, and repairs it.
 
 use super::args::{Cache, ImageArgs, OutputFormat};
 use super::failure::{Failure, Outcome};
 use super::host::{Host, Opening, Threads, block_on};
 use super::output::{complain, print, print_json};
-use sectora_core::image::{Check, check, no_progress};
+use super::progress::{Meter, ProgressArgs};
+use sectora_core::format::{CheckReport, Finding, FindingKind, Repair};
+use sectora_core::image::{Check, check};
 use sectora_core::qapi::ImageCheck;
 use std::fmt::Write;
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Exit codes: 0 no errors, 1 the check could not be completed, 2 damage, \
-                        3 lost space only, 63 the format has nothing to check.")]
+#[command(after_help = "Exit codes: 0 no errors (any more), 1 the check could not be completed, \
+                        2 damage, 3 lost space only, 63 the format has nothing to check.")]
 pub(super) struct Args {
     /// Print nothing but errors
     #[arg(short, long)]
@@ -20,8 +22,16 @@ pub(super) struct Args {
     #[arg(short = 'T', long, value_name = "CACHE", allow_hyphen_values = true)]
     cache: Option<String>,
 
-    #[arg(short, long, value_name = "WHAT", hide = true, allow_hyphen_values = true)]
+    /// Repair: leaks (lost space, without risk) or all (everything that can be repaired)
+    #[arg(short, long, value_name = "leaks|all", allow_hyphen_values = true)]
     repair: Option<String>,
+
+    /// Change nothing; list what there is, what a repair would do about it, and what it would cost
+    #[arg(long)]
+    dry_run: bool,
+
+    #[command(flatten)]
+    progress: ProgressArgs,
 
     #[command(flatten)]
     image: ImageArgs,
@@ -31,42 +41,159 @@ pub(super) struct Args {
 const NOT_CHECKABLE: u8 = 63;
 
 pub(super) fn run(args: Args) -> Outcome {
-    let given = &args.image;
+    let (args, given) = (&args, &args.image);
     given.host.check()?;
-    match args.repair.as_deref() {
-        None => {}
-        Some("leaks" | "all") => return Err(Failure::unsupported("repairing images (-r)")),
+    let repair = match args.repair.as_deref() {
+        None => Repair::Nothing,
+        Some("leaks") => Repair::Leaks,
+        Some("all") => Repair::All,
         Some(other) => {
             let text = format!("--repair (-r) expects 'leaks' or 'all' not '{other}'");
             return Err(Failure::usage(text));
         }
-    }
+    };
     let filename = given.filename()?;
     let cache = Cache::source(args.cache.as_deref())?;
+    let now = if args.dry_run { Repair::Nothing } else { repair };
+    if now != Repair::Nothing && given.force_share {
+        return Err(Failure::new(format!(
+            "Could not open '{filename}': force-share=on can only be used with read-only images"
+        )));
+    }
     block_on(Threads::One, |runtime| {
         let host = Host::new(runtime, &given.host, given.force_share);
         async move {
-            let image =
-                host.open(filename, Opening::to_read(given.format.as_deref(), cache)).await?;
-            let found = match check(&image, &no_progress).await {
+            let how = Opening::to_check(given.format.as_deref(), cache, now != Repair::Nothing);
+            let image = host.open(filename, how).await?;
+            let meter = Meter::new(&args.progress, args.quiet);
+            let found = check(&image, now, &|done, all| meter.tell(done, all)).await;
+            meter.finish();
+            let found = match found {
                 Ok(found) => found,
                 Err(e) => return Err(Failure::from(e).context("Check failed")),
             };
-            let Some(Check { summary, report }) = found else {
+            let Some(found) = found else {
                 let what = "This image format does not support checks";
                 return Err(Failure::new(what).with_code(NOT_CHECKABLE));
             };
-            for finding in &report.findings {
-                complain(&finding.what);
+            image.close().await?;
+            match args.dry_run {
+                true => tell_plan(args, repair, &found),
+                false => tell(args, &found),
             }
-            match given.output {
-                OutputFormat::Json => print_json(&summary)?,
-                OutputFormat::Human if args.quiet => {}
-                OutputFormat::Human => print(&human(&summary))?,
-            }
-            Ok(exit_code(&summary))
         }
     })
+}
+
+/// Says what was found and repaired.
+fn tell(args: &Args, found: &Check) -> Outcome {
+    let Check { summary, report, second } = found;
+    complain_of(report);
+    let human = args.image.output == OutputFormat::Human && !args.quiet;
+    if second.is_some() && human {
+        print(&format!(
+            "The following inconsistencies were found and repaired:\n\n    {} leaked clusters\n    \
+             {} corruptions\n\nDouble checking the fixed image now...\n",
+            report.leaks_fixed, report.corruptions_fixed
+        ))?;
+    }
+    if let Some(second) = second {
+        complain_of(second);
+    }
+    if let Some(why) = &found.last().failed {
+        return Err(Failure::new(format!("Check failed: {why}")));
+    }
+    match args.image.output {
+        OutputFormat::Json => print_json(summary)?,
+        OutputFormat::Human if args.quiet => {}
+        OutputFormat::Human => print(&self::human(summary))?,
+    }
+    match summary.check_errors {
+        0 => Ok(exit_code(summary)),
+        _ => Err(Failure::new("Check failed")),
+    }
+}
+
+fn complain_of(report: &CheckReport) {
+    for finding in &report.findings {
+        complain(&finding.what);
+    }
+}
+
+/// What a repair would do, for programs.
+#[derive(serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Plan<'a> {
+    #[serde(flatten)]
+    summary: &'a ImageCheck,
+    findings: Vec<PlannedFinding<'a>>,
+}
+
+/// One line of it.
+#[derive(serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct PlannedFinding<'a> {
+    kind: &'static str,
+    what: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset: Option<u64>,
+    /// This repair would do it.
+    repairs: bool,
+    repair: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lost: Option<&'static str>,
+}
+
+/// Says what `repair` would do; nothing has been changed.
+fn tell_plan(args: &Args, repair: Repair, found: &Check) -> Outcome {
+    // Without -r: what could be done at most.
+    let repair = if repair == Repair::Nothing { Repair::All } else { repair };
+    let plan = |finding: &Finding| finding.remedy.needs().is_some_and(|needs| needs <= repair);
+    let (summary, report) = (&found.summary, &found.report);
+    match args.image.output {
+        OutputFormat::Json => {
+            let findings = report.findings.iter().map(|finding| PlannedFinding {
+                kind: finding.kind.name(),
+                what: &finding.what,
+                offset: finding.at,
+                repairs: plan(finding),
+                repair: finding.remedy.what(),
+                lost: finding.remedy.lost(),
+            });
+            print_json(&Plan { summary, findings: findings.collect() })?;
+        }
+        OutputFormat::Human if args.quiet => {}
+        OutputFormat::Human => {
+            let mut text = String::new();
+            for finding in report.findings.iter().filter(|f| f.kind != FindingKind::Note) {
+                // Writing to a string cannot fail.
+                let _ = write_planned(&mut text, finding, plan(finding));
+            }
+            text.push_str(&human(summary));
+            print(&text)?;
+        }
+    }
+    match &report.failed {
+        Some(why) => Err(Failure::new(format!("Check failed: {why}"))),
+        None if summary.check_errors > 0 => Err(Failure::new("Check failed")),
+        None => Ok(exit_code(summary)),
+    }
+}
+
+fn write_planned(text: &mut String, finding: &Finding, plan: bool) -> std::fmt::Result {
+    if let Some(at) = finding.at {
+        write!(text, "{at:#x}: ")?;
+    }
+    writeln!(text, "{}", finding.what)?;
+    let verb = if plan { "would" } else { "would not" };
+    match finding.remedy.needs() {
+        None => writeln!(text, "    {}", finding.remedy.what())?,
+        Some(_) => writeln!(text, "    the repair {verb}: {}", finding.remedy.what())?,
+    }
+    match finding.remedy.lost() {
+        Some(lost) => writeln!(text, "    lost: {lost}"),
+        None => Ok(()),
+    }
 }
 
 fn exit_code(summary: &ImageCheck) -> u8 {

@@ -5,11 +5,13 @@
 use super::args::{Cache, HostArgs};
 use super::failure::{Failure, Outcome};
 use super::nodes::Nodes;
-use super::output::warn;
+use super::output::{complain, warn};
 use super::signal;
 use crate::runtime::NativeRuntime;
 use crate::storage::{Aio, Claim, FileDevice, FileOpener, Locking};
-use sectora_core::format::{Backing, DataSource, Env, FormatName, Layer, OpenOptions, open};
+use sectora_core::format::{
+    Backing, DataSource, DriverEvent, Env, FormatName, Layer, OpenOptions, open,
+};
 use sectora_core::graph::{self, Inherited, OptionValue, Options};
 use sectora_core::io::{Access, Runtime, Unrestricted};
 use std::future::Future;
@@ -71,6 +73,8 @@ pub(super) struct Opening<'a> {
     pub(super) shares_raw: bool,
     /// Whether the name is a list of options; as the command says of its images where it is `None`.
     pub(super) image_opts: Option<bool>,
+    /// Only to be checked: it opens whatever its damage.
+    pub(super) check: bool,
 }
 
 impl<'a> Opening<'a> {
@@ -82,8 +86,15 @@ impl<'a> Opening<'a> {
             access: Access::ReadOnly,
             metadata_only: false,
             shares_raw: true,
+            check: false,
             image_opts: None,
         }
+    }
+
+    /// To be checked, and repaired where `repairs`.
+    pub(super) fn to_check(format: Option<&'a str>, cache: Cache, repairs: bool) -> Self {
+        let access = if repairs { Access::ReadWrite } else { Access::ReadOnly };
+        Self { access, check: true, ..Self::to_read(format, cache) }
     }
 }
 
@@ -117,7 +128,8 @@ impl Host {
             false => (Backing::Follow, DataSource::Follow),
         };
         let (access, env) = (how.access, self.env(how.cache));
-        let base = OpenOptions { access, backing, data_file, ..OpenOptions::default() };
+        let check = how.check;
+        let base = OpenOptions { access, backing, data_file, check, ..OpenOptions::default() };
         let image_opts = how.image_opts.unwrap_or(self.image_opts);
         if image_opts && how.format.is_some() {
             return Err(Failure::new("--image-opts and --format are mutually exclusive"));
@@ -142,6 +154,7 @@ impl Host {
             let layer = open(&env, device, name, OpenOptions { format, ..base }).await;
             (layer.map_err(failed)?, Some(file))
         };
+        tell_events(&layer);
         if let Some(file) = file.filter(|_| how.shares_raw && layer.driver().name() == "raw") {
             file.set_claim(Claim::raw(access)).map_err(failed)?;
         }
@@ -179,6 +192,18 @@ impl Host {
             options.set("driver", OptionValue::Text(format.as_str().to_owned()));
         }
         Ok(Some(options))
+    }
+}
+
+/// Says on standard error what happened to an image without being asked for.
+pub(super) fn tell_events(layer: &Layer) {
+    for event in layer.driver().take_events() {
+        match event {
+            DriverEvent::Corrupted(event) => complain(&event.text(layer.driver().name())),
+            DriverEvent::Repaired(report) => {
+                report.findings.iter().for_each(|finding| complain(&finding.what));
+            }
+        }
     }
 }
 

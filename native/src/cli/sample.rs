@@ -11,7 +11,7 @@ use super::host::{Host, Opening, Threads, block_on};
 use super::info;
 use super::output::{human_size, print};
 use crate::runtime::fill_random;
-use sectora_core::format::{FormatName, OpenOptions, open};
+use sectora_core::format::{FormatName, OpenOptions, Repair, open};
 use sectora_core::image::{self, ConvertOptions, Mapper, NewImage, no_progress};
 use sectora_core::io::{Access, BlockDevice, Device, MemoryDevice, WriteFlags};
 use std::fmt::Write;
@@ -88,7 +88,7 @@ async fn show(host: &Host, disk: &Device, name: &str) -> Result<String, Failure>
     let device: Device = image.clone();
     text.push_str(&picture(&device).await?);
     text.push_str("\n$ sectora img check sample.qcow2\n");
-    if let Some(result) = image::check(&image, &no_progress).await? {
+    if let Some(result) = image::check(&image, Repair::Nothing, &no_progress).await? {
         text.push_str(&check::human(&result.summary));
     }
     text.push_str(

@@ -7,6 +7,7 @@
 
 mod promises;
 mod reading;
+mod repair;
 mod setup;
 mod writing;
 
@@ -14,20 +15,22 @@ use libtest_mimic::{Arguments, Trial};
 
 fn main() {
     let skipped = !setup::have_reference_tools();
-    let against_reference: [(&str, fn()); 6] = [
+    let against_reference: [(&str, fn()); 7] = [
         ("reading_verbs_print_what_the_reference_prints", reading::every_verb_on_every_image),
         ("ranges_and_formats_are_understood_alike", reading::options_of_reading_verbs),
         ("wrong_command_lines_are_refused_alike", reading::wrong_command_lines),
         ("new_images_are_what_the_reference_makes", writing::new_images),
         ("copies_hold_what_their_sources_hold", writing::copies),
+        ("repairs_say_and_leave_what_the_references_do", repair::repairs),
         ("images_in_use_are_refused_alike", promises::images_in_use),
     ];
-    let own: [(&str, fn()); 7] = [
+    let own: [(&str, fn()); 8] = [
         ("a_failed_copy_leaves_what_was_there", promises::failed_copy),
         ("a_stopped_copy_leaves_what_was_there", promises::stopped_copy),
         ("an_image_streams_to_standard_output", promises::stream),
         ("a_reader_that_goes_away_is_no_error", promises::broken_pipe),
         ("progress_is_told_as_json_lines", promises::progress),
+        ("a_dry_run_says_what_a_repair_would_do", repair::dry_run),
         ("the_sample_shows_itself_and_leaves_nothing", promises::sample),
         ("what_is_not_supported_is_refused", promises::unsupported),
     ];

@@ -218,7 +218,7 @@ pub(crate) fn unsupported() {
     for line in [
         "img info --image-opts driver=raw",
         "img info --object secret,id=a a.raw",
-        "img check -r all a.raw",
+        "img check --image-opts driver=raw",
         "img measure -l snap a.raw",
         "img convert --bitmaps a.raw out",
         "img convert --salvage a.raw out",

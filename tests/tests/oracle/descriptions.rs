@@ -6,7 +6,7 @@ use sectora::runtime::{NativeRuntime, block_on};
 use sectora::storage::FileOpener;
 use sectora_core::Result;
 use sectora_core::format::qcow2::CreateOptions;
-use sectora_core::format::{Backing, DataSource, Env, FormatName, OpenOptions, open};
+use sectora_core::format::{Backing, DataSource, Env, FormatName, OpenOptions, Repair, open};
 use sectora_core::image::{self, NewImage, no_progress};
 use sectora_core::io::testing::Rng;
 use sectora_core::io::{Access, Device, Opener, Unrestricted};
@@ -244,7 +244,7 @@ async fn describe(runtime: NativeRuntime, folder: &Path) -> Ours {
         let file = opener.open(path, Access::ReadOnly).await?;
         let options = OpenOptions { backing: Backing::Ignore, ..OpenOptions::default() };
         let layer = open(&env, file, path, options).await?;
-        let found = image::check(&layer, &no_progress).await?;
+        let found = image::check(&layer, Repair::Nothing, &no_progress).await?;
         text(&found.expect("qcow2").summary)
     };
     let check = check.await;

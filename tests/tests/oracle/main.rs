@@ -8,7 +8,7 @@ mod descriptions;
 use libtest_mimic::{Arguments, Trial};
 use sectora_core::codec::Compression;
 use sectora_core::format::qcow2::{CreateOptions, DataFileOptions, Version};
-use sectora_core::format::{BackingRef, Env, FormatName, Layer, OpenOptions, open};
+use sectora_core::format::{BackingRef, Env, FormatName, Layer, OpenOptions, Repair, open};
 use sectora_core::image::{self, NewImage, no_progress};
 use sectora_core::io::testing::{Rng, SimRuntime};
 use sectora_core::io::{
@@ -155,7 +155,7 @@ fn what_we_write_the_reference_reads() {
             image::create(&handle, &device, data_file.as_ref(), &image).await.expect("create");
             let layer = open_image(&env, file.clone(), Access::ReadWrite).await;
             scribble(&mut rng, &layer, create).await;
-            layer.flush().await.expect("flush");
+            layer.close().await.expect("close");
             contents(&(layer as Device)).await
         });
         save(&file, &folder.join("image.qcow2"));
@@ -252,7 +252,10 @@ fn what_the_reference_writes_we_read() {
         let file: Device = Arc::new(load(&folder.join("image.qcow2")));
         runtime.block_on(async {
             let layer = open_image(&env, file, Access::ReadOnly).await;
-            let check = image::check(&layer, &no_progress).await.expect("check").expect("qcow2");
+            let check = image::check(&layer, Repair::Nothing, &no_progress)
+                .await
+                .expect("check")
+                .expect("qcow2");
             assert_eq!(check.summary.corruptions, None, "{what}: {:?}", check.report);
             assert_eq!(check.summary.leaks, None, "{what}: {:?}", check.report);
             let got = contents(&(layer as Device)).await;

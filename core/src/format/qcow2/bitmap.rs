@@ -3,7 +3,7 @@
 use super::Qcow2;
 use super::header::BitmapsExtension;
 use super::layout::{Autoclear, be16, be32, be64};
-use crate::io::DeviceExt;
+use crate::io::{Device, DeviceExt};
 use crate::{Error, Result};
 use alloc::format;
 use alloc::string::String;
@@ -43,76 +43,80 @@ impl Qcow2 {
     pub(super) async fn read_bitmaps(&self) -> Result<Vec<Bitmap>> {
         match &self.header.bitmaps {
             Some(extension) if self.header.autoclear.contains(Autoclear::BITMAPS) => {
-                self.read_directory(extension).await
+                read_directory(&self.file, extension).await
             }
             _ => Ok(Vec::new()),
         }
     }
+}
 
-    async fn read_directory(&self, extension: &BitmapsExtension) -> Result<Vec<Bitmap>> {
-        let start = extension.directory_offset;
-        let len = extension.directory_size;
-        let broken = |at: u64, what: String| {
-            Error::corrupt(format!("bitmap directory: {what}")).in_format("qcow2").at(at)
+/// Reads and checks a directory.
+pub(super) async fn read_directory(
+    file: &Device,
+    extension: &BitmapsExtension,
+) -> Result<Vec<Bitmap>> {
+    let start = extension.directory_offset;
+    let len = extension.directory_size;
+    let broken = |at: u64, what: String| {
+        Error::corrupt(format!("bitmap directory: {what}")).in_format("qcow2").at(at)
+    };
+    if start.checked_add(len).is_none_or(|end| end > file.len()) {
+        return Err(broken(start, format!("{len:#x} bytes exceed the file")));
+    }
+    let bytes = file.read_padded(start, len).await?.to_bytes();
+    let (mut out, mut at) = (Vec::new(), 0usize);
+    while at < bytes.len() {
+        let here = start + at as u64;
+        let rest = &bytes[at..];
+        if rest.len() < FIXED_LEN {
+            return Err(broken(here, format!("an entry of {} bytes", rest.len())));
+        }
+        let name_len = usize::from(be16(rest, 18));
+        let extra_len = be32(rest, 20) as usize;
+        let name_at = FIXED_LEN.saturating_add(extra_len);
+        let Some(name) = rest.get(name_at..name_at.saturating_add(name_len)) else {
+            return Err(broken(here, "an entry exceeds the directory".into()));
         };
-        if start.checked_add(len).is_none_or(|end| end > self.file.len()) {
-            return Err(broken(start, format!("{len:#x} bytes exceed the file")));
-        }
-        let bytes = self.file.read_padded(start, len).await?.to_bytes();
-        let (mut out, mut at) = (Vec::new(), 0usize);
-        while at < bytes.len() {
-            let here = start + at as u64;
-            let rest = &bytes[at..];
-            if rest.len() < FIXED_LEN {
-                return Err(broken(here, format!("an entry of {} bytes", rest.len())));
-            }
-            let name_len = usize::from(be16(rest, 18));
-            let extra_len = be32(rest, 20) as usize;
-            let name_at = FIXED_LEN.saturating_add(extra_len);
-            let Some(name) = rest.get(name_at..name_at.saturating_add(name_len)) else {
-                return Err(broken(here, "an entry exceeds the directory".into()));
-            };
-            if rest[16] != DIRTY_TRACKING || name_len == 0 || name_len > MAX_NAME || extra_len > 0 {
-                return Err(broken(
-                    here,
-                    format!(
-                        "an entry of type {}, with a name of {name_len} bytes and {extra_len} \
-                         bytes of extra data",
-                        rest[16]
-                    ),
-                ));
-            }
-            if rest[17] > 63 {
-                return Err(broken(here, format!("granularity of 2^{} bytes", rest[17])));
-            }
-            if rest[17] > MAX_GRANULARITY_BITS {
-                return Err(Error::unsupported(format!(
-                    "bitmap directory: granularity of 2^{} bytes, at most 2^{MAX_GRANULARITY_BITS} \
-                     is supported",
-                    rest[17]
-                ))
-                .in_format("qcow2")
-                .at(here));
-            }
-            // Checked here and not at the end: memory follows what the header admits.
-            if out.len() == extension.count as usize {
-                return Err(broken(here, format!("more than the {} entries stated", out.len())));
-            }
-            out.push(Bitmap {
-                table_offset: be64(rest, 0),
-                table_size: be32(rest, 8),
-                flags: Flags::from_bits_retain(be32(rest, 12)),
-                granularity_bits: rest[17],
-                name: String::from_utf8_lossy(name).into_owned(),
-            });
-            at += (name_at + name_len).next_multiple_of(8);
-        }
-        if out.len() != extension.count as usize {
+        if rest[16] != DIRTY_TRACKING || name_len == 0 || name_len > MAX_NAME || extra_len > 0 {
             return Err(broken(
-                start,
-                format!("{} entries, the header says {}", out.len(), extension.count),
+                here,
+                format!(
+                    "an entry of type {}, with a name of {name_len} bytes and {extra_len} \
+                     bytes of extra data",
+                    rest[16]
+                ),
             ));
         }
-        Ok(out)
+        if rest[17] > 63 {
+            return Err(broken(here, format!("granularity of 2^{} bytes", rest[17])));
+        }
+        if rest[17] > MAX_GRANULARITY_BITS {
+            return Err(Error::unsupported(format!(
+                "bitmap directory: granularity of 2^{} bytes, at most 2^{MAX_GRANULARITY_BITS} \
+                 is supported",
+                rest[17]
+            ))
+            .in_format("qcow2")
+            .at(here));
+        }
+        // Checked here and not at the end: memory follows what the header admits.
+        if out.len() == extension.count as usize {
+            return Err(broken(here, format!("more than the {} entries stated", out.len())));
+        }
+        out.push(Bitmap {
+            table_offset: be64(rest, 0),
+            table_size: be32(rest, 8),
+            flags: Flags::from_bits_retain(be32(rest, 12)),
+            granularity_bits: rest[17],
+            name: String::from_utf8_lossy(name).into_owned(),
+        });
+        at += (name_at + name_len).next_multiple_of(8);
     }
+    if out.len() != extension.count as usize {
+        return Err(broken(
+            start,
+            format!("{} entries, the header says {}", out.len(), extension.count),
+        ));
+    }
+    Ok(out)
 }

@@ -172,6 +172,11 @@ impl TableCache {
         out
     }
 
+    /// True where slices of a class differ from the file.
+    pub(super) fn has_dirty(&self, class: Class) -> bool {
+        !self.inner.lock().dirty[class as usize].is_empty()
+    }
+
     /// Copies of all changed slices of a class, by offset.
     pub(super) fn dirty(&self, class: Class) -> Vec<Dirty> {
         let slices: Vec<Arc<Slice>> =

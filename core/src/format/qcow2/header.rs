@@ -392,9 +392,7 @@ impl Header {
                 header::NB_SNAPSHOTS,
             ));
         }
-        if self.nb_snapshots > 0 {
-            self.aligned(self.snapshots_offset, "snapshot table", header::SNAPSHOTS_OFFSET)?;
-        }
+        self.aligned(self.snapshots_offset, "snapshot table", header::SNAPSHOTS_OFFSET)?;
         if self.bitmaps.is_none() && self.autoclear.contains(Autoclear::BITMAPS) {
             return Err(corrupt(
                 "the bitmaps bit is set without a bitmaps extension",

@@ -20,6 +20,7 @@ impl Qcow2 {
     pub(super) async fn info(&self) -> Result<FormatInfo> {
         let h = &self.header;
         let v3 = h.version >= 3;
+        let marks = *self.incompatible.lock();
         let bitmaps: Vec<Qcow2BitmapInfo> =
             self.read_bitmaps().await?.iter().map(bitmap_info).collect();
         let specific = ImageInfoSpecificQCow2 {
@@ -28,7 +29,7 @@ impl Qcow2 {
             data_file_raw: self.data.is_some().then(|| self.data_file_is_raw()),
             extended_l2: v3.then_some(self.extended_l2),
             lazy_refcounts: v3.then(|| h.compatible.contains(Compatible::LAZY_REFCOUNTS)),
-            corrupt: v3.then(|| h.incompatible.contains(Incompatible::CORRUPT)),
+            corrupt: v3.then(|| marks.contains(Incompatible::CORRUPT)),
             refcount_bits: 1 << h.refcount_order,
             encrypt: self.encryption_info().await?,
             bitmaps: (!bitmaps.is_empty()).then_some(bitmaps),
@@ -39,7 +40,7 @@ impl Qcow2 {
         };
         Ok(FormatInfo {
             cluster_size: Some(self.cluster_size()),
-            dirty: h.incompatible.contains(Incompatible::DIRTY),
+            dirty: marks.contains(Incompatible::DIRTY),
             encrypted: h.crypt != CryptMethod::None,
             backing: h
                 .backing_name

@@ -99,8 +99,9 @@ impl Qcow2 {
             return Ok(None);
         }
         if !offset.is_multiple_of(self.cluster_size()) {
+            let (index, _) = self.indices(guest);
             return Err(Error::corrupt(format!(
-                "L2 table of guest offset {guest:#x} is not cluster aligned"
+                "L2 table offset {offset:#x} unaligned (L1 index: {index:#x})"
             ))
             .in_format("qcow2")
             .at(offset));

@@ -12,7 +12,8 @@
 //! | `order` | write-back: what must be durable before what |
 //! | `claims` | who may use which range |
 //! | `snapshot`, `bitmap` | tables of snapshots and bitmaps, read |
-//! | `check` | consistency check |
+//! | `check` | consistency check and repair |
+//! | `marks` | the features *dirty* and *corrupt* |
 //! | `create`, `measure`, `stream` | new images |
 
 mod alloc;
@@ -25,6 +26,7 @@ pub(super) mod header;
 mod info;
 mod layout;
 mod map;
+mod marks;
 mod measure;
 mod open;
 mod order;
@@ -44,7 +46,8 @@ pub use stream::{StreamOptions, stream};
 pub(super) use open::open;
 
 use super::{
-    CheckReport, Child, Driver, FormatInfo, Geometry, Mapping, Reservation, Token, ZeroPlan,
+    CheckReport, Child, Driver, DriverEvent, FormatInfo, Geometry, Mapping, Repair, Reservation,
+    Token, ZeroPlan,
 };
 use crate::io::{BoxFuture, Capabilities, Device, Preallocation, ZeroFlags};
 use crate::sync::{Mutex, RwLock};
@@ -58,7 +61,7 @@ use cache::TableCache;
 use claims::{Limbo, RangeLocks};
 use core::sync::atomic::{AtomicBool, Ordering};
 use header::{CryptMethod, Header};
-use layout::Autoclear;
+use layout::{Autoclear, Incompatible};
 use snapshot::Snapshot;
 
 /// An opened qcow2 image.
@@ -94,6 +97,17 @@ pub struct Qcow2 {
     holes: async_lock::OnceCell<bool>,
     /// A metadata write or flush failed: nothing is written any more.
     poisoned: AtomicBool,
+    /// Opened to be checked: its data is out of reach.
+    for_check: bool,
+    /// Refcounts are written only now and then; the image is marked dirty meanwhile.
+    lazy: bool,
+    /// The incompatible features in the file now.
+    incompatible: Mutex<Incompatible>,
+    /// Serialises changes of these.
+    marks_lock: async_lock::Mutex<()>,
+    /// Damage was met; whether it was fatal.
+    seen_corrupt: Mutex<Option<bool>>,
+    events: Mutex<Vec<DriverEvent>>,
 }
 
 /// The L1 table in memory.
@@ -162,6 +176,10 @@ impl Qcow2 {
     }
 
     fn refuse_encrypted(&self) -> Result<()> {
+        if self.for_check {
+            let what = "the image was opened to be checked; open it again to use it";
+            return Err(Error::invalid(what).in_format("qcow2"));
+        }
         let method = match self.header.crypt {
             CryptMethod::None => return Ok(()),
             CryptMethod::Aes => "AES",
@@ -211,30 +229,30 @@ impl Driver for Qcow2 {
     }
 
     fn map(&self, start: u64, len: u64) -> BoxFuture<'_, Result<Mapping>> {
-        Box::pin(self.map_range(start, len))
+        Box::pin(self.noting_damage(self.map_range(start, len)))
     }
 
     fn reserve(&self, start: u64, len: u64) -> BoxFuture<'_, Result<Reservation>> {
-        Box::pin(self.reserve_range(start, len))
+        Box::pin(self.noting_damage(self.reserve_range(start, len)))
     }
 
     fn reserve_compressed<'a>(
         &'a self,
         units: &'a [(u64, u32)],
     ) -> BoxFuture<'a, Result<Reservation>> {
-        Box::pin(self.reserve_units(units))
+        Box::pin(self.noting_damage(self.reserve_units(units)))
     }
 
     fn commit(&self, token: Token) -> BoxFuture<'_, Result<()>> {
-        Box::pin(self.commit_token(token))
+        Box::pin(self.noting_damage(self.commit_token(token)))
     }
 
     fn zero(&self, start: u64, len: u64, flags: ZeroFlags) -> BoxFuture<'_, Result<ZeroPlan>> {
-        Box::pin(self.zero_range(start, len, flags))
+        Box::pin(self.noting_damage(self.zero_range(start, len, flags)))
     }
 
     fn discard(&self, start: u64, len: u64) -> BoxFuture<'_, Result<()>> {
-        Box::pin(self.discard_range(start, len))
+        Box::pin(self.noting_damage(self.discard_range(start, len)))
     }
 
     fn flush(&self) -> BoxFuture<'_, Result<()>> {
@@ -259,8 +277,13 @@ impl Driver for Qcow2 {
 
     fn check<'a>(
         &'a self,
+        repair: Repair,
         progress: &'a (dyn Fn(u64, u64) + Send + Sync),
     ) -> BoxFuture<'a, Result<Option<CheckReport>>> {
-        Box::pin(async move { self.check_all(progress).await.map(Some) })
+        Box::pin(async move { self.check_all(repair, progress).await.map(Some) })
+    }
+
+    fn take_events(&self) -> Vec<DriverEvent> {
+        self.take_all_events()
     }
 }

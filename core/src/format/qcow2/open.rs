@@ -3,12 +3,12 @@
 use super::cache::TableCache;
 use super::claims::{Limbo, RangeLocks};
 use super::header::Header;
-use super::layout::{self as l, Autoclear, Incompatible};
+use super::layout::{self as l, Autoclear, Compatible, Incompatible};
 use super::snapshot::{self, Snapshot};
 use super::{L1, Qcow2};
 use crate::format::detect::OpenedFormat;
 use crate::format::layer::{DataFile, DataSource};
-use crate::format::{BackingRef, Env, OpenOptions};
+use crate::format::{BackingRef, CheckReport, DriverEvent, Env, OpenOptions, Repair};
 use crate::io::{Access, Closed, Device, Reference, ReferenceKind};
 use crate::sync::{Mutex, RwLock};
 use crate::{Error, Result};
@@ -24,13 +24,22 @@ pub(in crate::format) async fn open(
     filename: &str,
     options: &OpenOptions,
 ) -> Result<OpenedFormat> {
-    let header = read_header(file).await?;
+    let mut header = read_header(file).await?;
     let writable = options.access == Access::ReadWrite;
-    if writable {
+    if writable && !options.check {
         refuse_unsafe_writing(&header, filename)?;
     }
+    if options.lazy_refcounts == Some(true) && header.version < 3 {
+        return Err(Error::invalid(
+            "Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level",
+        ));
+    }
     let data = open_data_file(env, &header, filename, options).await?;
-    let (snapshots, snapshot_table) = snapshot::read_table(file, &header).await?;
+    let (mut snapshots, mut snapshot_table) = match snapshot::read_table(file, &header).await {
+        Ok(found) => found,
+        Err(_) if options.check => Default::default(),
+        Err(e) => return Err(e),
+    };
     let snapshot = match &options.snapshot {
         None => None,
         Some(wanted) => Some(snapshot::find(&snapshots, wanted)?.clone()),
@@ -38,17 +47,28 @@ pub(in crate::format) async fn open(
     if snapshot.is_some() && writable {
         return Err(Error::invalid("a snapshot can only be read").in_format("qcow2"));
     }
-    if writable {
+    let mut events = Vec::new();
+    if writable && !options.check {
+        if header.incompatible.contains(Incompatible::DIRTY) {
+            let report = repair_dirty(file, filename).await?;
+            events.push(DriverEvent::Repaired(Box::new(report)));
+            header = read_header(file).await?;
+            (snapshots, snapshot_table) = snapshot::read_table(file, &header).await?;
+        }
         refuse_overlapping_tables(&header, snapshot_table)?;
     }
     let (l1_offset, l1_size) = match &snapshot {
         None => (header.l1_offset, header.l1_size),
         Some(s) => (s.l1_offset, s.l1_size),
     };
-    let l1 = read_table(file, "L1 table", l1_offset, l1_size.into()).await?;
+    let l1 = match read_table(file, "L1 table", l1_offset, l1_size.into()).await {
+        Ok(l1) => l1,
+        Err(_) if options.check => Vec::new(),
+        Err(e) => return Err(e),
+    };
     let virtual_size = snapshot.as_ref().map_or(header.size, |s| s.disk_size);
     let span_bits = header.l1_entry_span_bits();
-    if (l1.len() as u64) < virtual_size.div_ceil(1 << span_bits) {
+    if !options.check && (l1.len() as u64) < virtual_size.div_ceil(1 << span_bits) {
         return Err(Error::corrupt(format!(
             "the L1 table of {} entries is too small for {virtual_size:#x} bytes",
             l1.len()
@@ -56,7 +76,7 @@ pub(in crate::format) async fn open(
         .in_format("qcow2")
         .at(l1_offset));
     }
-    let reftable = if writable {
+    let reftable = if writable && !options.check {
         let entries = u64::from(header.reftable_clusters) << header.cluster_bits >> 3;
         read_table(file, "refcount table", header.reftable_offset, entries).await?
     } else {
@@ -93,6 +113,16 @@ pub(in crate::format) async fn open(
         prepared: AtomicBool::new(false),
         holes: async_lock::OnceCell::new(),
         poisoned: AtomicBool::new(false),
+        for_check: options.check,
+        lazy: writable
+            && header.version >= 3
+            && options
+                .lazy_refcounts
+                .unwrap_or(header.compatible.contains(Compatible::LAZY_REFCOUNTS)),
+        incompatible: Mutex::new(header.incompatible),
+        marks_lock: async_lock::Mutex::new(()),
+        seen_corrupt: Mutex::new(None),
+        events: Mutex::new(events),
         header,
     };
     Ok(OpenedFormat { driver: Box::new(driver), data, backing })
@@ -127,19 +157,30 @@ pub(super) async fn read_table(
     Ok(bytes.chunks_exact(8).map(|entry| l::be64(entry, 0)).collect())
 }
 
+/// Repairs an image that was not closed cleanly, before it is written to.
+async fn repair_dirty(file: &Device, filename: &str) -> Result<CheckReport> {
+    let report = super::check::check(file, Repair::All, &|_, _| {}).await?;
+    let left = read_header(file).await?.incompatible.contains(Incompatible::DIRTY);
+    if let Some(why) = &report.failed {
+        return Err(Error::corrupt(format!("Could not repair dirty image '{filename}': {why}"))
+            .in_format("qcow2"));
+    }
+    if left || report.check_errors > 0 {
+        return Err(Error::corrupt(format!(
+            "'{filename}' was not closed cleanly and could not be repaired: {} errors are left; \
+             it can be read",
+            report.corruptions + report.check_errors
+        ))
+        .in_format("qcow2"));
+    }
+    Ok(report)
+}
+
 /// States in which a write could do harm.
 fn refuse_unsafe_writing(header: &Header, filename: &str) -> Result<()> {
     let refuse = |error: Error| Err(error.in_format("qcow2"));
     if header.incompatible.contains(Incompatible::CORRUPT) {
-        return refuse(Error::corrupt(format!(
-            "'{filename}' is marked corrupt; it can be read, and written to only after a repair"
-        )));
-    }
-    if header.incompatible.contains(Incompatible::DIRTY) {
-        return refuse(Error::unsupported(format!(
-            "'{filename}' was not closed cleanly and its refcounts need a repair, which is not \
-             supported yet; it can be read"
-        )));
+        return refuse(Error::corrupt("Image is corrupt; cannot be opened read/write"));
     }
     if header.bitmaps.is_some() && header.autoclear.contains(Autoclear::BITMAPS) {
         return refuse(Error::unsupported(format!(
@@ -147,7 +188,7 @@ fn refuse_unsafe_writing(header: &Header, filename: &str) -> Result<()> {
              supported yet"
         )));
     }
-    if header.reftable_clusters == 0 {
+    if header.reftable_clusters == 0 && !header.incompatible.contains(Incompatible::DIRTY) {
         return refuse(Error::corrupt(format!("'{filename}' has no refcount table")));
     }
     Ok(())

@@ -13,6 +13,7 @@
 //! did not cover.
 
 use super::cache::{Class, Dirty};
+use super::layout::Incompatible;
 use super::{Qcow2, header, layout};
 use crate::Result;
 use crate::io::{Segments, WriteFlags};
@@ -32,8 +33,15 @@ impl Qcow2 {
     pub(super) async fn flush_all(&self) -> Result<()> {
         self.refuse_poisoned()?;
         self.write_back(true).await?;
-        // What the write-back released may now go down to a refcount of zero. Lowered counts need
-        // no barrier: lost, they are leaks.
+        if self.lazy {
+            return self.poison_on_error(self.reclaim_settled().await);
+        }
+        self.flush_refcounts().await
+    }
+
+    /// After a write-back: what it released may now go down to a refcount of zero. Lowered counts
+    /// need no barrier: lost, they are leaks.
+    pub(super) async fn flush_refcounts(&self) -> Result<()> {
         let result = async {
             self.reclaim_settled().await?;
             let _order = self.write_back_lock.lock().await;
@@ -44,19 +52,34 @@ impl Qcow2 {
 
     /// Ends writing: after this the image is one that was closed cleanly.
     pub(super) async fn close_all(&self) -> Result<()> {
-        self.flush_all().await
+        if self.for_check {
+            return Ok(());
+        }
+        self.refuse_poisoned()?;
+        self.write_back_all(true, false).await?;
+        self.flush_refcounts().await?;
+        if self.incompatible.lock().contains(Incompatible::DIRTY) {
+            self.barrier().await?;
+            self.mark_clean().await?;
+        }
+        Ok(())
     }
 
-    /// Writes all changed metadata in order. With `durable`, ends with a barrier even where there
-    /// is nothing to write.
+    /// Writes changed metadata in order. With `durable`, ends with a barrier even where there is
+    /// nothing to write. Lazy refcounts stay in memory as long as there is room for them.
     pub(super) async fn write_back(&self, durable: bool) -> Result<()> {
+        self.write_back_all(durable, self.lazy && !self.cache.is_crowded()).await
+    }
+
+    /// The same; `postpone` says whether refcounts may wait.
+    pub(super) async fn write_back_all(&self, durable: bool, postpone: bool) -> Result<()> {
         let _order = self.write_back_lock.lock().await;
         self.refuse_poisoned()?;
-        let result = self.write_back_locked(durable).await;
+        let result = self.write_back_locked(durable, postpone).await;
         self.poison_on_error(result)
     }
 
-    async fn write_back_locked(&self, durable: bool) -> Result<()> {
+    async fn write_back_locked(&self, durable: bool, postpone: bool) -> Result<()> {
         // The changes behind these releases are already in the tables copied below.
         let releases = self.limbo.pending();
         self.write_table_pointers().await?;
@@ -64,11 +87,20 @@ impl Qcow2 {
         marks.l1 = core::mem::take(&mut self.l1.write().dirty);
         let l1 = self.l1_groups(&marks.l1);
         let l2 = self.cache.dirty(Class::L2);
-        marks.reftable = core::mem::take(&mut self.reftable.lock().dirty);
+        if !postpone {
+            marks.reftable = core::mem::take(&mut self.reftable.lock().dirty);
+        }
         let reftable = self.reftable_groups(&marks.reftable);
         let mapping_changes = !l1.is_empty() || !l2.is_empty();
 
-        self.write_class(Class::Refcount).await?;
+        if postpone {
+            // References may get ahead of their counts from here on.
+            if mapping_changes || self.cache.has_dirty(Class::Refcount) {
+                self.mark_dirty().await?;
+            }
+        } else {
+            self.write_class(Class::Refcount).await?;
+        }
         if !reftable.is_empty() {
             self.barrier().await?;
             for (offset, bytes) in reftable {

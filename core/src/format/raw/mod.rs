@@ -7,8 +7,8 @@ mod create;
 
 use super::detect::OpenedFormat;
 use super::{
-    CheckReport, Child, Driver, FormatInfo, Geometry, Mapping, Piece, Place, Reservation, Target,
-    Token, ZeroPlan,
+    CheckReport, Child, Driver, FormatInfo, Geometry, Mapping, Piece, Place, Repair, Reservation,
+    Target, Token, ZeroPlan,
 };
 use crate::io::{BoxFuture, Capabilities, Device, Preallocation, ZeroFlags};
 use crate::{Error, Result};
@@ -145,6 +145,7 @@ impl Driver for Raw {
 
     fn check<'a>(
         &'a self,
+        _: Repair,
         _: &'a (dyn Fn(u64, u64) + Send + Sync),
     ) -> BoxFuture<'a, Result<Option<CheckReport>>> {
         Box::pin(ready(Ok(None)))

@@ -79,6 +79,7 @@ async fn crash_at(disk: &Disk, call: u64, seeds: &[u64]) -> bool {
         let bytes = || alloc::vec![0xee; 0x1200];
         layer.write(0x300, bytes().into(), WriteFlags::empty()).await.expect("writable");
         layer.flush().await.expect("durable");
+        layer.close().await.expect("clean");
         drop(layer);
         let layer = disk.open(file, data, Access::ReadOnly).await.expect("it opens");
         assert_sound(&name, &layer).await;

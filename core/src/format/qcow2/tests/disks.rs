@@ -61,6 +61,8 @@ impl Disk {
             data_file: Some(DataFileOptions { name: "data".into(), raw }),
             ..base.clone()
         };
+        let lazy = CreateOptions { lazy_refcounts: true, ..base.clone() };
+        let lazy_large = CreateOptions { lazy_refcounts: true, ..extended.clone() };
         let mut all = Vec::new();
         for (name, options, plan) in [
             ("small clusters", &base, CHANGES),
@@ -78,6 +80,10 @@ impl Disk {
             ("compressed, refcounts of 1 bit", &narrow, COMPRESSED),
             ("compressed over a backing file", &backed, COMPRESSED),
             ("growing", &base, GROWTH),
+            ("lazy refcounts", &lazy, CHANGES),
+            ("lazy refcounts, extended L2", &lazy_large, CHANGES),
+            ("lazy refcounts, compressed", &lazy, COMPRESSED),
+            ("lazy refcounts, growing", &lazy, GROWTH),
         ] {
             all.push(Self::make(runtime, name, options, plan).await);
         }

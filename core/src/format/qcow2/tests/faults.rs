@@ -247,7 +247,7 @@ fn a_failed_data_write_fails_alone() {
             assert_eq!(failed.expect_err("injected").kind(), ErrorKind::NoSpace, "{}", disk.name);
             layer.write(0x4000, data().into(), WriteFlags::empty()).await.expect("writable again");
             layer.flush().await.expect("durable");
-            layer.flush().await.expect("durable");
+            layer.close().await.expect("clean");
             drop(layer);
             let layer = disk.open(below, None, Access::ReadOnly).await.expect("it opens");
             assert_eq!(findings(&layer).await.expect("a report"), [], "{}", disk.name);

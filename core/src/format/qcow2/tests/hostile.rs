@@ -8,8 +8,8 @@
 use super::super::layout::{self as l, Autoclear, Incompatible, extension, header as h};
 use super::builder::{CLUSTER, DATA, Image, L1, L2, REFBLOCK, REFTABLE, SIZE, SPARE, open_file};
 use super::disks::Disk;
-use super::rounds;
-use crate::format::{Backing, FindingKind, FormatName, Layer, OpenOptions, open};
+use super::{env, rounds};
+use crate::format::{Backing, FindingKind, FormatName, Layer, OpenOptions, Repair, open};
 use crate::image::{self, ConvertOptions, NewImage, no_progress};
 use crate::io::testing::{CallKinds, CountDevice, Rng, SimRuntime};
 use crate::io::{
@@ -58,6 +58,7 @@ async fn use_up(runtime: &SimRuntime, name: &str, bytes: &MemoryDevice) -> bool 
     if let Some(layer) = tolerate(name, "open for writing", opened) {
         change(name, &layer).await;
     }
+    mend(runtime, name, Arc::new(CountDevice::new(Arc::new(bytes.fork())))).await;
     let calls = file.count(CallKinds::all());
     assert!(calls < MOST_CALLS, "{name}: {calls} calls");
     let moved = file.bytes(CallKinds::READ);
@@ -65,9 +66,43 @@ async fn use_up(runtime: &SimRuntime, name: &str, bytes: &MemoryDevice) -> bool 
     read
 }
 
+/// Repairs an image, and once more: what is left the second time stays as it is.
+async fn mend(runtime: &SimRuntime, name: &str, file: Arc<CountDevice>) {
+    let repair = Repair::All;
+    let other: Device = Arc::new(MemoryDevice::new(SIZE));
+    let options = OpenOptions {
+        format: Some(FormatName::Qcow2),
+        access: Access::ReadWrite,
+        check: true,
+        ..OpenOptions::default()
+    };
+    let before = file.len();
+    let mut left = None;
+    for _ in 0..2 {
+        let opened = open(&env(runtime, &other), file.clone(), "image", options.clone()).await;
+        let Some(layer) = tolerate(name, "open for a repair", opened) else { return };
+        let done = tolerate(name, "repair", image::check(&layer, repair, &no_progress).await);
+        tolerate(name, "close after a repair", layer.close().await);
+        let Some(Some(found)) = done else { return };
+        if found.last().failed.is_some() {
+            continue;
+        }
+        let now = (found.last().corruptions, found.last().leaks);
+        assert!(left.is_none_or(|left| left == now), "{name}: {left:?} errors, then {now:?}");
+        left = Some(now);
+        let (calls, moved) = (file.count(CallKinds::all()), file.bytes(CallKinds::all()));
+        assert!(calls < MOST_CALLS, "{name}: {repair:?} takes {calls} calls");
+        assert!(moved < MOST_BYTES, "{name}: {repair:?} moves {moved:#x} bytes");
+        file.reset();
+    }
+    // Refcounts for all of it, and the tables that lead to them.
+    let most = 2 * before + (64 << 20);
+    assert!(file.len() < most, "{name}: {repair:?} makes {before:#x} bytes {:#x}", file.len());
+}
+
 async fn look(runtime: &SimRuntime, name: &str, layer: &Arc<Layer>) {
     tolerate(name, "info", image::info(layer).await);
-    tolerate(name, "check", image::check(layer, &no_progress).await);
+    tolerate(name, "check", image::check(layer, Repair::Nothing, &no_progress).await);
     let len = layer.len();
     for start in [0, len.saturating_sub(WINDOW)] {
         let window = WINDOW.min(len - start);
@@ -358,7 +393,7 @@ fn one_l2_table_for_the_whole_disk_is_checked_once() {
         let file = Arc::new(CountDevice::new(image.device()));
         let layer = open_file(&runtime, file.clone(), Access::ReadOnly).await.expect("it opens");
         file.reset();
-        let report = layer.driver().check(&no_progress).await.expect("a report");
+        let report = layer.driver().check(Repair::Nothing, &no_progress).await.expect("a report");
         let read = file.bytes(CallKinds::READ);
         assert!(read < 4 * image.bytes.len() as u64, "the check reads {read:#x} bytes");
         report.expect("qcow2 has a check")
@@ -449,7 +484,7 @@ fn a_chain_without_end_is_refused() {
     runtime.block_on(async {
         // By one name: a loop.
         let error = {
-            let env = super::env(&runtime, &file);
+            let env = env(&runtime, &file);
             let options = OpenOptions::default();
             open(&env, file.clone(), "self", options).await.expect_err("a loop")
         };

@@ -59,6 +59,7 @@ async fn assert_whole(name: &str, disk: &Disk, mut world: World, op: &Op, comple
     }
     world.model.verify(&*world.layer).await.unwrap_or_else(|what| panic!("{name}: {what}"));
     let World { file, data, layer, mut model } = world;
+    layer.close().await.unwrap_or_else(|e| panic!("{name}: {e:?}"));
     drop(layer);
     let layer = disk.open(file, data, Access::ReadOnly).await.expect("it opens");
     assert_eq!(findings(&layer).await.expect("a report"), [], "{name}");

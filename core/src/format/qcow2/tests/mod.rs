@@ -9,6 +9,7 @@
 //! | `faults` | each call of the file fails once |
 //! | `crash` | power goes at each call |
 //! | `interleave` | futures dropped at each await, writes that land late, several threads |
+//! | `repair` | repairs, and the marks that call for them |
 //! | `hostile` | truncated, flipped and forged images |
 //!
 //! `SECTORA_TEST_ROUNDS=n` makes the random ones `n` times as long.
@@ -22,9 +23,10 @@ mod headers;
 mod hostile;
 mod interleave;
 mod model;
+mod repair;
 mod unit;
 
-use crate::format::{Env, Finding, Layer};
+use crate::format::{Env, Finding, Layer, Repair};
 use crate::image::no_progress;
 use crate::io::testing::SimRuntime;
 use crate::io::{BoxFuture, Device, OpenPolicy, Opened, Reference};
@@ -51,7 +53,7 @@ fn env(runtime: &SimRuntime, device: &Device) -> Env {
 
 /// What the check has to say of an image.
 async fn findings(layer: &Layer) -> Result<Vec<Finding>> {
-    let report = layer.driver().check(&no_progress).await?;
+    let report = layer.driver().check(Repair::Nothing, &no_progress).await?;
     let report = report.ok_or_else(|| Error::bug("qcow2 has a check"))?;
     assert_eq!(
         report.findings.is_empty(),
