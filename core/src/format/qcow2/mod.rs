@@ -11,6 +11,7 @@
 //! | `cache` | L2 tables and refcount blocks in memory |
 //! | `order` | write-back: what must be durable before what |
 //! | `claims` | who may use which range |
+//! | `rewrite` | changes of the header |
 //! | `snapshot`, `bitmap` | tables of snapshots and bitmaps, read |
 //! | `check` | consistency check |
 //! | `create`, `measure`, `stream` | new images |
@@ -30,6 +31,7 @@ mod open;
 mod order;
 mod refcount;
 mod resize;
+mod rewrite;
 mod snapshot;
 mod sparse;
 mod stream;
@@ -44,7 +46,8 @@ pub use stream::{StreamOptions, stream};
 pub(super) use open::open;
 
 use super::{
-    CheckReport, Child, Driver, FormatInfo, Geometry, Mapping, Reservation, Token, ZeroPlan,
+    BackingRef, CheckReport, Child, Driver, FormatInfo, Geometry, Mapping, Reservation, Token,
+    ZeroPlan,
 };
 use crate::io::{BoxFuture, Capabilities, Device, Preallocation, ZeroFlags};
 use crate::sync::{Mutex, RwLock};
@@ -74,6 +77,8 @@ pub struct Qcow2 {
     snapshots: Vec<Snapshot>,
     /// Offset and length of the snapshot table.
     snapshot_table: (u64, u64),
+    /// The backing file as the header names it.
+    backing: RwLock<Option<BackingRef>>,
     virtual_size: RwLock<u64>,
     l1: RwLock<L1>,
     cache: TableCache,
@@ -251,6 +256,10 @@ impl Driver for Qcow2 {
         preallocation: Preallocation,
     ) -> BoxFuture<'_, Result<()>> {
         Box::pin(self.resize(size, preallocation))
+    }
+
+    fn set_backing(&self, backing: Option<BackingRef>) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.rename_backing(backing))
     }
 
     fn describe(&self) -> BoxFuture<'_, Result<FormatInfo>> {

@@ -9,6 +9,7 @@
 //! | `faults` | each call of the file fails once |
 //! | `crash` | power goes at each call |
 //! | `interleave` | futures dropped at each await, writes that land late, several threads |
+//! | `rewrite` | changes of the header |
 //! | `hostile` | truncated, flipped and forged images |
 //!
 //! `SECTORA_TEST_ROUNDS=n` makes the random ones `n` times as long.
@@ -22,6 +23,7 @@ mod headers;
 mod hostile;
 mod interleave;
 mod model;
+mod rewrite;
 mod unit;
 
 use crate::format::{Env, Finding, Layer};
