@@ -338,6 +338,19 @@ pub trait Driver: Send + Sync + fmt::Debug {
         })
     }
 
+    /// Gives up all guest data, durably: everything reads as what lies below from then on. The
+    /// file gets as short as it can.
+    ///
+    /// # Errors
+    /// `Unsupported` where the format has no backing files, those of the devices. Parts of the
+    /// disk may be emptied then.
+    fn make_empty(&self) -> BoxFuture<'_, Result<()>> {
+        let name = self.name();
+        Box::pin(async move {
+            Err(Error::unsupported("the format has no backing files").in_format(name))
+        })
+    }
+
     /// What the format tells of itself.
     fn describe(&self) -> BoxFuture<'_, Result<FormatInfo>>;
 

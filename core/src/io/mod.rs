@@ -9,6 +9,7 @@
 
 mod aligned;
 mod closed;
+mod concat;
 mod device;
 mod extent;
 mod memory;
@@ -21,6 +22,7 @@ pub mod testing;
 
 pub use aligned::Aligned;
 pub(crate) use closed::Closed;
+pub use concat::{Concat, Part};
 pub(crate) use device::check_range;
 pub use device::{
     BlockDevice, Capabilities, Device, DeviceExt, DeviceInfo, Hold, Limits, Preallocation,

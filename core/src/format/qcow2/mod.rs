@@ -12,6 +12,7 @@
 //! | `order` | write-back: what must be durable before what |
 //! | `claims` | who may use which range |
 //! | `rewrite` | changes of the header |
+//! | `empty` | giving up all guest data |
 //! | `snapshot`, `bitmap` | tables of snapshots and bitmaps, read |
 //! | `check` | consistency check |
 //! | `create`, `measure`, `stream` | new images |
@@ -22,6 +23,7 @@ mod cache;
 mod check;
 mod claims;
 mod create;
+mod empty;
 pub(super) mod header;
 mod info;
 mod layout;
@@ -260,6 +262,10 @@ impl Driver for Qcow2 {
 
     fn set_backing(&self, backing: Option<BackingRef>) -> BoxFuture<'_, Result<()>> {
         Box::pin(self.rename_backing(backing))
+    }
+
+    fn make_empty(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.empty())
     }
 
     fn describe(&self) -> BoxFuture<'_, Result<FormatInfo>> {
