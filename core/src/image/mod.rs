@@ -4,6 +4,8 @@
 //! operation writes only to the devices it is given; making the result appear under its final
 //! name is the host's last step.
 
+#[cfg(test)]
+mod chain_tests;
 mod check;
 mod commit;
 mod compare;

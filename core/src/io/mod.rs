@@ -15,6 +15,7 @@ mod extent;
 mod memory;
 mod policy;
 mod runtime;
+mod salvage;
 mod segments;
 mod sink;
 #[cfg(feature = "testing")]
@@ -35,6 +36,7 @@ pub use policy::{
     Unrestricted, combine_path, has_protocol,
 };
 pub use runtime::{Instant, Job, Runtime, RuntimeExt};
+pub use salvage::{Lost, Salvage};
 pub(crate) use segments::is_zero;
 pub use segments::{Segment, Segments};
 pub use sink::Sink;

@@ -4,6 +4,7 @@
 
 use super::args::{Cache, HostArgs};
 use super::failure::{Failure, Outcome};
+use super::output::complain;
 use super::signal;
 use crate::runtime::NativeRuntime;
 use crate::storage::{Aio, Claim, FileDevice, FileOpener, Locking};
@@ -111,6 +112,14 @@ impl Host {
         let options = OpenOptions { format, access, backing, data_file, ..OpenOptions::default() };
         let device: Arc<FileDevice> = file.clone();
         let layer = open(&self.env(how.cache), device, name, options).await.map_err(failed)?;
+        if how.access == Access::ReadWrite && layer.guessed_raw() {
+            complain(&format!(
+                "WARNING: Image format was not specified for '{name}' and probing guessed raw.\n         \
+                 Automatically detecting the format is dangerous for raw images, write operations \
+                 on block 0 will be restricted.\n         \
+                 Specify the 'raw' format explicitly to remove the restrictions."
+            ));
+        }
         if how.shares_raw && layer.driver().name() == "raw" {
             file.set_claim(Claim::raw(how.access)).map_err(failed)?;
         }

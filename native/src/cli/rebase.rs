@@ -140,7 +140,8 @@ impl Job<'_> {
         let full = combine_path(self.filename, name);
         let how = Opening::to_read(self.args.backing_format.as_deref(), self.backing_cache);
         let opened = self.host.open(&full, how).await;
-        opened.map_err(|f| f.context(&format!("Could not open new backing file '{name}'")))
+        let what = format!("Could not open new backing file '{name}'");
+        opened.map_err(|f| f.beginning(&format!("Could not open '{full}'"), &what))
     }
 
     async fn copy(
