@@ -41,8 +41,10 @@ const FORMAT_EXTRAS = {
     "bitmap.rs", // persistent dirty bitmaps
     "cache.rs", // cached tables
     "claims.rs", // ranges that requests in flight hold
+    "empty.rs", // giving up all guest data
     "order.rs", // what must be durable before what
     "refcount.rs", // reference counts of all widths
+    "rewrite.rs", // changes of the header
     "snapshot.rs", // internal snapshots
     "sparse.rs", // whether the file has holes where the tables say data
     "stream.rs", // an image written in one pass

@@ -102,7 +102,10 @@ impl Host {
         let name = shown(name);
         let failed = |e| Failure::opening(name, &e);
         let format: Option<FormatName> = how.format.map(str::parse).transpose().map_err(failed)?;
-        let options = self.opener(how.cache).options(how.access);
+        let mut options = self.opener(how.cache).options(how.access);
+        if how.shares_raw && format == Some(FormatName::Raw) {
+            options.claim = Some(Claim::raw(how.access));
+        }
         let file = Arc::new(FileOpener::open_file(name, &options).map_err(failed)?);
         let (backing, data_file) = match how.metadata_only {
             true => (Backing::Ignore, DataSource::Ignore),

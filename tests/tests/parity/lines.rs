@@ -243,7 +243,7 @@ pub(crate) fn random(rng: &mut Rng) -> Vec<String> {
         match value {
             Flag => words.push(name.to_owned()),
             Of(good, bad) => {
-                let value = *rng.pick(if rng.chance(mistakes) { bad } else { good });
+                let value = choose(rng, mistakes, good, bad);
                 if name.starts_with("--") && rng.chance(50) {
                     words.push(format!("{name}={value}"));
                 } else {
@@ -256,7 +256,7 @@ pub(crate) fn random(rng: &mut Rng) -> Vec<String> {
         if rng.chance(mistakes) && rng.chance(40) {
             continue;
         }
-        let word = *rng.pick(if rng.chance(mistakes) { bad } else { good });
+        let word = choose(rng, mistakes, good, bad);
         words.push(word.to_owned());
     }
     if rng.chance(mistakes) {
@@ -266,4 +266,17 @@ pub(crate) fn random(rng: &mut Rng) -> Vec<String> {
     }
     words.insert(0, verb.name.to_owned());
     words
+}
+
+/// A word from `good`, or in `mistakes` of a hundred cases from `bad`.
+fn choose(
+    rng: &mut Rng,
+    mistakes: u64,
+    good: &'static [&'static str],
+    bad: &'static [&'static str],
+) -> &'static str {
+    match rng.chance(mistakes) {
+        true => bad[rng.index(bad.len())],
+        false => good[rng.index(good.len())],
+    }
 }
