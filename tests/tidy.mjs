@@ -42,8 +42,10 @@ const FORMAT_EXTRAS = {
     "cache.rs", // cached tables
     "claims.rs", // ranges that requests in flight hold
     "marks.rs", // the features that say how far an image can be trusted
+    "empty.rs", // giving up all guest data
     "order.rs", // what must be durable before what
     "refcount.rs", // reference counts of all widths
+    "rewrite.rs", // changes of the header
     "snapshot.rs", // internal snapshots
     "sparse.rs", // whether the file has holes where the tables say data
     "stream.rs", // an image written in one pass

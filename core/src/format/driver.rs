@@ -263,6 +263,33 @@ pub trait Driver: Send + Sync + fmt::Debug {
         preallocation: Preallocation,
     ) -> BoxFuture<'_, Result<()>>;
 
+    /// Changes what the image says of its backing file (`None`: it has none any more), durably
+    /// and all at once. Only the name: what an image reads of a file that is open under it stays.
+    ///
+    /// # Errors
+    /// `Unsupported` where the format has no backing files, `InvalidInput` for a name it cannot
+    /// hold, `Limit` where there is no room; nothing has changed then.
+    fn set_backing(&self, backing: Option<BackingRef>) -> BoxFuture<'_, Result<()>> {
+        let _ = backing;
+        let name = self.name();
+        Box::pin(async move {
+            Err(Error::unsupported("the format has no backing files").in_format(name))
+        })
+    }
+
+    /// Gives up all guest data, durably: everything reads as what lies below from then on. The
+    /// file gets as short as it can.
+    ///
+    /// # Errors
+    /// `Unsupported` where the format has no backing files, those of the devices. Parts of the
+    /// disk may be emptied then.
+    fn make_empty(&self) -> BoxFuture<'_, Result<()>> {
+        let name = self.name();
+        Box::pin(async move {
+            Err(Error::unsupported("the format has no backing files").in_format(name))
+        })
+    }
+
     /// What the format tells of itself.
     fn describe(&self) -> BoxFuture<'_, Result<FormatInfo>>;
 

@@ -1,5 +1,6 @@
 //! Copying the contents of one image into another.
 
+use super::rate::RateLimit;
 use super::{NewImage, Progress};
 use crate::format::qcow2::{self, StreamOptions};
 use crate::io::{
@@ -33,6 +34,8 @@ pub struct ConvertOptions {
     /// The target has a backing file with the contents of the source's: only what the source's
     /// top layer holds is copied.
     pub target_has_backing: bool,
+    /// Bytes of the source that are copied in a second; 0: as many as possible.
+    pub rate: u64,
 }
 
 impl Default for ConvertOptions {
@@ -43,6 +46,7 @@ impl Default for ConvertOptions {
             parallel: 8,
             target_is_zero: true,
             target_has_backing: false,
+            rate: 0,
         }
     }
 }
@@ -77,7 +81,8 @@ pub async fn convert(
     if options.compress && !target.capabilities().contains(Capabilities::COMPRESSED) {
         return Err(Error::unsupported("compression is not supported for this file format"));
     }
-    let job = Arc::new(Job::new(source.clone(), target.clone(), options));
+    let limit = RateLimit::new(runtime, options.rate);
+    let job = Arc::new(Job::new(source.clone(), target.clone(), options, limit));
     let workers = Workers::start(runtime, &job);
     let total = source.len();
     let result = job.wait(|done| progress(done.min(total), total)).await;
@@ -136,6 +141,7 @@ struct Job {
     source: Device,
     target: Device,
     options: ConvertOptions,
+    limit: RateLimit,
     /// Offsets and lengths of requests are multiples of it, where the image's end allows.
     granularity: u64,
     cursor: async_lock::Mutex<Cursor>,
@@ -174,12 +180,13 @@ struct Request {
 }
 
 impl Job {
-    fn new(source: Device, target: Device, options: ConvertOptions) -> Self {
+    fn new(source: Device, target: Device, options: ConvertOptions, limit: RateLimit) -> Self {
         let granularity = u64::from(target.limits().granularity.max(1));
         Self {
             source,
             target,
             options,
+            limit,
             granularity,
             cursor: async_lock::Mutex::new(Cursor::default()),
             state: crate::sync::Mutex::new(State::default()),
@@ -314,6 +321,7 @@ impl Job {
         if request.zero {
             return self.write(turn, Vec::from([Part::Zero(request.start, request.len)])).await;
         }
+        self.limit.pass(request.len).await;
         let data = self.source.read(request.start, request.len).await?;
         let parts = self.parts(request.start, data);
         self.write(turn, parts).await

@@ -4,7 +4,10 @@
 //! operation writes only to the devices it is given; making the result appear under its final
 //! name is the host's last step.
 
+#[cfg(test)]
+mod chain_tests;
 mod check;
+mod commit;
 mod compare;
 mod convert;
 mod create;
@@ -12,10 +15,14 @@ mod info;
 mod map;
 mod measure;
 mod options;
+mod rate;
+mod rebase;
 #[cfg(test)]
 mod tests;
+mod walk;
 
 pub use check::{Check, check};
+pub use commit::{CommitChain, CommitOptions, commit};
 pub use compare::{CompareOptions, Difference, compare};
 pub use convert::{ConvertOptions, convert, stream};
 pub use create::{NewImage, create};
@@ -23,6 +30,7 @@ pub use info::{info, info_chain, nested};
 pub use map::{Mapper, map};
 pub use measure::{measure_new, measure_source};
 pub use options::{CreateOption, OptionKind, OptionSet, SizeError, create_options, parse_size};
+pub use rebase::{RebaseOptions, rebase};
 
 /// Is told how much of an operation is done, and how much there is in all. The unit is bytes of
 /// work; the total may change while it runs.

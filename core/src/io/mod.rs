@@ -9,11 +9,13 @@
 
 mod aligned;
 mod closed;
+mod concat;
 mod device;
 mod extent;
 mod memory;
 mod policy;
 mod runtime;
+mod salvage;
 mod segments;
 mod sink;
 #[cfg(feature = "testing")]
@@ -21,6 +23,7 @@ pub mod testing;
 
 pub use aligned::Aligned;
 pub(crate) use closed::Closed;
+pub use concat::{Concat, Part};
 pub(crate) use device::check_range;
 pub use device::{
     BlockDevice, Capabilities, Device, DeviceExt, DeviceInfo, Hold, Limits, Preallocation,
@@ -33,6 +36,7 @@ pub use policy::{
     Unrestricted, combine_path, has_protocol,
 };
 pub use runtime::{Instant, Job, Runtime, RuntimeExt};
+pub use salvage::{Lost, Salvage};
 pub(crate) use segments::is_zero;
 pub use segments::{Segment, Segments};
 pub use sink::Sink;

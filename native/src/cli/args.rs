@@ -6,6 +6,7 @@ use clap::ValueEnum;
 use sectora_core::format::FormatName;
 use sectora_core::image::{OptionKind, OptionSet, SizeError, create_options, parse_size};
 use std::fmt::Write;
+use std::ops::RangeInclusive;
 
 /// How results are printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -120,6 +121,11 @@ impl Cache {
         Some(Self { direct, no_flush })
     }
 
+    /// The cache mode of an image that is written.
+    pub(super) fn target(mode: &str) -> Result<Self, Failure> {
+        Self::parse(mode).ok_or_else(|| Failure::new(format!("Invalid cache option: {mode}")))
+    }
+
     /// The cache mode of a source.
     pub(super) fn source(mode: Option<&str>) -> Result<Self, Failure> {
         let Some(mode) = mode else { return Ok(Self::default()) };
@@ -128,15 +134,62 @@ impl Cache {
     }
 }
 
-/// A number of bytes from the command line, called `what` in messages, `least` or more.
+/// The largest file offset.
+pub(super) const MAX_OFFSET: u64 = i64::MAX as u64;
+/// The largest number of requests, and bytes of one.
+pub(super) const MAX_INT: u64 = i32::MAX as u64;
+
+/// A number of bytes from the command line, called `what` in messages.
 pub(super) fn bytes(what: &str, text: &str) -> Result<u64, Failure> {
-    let most = i64::MAX as u64;
-    match parse_size(text) {
-        Ok(size) if size <= most => Ok(size),
-        Ok(_) | Err(SizeError::Range) => {
-            Err(Failure::new(format!("Invalid {what} specified. Must be between 0 and {most}.")))
-        }
+    bytes_in(what, text, 0..=MAX_OFFSET)
+}
+
+/// A number of bytes within `range`; units may stand behind it.
+pub(super) fn bytes_in(what: &str, text: &str, range: RangeInclusive<u64>) -> Result<u64, Failure> {
+    in_range(what, text, parse_size(text), range)
+}
+
+/// A number within `range`, decimal, hexadecimal after `0x` or octal after `0`.
+pub(super) fn number(what: &str, text: &str, range: RangeInclusive<u64>) -> Result<u64, Failure> {
+    in_range(what, text, parse_number(text), range)
+}
+
+fn in_range(
+    what: &str,
+    text: &str,
+    parsed: Result<u64, SizeError>,
+    range: RangeInclusive<u64>,
+) -> Result<u64, Failure> {
+    match parsed {
+        Ok(value) if range.contains(&value) => Ok(value),
+        Ok(_) | Err(SizeError::Range) => Err(Failure::new(format!(
+            "Invalid {what} specified. Must be between {} and {}.",
+            range.start(),
+            range.end()
+        ))),
         Err(SizeError::Syntax) => Err(Failure::new(format!("Invalid {what} specified: '{text}'."))),
+    }
+}
+
+/// A number as C's `strtoull` with base 0 takes it; nothing may follow.
+fn parse_number(text: &str) -> Result<u64, SizeError> {
+    let text = text.trim_start_matches([' ', '\t', '\n', '\x0b', '\x0c', '\r']);
+    let (negative, digits) = match text.strip_prefix('-') {
+        Some(digits) => (true, digits),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    let hexadecimal = digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X"));
+    let (digits, radix) = match hexadecimal {
+        Some(digits) => (digits, 16),
+        None if digits.starts_with('0') => (digits, 8),
+        None => (digits, 10),
+    };
+    if digits.is_empty() || !digits.chars().all(|c| c.is_digit(radix)) {
+        return Err(SizeError::Syntax);
+    }
+    match u64::from_str_radix(digits, radix) {
+        Ok(value) if !negative || value == 0 => Ok(value),
+        _ => Err(SizeError::Range),
     }
 }
 

@@ -8,12 +8,14 @@ use super::args::{Cache, HostArgs, bytes, option_help, option_set, target_format
 use super::create::NewTarget;
 use super::failure::{Failure, Outcome};
 use super::host::{Host, Opening, Threads, block_on};
-use super::output::print;
+use super::output::{complain_as, print};
 use super::progress::{Meter, ProgressArgs};
 use crate::storage::SequentialSink;
 use sectora_core::format::{FormatName, Layer, OpenOptions, open};
 use sectora_core::image::{self, ConvertOptions, OptionSet};
-use sectora_core::io::{Access, BlockDevice, Capabilities, Device, ExtentFlags};
+use sectora_core::io::{
+    Access, BlockDevice, Capabilities, Concat, Device, ExtentFlags, Part, Salvage,
+};
 use std::io::IsTerminal;
 use std::sync::Arc;
 
@@ -106,13 +108,26 @@ pub(super) struct Args {
     #[arg(short = 'U', long)]
     force_share: bool,
 
+    /// Copy no more than so many bytes a second
+    #[arg(short, long, value_name = "RATE", allow_hyphen_values = true)]
+    rate: Option<String>,
+
+    /// What cannot be read of the source becomes zeroes, with a warning
+    #[arg(long)]
+    salvage: bool,
+
+    /// Let the host copy where it can do that by itself. Copies through memory are as good, and
+    /// all that is done: nothing changes
+    #[arg(short = 'C', long)]
+    copy_range_offloading: bool,
+
     #[command(flatten)]
     refused: Refused,
 
     #[command(flatten)]
     host: HostArgs,
 
-    /// The source and the new image
+    /// The sources, one after the other in the new image, and the new image
     #[arg(value_name = "FILENAME")]
     filenames: Vec<String>,
 }
@@ -126,14 +141,8 @@ struct Refused {
     bitmaps: bool,
     #[arg(long, hide = true)]
     skip_broken_bitmaps: bool,
-    #[arg(long, hide = true)]
-    salvage: bool,
-    #[arg(short = 'C', long, hide = true)]
-    copy_range_offloading: bool,
     #[arg(short = 'l', long, hide = true, allow_hyphen_values = true)]
     source_snapshot: Option<String>,
-    #[arg(short, long, hide = true, allow_hyphen_values = true)]
-    rate: Option<String>,
 }
 
 impl Refused {
@@ -142,10 +151,7 @@ impl Refused {
             (self.target_image_opts, "--target-image-opts"),
             (self.bitmaps, "copying bitmaps (--bitmaps)"),
             (self.skip_broken_bitmaps, "copying bitmaps (--skip-broken-bitmaps)"),
-            (self.salvage, "reading past errors (--salvage)"),
-            (self.copy_range_offloading, "copy offloading (-C)"),
             (self.source_snapshot.is_some(), "converting a snapshot (-l)"),
-            (self.rate.is_some(), "a rate limit (-r)"),
         ];
         match given.iter().find(|(given, _)| *given) {
             Some((_, what)) => Err(Failure::unsupported(what)),
@@ -158,7 +164,7 @@ impl Refused {
 struct Job<'a> {
     args: &'a Args,
     host: &'a Host,
-    source: &'a str,
+    sources: &'a [String],
     target: &'a str,
     format: FormatName,
     source_cache: Cache,
@@ -181,10 +187,12 @@ pub(super) fn run(args: Args) -> Outcome {
     if args.no_create && !args.target_options.is_empty() {
         return Err(Failure::new("-o has no effect when skipping image creation"));
     }
-    let (source, target) = match &args.filenames[..] {
-        [source, target] => (source, target),
-        [] | [_] => return Err(Failure::new("Must specify image file name")),
-        _ => return Err(Failure::unsupported("joining several sources")),
+    if args.copy_range_offloading {
+        offloading(&args)?;
+    }
+    let (sources, target) = match &args.filenames[..] {
+        [sources @ .., target] if !sources.is_empty() => (sources, target),
+        _ => return Err(Failure::new("Must specify image file name")),
     };
     let target_cache = Cache::parse(&args.target_cache)
         .ok_or_else(|| Failure::new(format!("Invalid cache option: {}", args.target_cache)))?;
@@ -196,10 +204,21 @@ pub(super) fn run(args: Args) -> Outcome {
         async move {
             let host = &host;
             let job =
-                Job { args, host, source, target, format, source_cache, target_cache, options };
+                Job { args, host, sources, target, format, source_cache, target_cache, options };
             job.run().await.map(|()| 0)
         }
     })
+}
+
+/// Refuses what cannot be had together with copy offloading.
+fn offloading(args: &Args) -> Result<(), Failure> {
+    let conflict = match () {
+        () if args.sparse_size.is_some() => "Cannot enable copy offloading when -S is used",
+        () if args.compress => "Cannot enable copy offloading when -c is used",
+        () if args.salvage => "Cannot use copy offloading in salvaging mode",
+        () => return Ok(()),
+    };
+    Err(Failure::new(conflict))
 }
 
 fn convert_options(args: &Args) -> Result<ConvertOptions, Failure> {
@@ -230,16 +249,13 @@ fn convert_options(args: &Args) -> Result<ConvertOptions, Failure> {
         parallel,
         target_is_zero: args.target_is_zero,
         target_has_backing: args.backing.is_some(),
+        rate: args.rate.as_ref().map_or(Ok(0), |text| bytes("rate limit", text))?,
     })
 }
 
 impl Job<'_> {
     async fn run(self) -> Result<(), Failure> {
-        let how = Opening {
-            shares_raw: false,
-            ..Opening::to_read(self.args.source_format.as_deref(), self.source_cache)
-        };
-        let source: Device = self.host.open(self.source, how).await?;
+        let source = self.open_sources().await?;
         if self.args.no_create {
             return self.write_existing(&source).await;
         }
@@ -256,6 +272,41 @@ impl Job<'_> {
             self.write_new(&source, &new).await?;
             new.commit().await.map_err(named)
         }
+    }
+
+    /// The sources as one device.
+    async fn open_sources(&self) -> Result<Device, Failure> {
+        let how = Opening {
+            shares_raw: false,
+            ..Opening::to_read(self.args.source_format.as_deref(), self.source_cache)
+        };
+        let mut parts = Vec::new();
+        for name in self.sources {
+            let device: Device = self.host.open(name, how.clone()).await?;
+            // Disks are whole sectors long.
+            let len = device.len().next_multiple_of(512);
+            parts.push(Part { device, start: 0, len });
+        }
+        if parts.len() > 1 && self.args.backing.is_some() {
+            return Err(Failure::new(
+                "Having a backing file for the target makes no sense when concatenating multiple \
+                 input images",
+            ));
+        }
+        let source = match &parts[..] {
+            [only] => only.device.clone(),
+            _ => Arc::new(Concat::new(parts)?),
+        };
+        if !self.args.salvage {
+            return Ok(source);
+        }
+        let quiet = self.args.quiet;
+        let lost = move |offset: u64, _: u64, error: &sectora_core::Error| {
+            if !quiet {
+                complain_as(&format!("warning: error while reading offset {offset}: {error}"));
+            }
+        };
+        Ok(Arc::new(Salvage::new(source, Box::new(lost))))
     }
 
     fn target_options(&self, source: &Device) -> Result<OptionSet, Failure> {

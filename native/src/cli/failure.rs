@@ -66,6 +66,16 @@ impl Failure {
         Self { text: self.text.map(|text| format!("{what}: {text}")), ..self }
     }
 
+    /// The same with `new` for `old` at its beginning.
+    #[must_use]
+    pub(super) fn beginning(self, old: &str, new: &str) -> Self {
+        let replaced = |text: String| match text.strip_prefix(old) {
+            Some(rest) => format!("{new}{rest}"),
+            None => format!("{new}: {text}"),
+        };
+        Self { text: self.text.map(replaced), ..self }
+    }
+
     /// The same with a line more.
     #[must_use]
     pub(super) fn and(self, line: &str) -> Self {
@@ -101,6 +111,9 @@ pub(super) fn told(error: &Error) -> String {
         return error.what().to_owned();
     }
     let text = error.to_string();
+    if let Some(rest) = text.strip_prefix("unknown driver") {
+        return format!("Unknown driver{rest}");
+    }
     // The name of the file goes before the name of the format.
     match error.format() {
         Some(format) if error.what().starts_with("could not open") => {

@@ -148,13 +148,24 @@ impl Host {
             let layer = graph::open(&env, &nodes, options, base, inherited).await;
             (layer.map_err(failed)?, nodes.first_file())
         } else {
-            let options = self.opener(how.cache).options(access);
+            let mut options = self.opener(how.cache).options(access);
+            if how.shares_raw && format == Some(FormatName::Raw) {
+                options.claim = Some(Claim::raw(access));
+            }
             let file = Arc::new(FileOpener::open_file(name, &options).map_err(failed)?);
             let device: Arc<FileDevice> = file.clone();
             let layer = open(&env, device, name, OpenOptions { format, ..base }).await;
             (layer.map_err(failed)?, Some(file))
         };
         tell_events(&layer);
+        if access == Access::ReadWrite && layer.guessed_raw() {
+            complain(&format!(
+                "WARNING: Image format was not specified for '{name}' and probing guessed raw.\n         \
+                 Automatically detecting the format is dangerous for raw images, write operations \
+                 on block 0 will be restricted.\n         \
+                 Specify the 'raw' format explicitly to remove the restrictions."
+            ));
+        }
         if let Some(file) = file.filter(|_| how.shares_raw && layer.driver().name() == "raw") {
             file.set_claim(Claim::raw(access)).map_err(failed)?;
         }

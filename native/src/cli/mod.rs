@@ -19,10 +19,13 @@
 //! what is not supported is refused, never ignored.
 
 mod args;
+mod bench;
 mod check;
+mod commit;
 mod compare;
 mod convert;
 mod create;
+mod dd;
 mod failure;
 mod host;
 mod info;
@@ -31,6 +34,7 @@ mod measure;
 mod nodes;
 mod output;
 mod progress;
+mod rebase;
 mod sample;
 mod signal;
 
@@ -135,32 +139,44 @@ struct Img {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Time a series of requests
+    Bench(bench::Args),
     /// Look for damage in an image
     Check(check::Args),
+    /// Write what an image holds into the one it stands on
+    Commit(commit::Args),
     /// Compare the contents of two images
     Compare(compare::Args),
     /// Copy an image into a new one, in the same or another format
     Convert(convert::Args),
     /// Create a new image
     Create(create::Args),
+    /// Copy a run of blocks into a new image
+    Dd(dd::Args),
     /// Tell what an image is
     Info(info::Args),
     /// Tell where an image's data is
     Map(map::Args),
     /// Tell how large a new image will be
     Measure(measure::Args),
+    /// Give an image another backing file
+    Rebase(rebase::Args),
 }
 
 impl Verb {
     fn run(self) -> Outcome {
         match self {
+            Self::Bench(args) => bench::run(args),
             Self::Check(args) => check::run(args),
+            Self::Commit(args) => commit::run(args),
             Self::Compare(args) => compare::run(args),
             Self::Convert(args) => convert::run(args),
             Self::Create(args) => create::run(args),
+            Self::Dd(args) => dd::run(args),
             Self::Info(args) => info::run(args),
             Self::Map(args) => map::run(args),
             Self::Measure(args) => measure::run(args),
+            Self::Rebase(args) => rebase::run(args),
         }
     }
 }

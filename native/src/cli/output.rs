@@ -56,6 +56,11 @@ pub(super) fn complain(line: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
 
+/// Says something that does not end the command, under the name of the program that is stood in for.
+pub(super) fn complain_as(text: &str) {
+    complain(&format!("qemu-img: {text}"));
+}
+
 /// A value of the schema as JSON, laid out as QEMU's tools do it.
 pub(super) fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     let mut text = sectora_core::qapi::pretty(value)?;

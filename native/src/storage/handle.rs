@@ -125,6 +125,11 @@ impl Handle {
         self.len.load(Ordering::Acquire)
     }
 
+    /// The length when it was last asked for.
+    pub(super) fn known_len(&self) -> u64 {
+        self.len.load(Ordering::Acquire)
+    }
+
     /// Asks the system for the length, after something changed it. Keeps the old one where the
     /// system does not answer.
     pub(super) fn refresh_len(&self) {

@@ -8,7 +8,7 @@ use super::cache::Class;
 use super::claims::{Release, Reserved};
 use super::layout as l;
 use super::{Qcow2, refcount};
-use crate::io::{Segments, WriteFlags, ZeroFlags};
+use crate::io::{Preallocation, Segments, WriteFlags, ZeroFlags};
 use crate::sync::Mutex;
 use crate::{Error, ErrorKind, Result};
 use alloc::collections::BTreeSet;
@@ -240,6 +240,33 @@ impl Qcow2 {
     pub(super) async fn reclaim_settled(&self) -> Result<()> {
         let mut cursor = self.alloc.0.lock().await;
         self.reclaim(&mut cursor).await
+    }
+
+    /// Lets the file end after its last cluster in use. What is free has settled, and nobody takes
+    /// clusters meanwhile. Where the file cannot get shorter it stays as it is.
+    pub(super) async fn cut_unused_end(&self) -> Result<()> {
+        let mut cursor = self.alloc.0.lock().await;
+        let per_block = self.refblock_entries();
+        let covered = (self.reftable.lock().entries.len() as u64).saturating_mul(per_block);
+        let mut end = (self.file.len() >> self.cluster_bits).min(covered);
+        while let Some(last) = end.checked_sub(1) {
+            if self.refblock_of(last) == 0 {
+                end = last - last % per_block;
+            } else if self.refcount_of(last).await? == 0 {
+                end = last;
+            } else {
+                break;
+            }
+        }
+        let len = end << self.cluster_bits;
+        if end == 0 || len >= self.file.len() {
+            return Ok(());
+        }
+        cursor.hint = cursor.hint.min(end);
+        match self.file.set_len(len, Preallocation::Off).await {
+            Err(e) if e.kind() == ErrorKind::Unsupported => Ok(()),
+            result => result,
+        }
     }
 
     /// Applies `change` to the counts of a run of clusters.

@@ -7,7 +7,7 @@ use super::layout::{Compatible, Incompatible};
 use crate::Result;
 use crate::codec::Compression;
 use crate::crypto::luks;
-use crate::format::{BackingRef, FormatInfo};
+use crate::format::FormatInfo;
 use crate::io::DeviceExt;
 use crate::qapi::{
     ImageInfoSpecific, ImageInfoSpecificQCow2, ImageInfoSpecificQCow2Encryption, Qcow2BitmapInfo,
@@ -42,10 +42,7 @@ impl Qcow2 {
             cluster_size: Some(self.cluster_size()),
             dirty: marks.contains(Incompatible::DIRTY),
             encrypted: h.crypt != CryptMethod::None,
-            backing: h
-                .backing_name
-                .clone()
-                .map(|name| BackingRef { name, format: h.backing_format.clone() }),
+            backing: self.backing_ref(),
             snapshots: self.snapshots.iter().map(super::Snapshot::info).collect(),
             specific: Some(ImageInfoSpecific::Qcow2(specific)),
         })

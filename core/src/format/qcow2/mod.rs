@@ -11,6 +11,8 @@
 //! | `cache` | L2 tables and refcount blocks in memory |
 //! | `order` | write-back: what must be durable before what |
 //! | `claims` | who may use which range |
+//! | `rewrite` | changes of the header |
+//! | `empty` | giving up all guest data |
 //! | `snapshot`, `bitmap` | tables of snapshots and bitmaps, read |
 //! | `check` | consistency check and repair |
 //! | `marks` | the features *dirty* and *corrupt* |
@@ -22,6 +24,7 @@ mod cache;
 mod check;
 mod claims;
 mod create;
+mod empty;
 pub(super) mod header;
 mod info;
 mod layout;
@@ -32,6 +35,7 @@ mod open;
 mod order;
 mod refcount;
 mod resize;
+mod rewrite;
 mod snapshot;
 mod sparse;
 mod stream;
@@ -46,8 +50,8 @@ pub use stream::{StreamOptions, stream};
 pub(super) use open::open;
 
 use super::{
-    CheckReport, Child, Driver, DriverEvent, FormatInfo, Geometry, Mapping, Repair, Reservation,
-    Token, ZeroPlan,
+    BackingRef, CheckReport, Child, Driver, DriverEvent, FormatInfo, Geometry, Mapping, Repair,
+    Reservation, Token, ZeroPlan,
 };
 use crate::io::{BoxFuture, Capabilities, Device, Preallocation, ZeroFlags};
 use crate::sync::{Mutex, RwLock};
@@ -77,6 +81,8 @@ pub struct Qcow2 {
     snapshots: Vec<Snapshot>,
     /// Offset and length of the snapshot table.
     snapshot_table: (u64, u64),
+    /// The backing file as the header names it.
+    backing: RwLock<Option<BackingRef>>,
     virtual_size: RwLock<u64>,
     l1: RwLock<L1>,
     cache: TableCache,
@@ -269,6 +275,14 @@ impl Driver for Qcow2 {
         preallocation: Preallocation,
     ) -> BoxFuture<'_, Result<()>> {
         Box::pin(self.resize(size, preallocation))
+    }
+
+    fn set_backing(&self, backing: Option<BackingRef>) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.rename_backing(backing))
+    }
+
+    fn make_empty(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.empty())
     }
 
     fn describe(&self) -> BoxFuture<'_, Result<FormatInfo>> {

@@ -99,6 +99,7 @@ pub(in crate::format) async fn open(
         writable,
         snapshots,
         snapshot_table,
+        backing: RwLock::new(backing.clone()),
         virtual_size: RwLock::new(virtual_size.next_multiple_of(l::SECTOR)),
         l1: RwLock::new(L1 { offset: l1_offset, entries: l1, ..L1::default() }),
         cache: TableCache::new(file.clone(), header.cluster_bits),

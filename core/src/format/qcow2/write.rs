@@ -467,7 +467,7 @@ impl Qcow2 {
             return Ok(plan);
         }
         self.prepare_write().await?;
-        let by_metadata = self.header.version >= 3 || self.header.backing_name.is_none();
+        let by_metadata = self.header.version >= 3 || !self.has_backing();
         if self.data_file_is_raw() || !by_metadata {
             plan.explicit.push((start, len));
             return Ok(plan);
@@ -525,7 +525,7 @@ impl Qcow2 {
             for piece in self.map_range(at, end - at).await?.pieces {
                 let zero = match piece.place {
                     Place::Zero { .. } => true,
-                    Place::Unallocated { .. } => self.header.backing_name.is_none(),
+                    Place::Unallocated { .. } => !self.has_backing(),
                     _ => false,
                 };
                 if !zero {
@@ -620,7 +620,7 @@ impl Qcow2 {
         }
         self.prepare_write().await?;
         // Without a zero flag a cluster can only be given up where nothing shows through.
-        let possible = self.header.version >= 3 || self.header.backing_name.is_none();
+        let possible = self.header.version >= 3 || !self.has_backing();
         if self.data_file_is_raw() || !possible {
             return Ok(());
         }

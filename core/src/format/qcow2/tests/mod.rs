@@ -10,6 +10,7 @@
 //! | `crash` | power goes at each call |
 //! | `interleave` | futures dropped at each await, writes that land late, several threads |
 //! | `repair` | repairs, and the marks that call for them |
+//! | `rewrite` | changes of the header |
 //! | `hostile` | truncated, flipped and forged images |
 //!
 //! `SECTORA_TEST_ROUNDS=n` makes the random ones `n` times as long.
@@ -24,6 +25,7 @@ mod hostile;
 mod interleave;
 mod model;
 mod repair;
+mod rewrite;
 mod unit;
 
 use crate::format::{Env, Finding, Layer, Repair};

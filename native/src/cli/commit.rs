@@ -1,0 +1,109 @@
+//! `commit`: writes what an image holds into the one it stands on.
+
+use super::args::{Cache, HostArgs, bytes};
+use super::failure::{Failure, Outcome};
+use super::host::{Host, Threads, block_on, shown};
+use super::output::print;
+use super::progress::{Meter, ProgressArgs};
+use crate::storage::FileOpener;
+use sectora_core::image::{CommitChain, CommitOptions, commit};
+use sectora_core::io::{Access, combine_path};
+use std::path::Path;
+use std::sync::Arc;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Print nothing but errors
+    #[arg(short, long)]
+    quiet: bool,
+
+    #[command(flatten)]
+    progress: ProgressArgs,
+
+    /// Format of the image; guessed from its contents where it is not given
+    #[arg(short, long, value_name = "FMT", allow_hyphen_values = true)]
+    format: Option<String>,
+
+    /// Cache mode: none, writeback, writethrough, directsync or unsafe
+    #[arg(
+        short = 't',
+        long,
+        value_name = "CACHE",
+        default_value = "writeback",
+        allow_hyphen_values = true
+    )]
+    cache: String,
+
+    /// Write into this image of the backing chain, not into the next one. The image is not emptied
+    /// then
+    #[arg(short, long, value_name = "BASE_IMG", allow_hyphen_values = true)]
+    base: Option<String>,
+
+    /// Do not empty the image afterwards
+    #[arg(short, long)]
+    drop: bool,
+
+    /// Copy no more than so many bytes a second
+    #[arg(short, long, value_name = "RATE", allow_hyphen_values = true)]
+    rate: Option<String>,
+
+    #[command(flatten)]
+    host: HostArgs,
+
+    /// The image
+    #[arg(value_name = "FILENAME")]
+    filenames: Vec<String>,
+}
+
+pub(super) fn run(args: Args) -> Outcome {
+    args.host.check()?;
+    let rate = args.rate.as_ref().map(|text| bytes("rate limit", text)).transpose()?;
+    let [filename] = &args.filenames[..] else {
+        return Err(Failure::usage("Expecting one image file name"));
+    };
+    let cache = Cache::target(&args.cache)?;
+    let keep = args.drop || args.base.is_some();
+    let options = CommitOptions { keep, rate: rate.unwrap_or(0) };
+    block_on(Threads::PerCore, |runtime| {
+        let host = Host::new(runtime, &args.host, false);
+        let args = &args;
+        async move {
+            let chain = open(&host, shown(filename), args, cache).await?;
+            let meter = Meter::new(&args.progress, args.quiet);
+            let tell = |done, total| meter.tell(done, total);
+            let done = commit(&host.runtime, &chain, options, &tell).await;
+            meter.finish();
+            done?;
+            if !args.quiet {
+                print("Image committed.\n")?;
+            }
+            Ok(0)
+        }
+    })
+}
+
+async fn open(host: &Host, name: &str, args: &Args, cache: Cache) -> Result<CommitChain, Failure> {
+    let failed = |e| Failure::opening(name, &e);
+    let format = args.format.as_deref().map(str::parse).transpose().map_err(failed)?;
+    let options = host.opener(cache).options(Access::ReadWrite);
+    let file = Arc::new(FileOpener::open_file(name, &options).map_err(failed)?);
+    let base = args.base.as_deref();
+    let is_base = |found: &str| base.is_none_or(|base| means(name, base, found));
+    let chain = CommitChain::open(&host.env(cache), file, name, format, &is_base).await;
+    chain.map_err(failed)?.ok_or_else(|| match base {
+        None => Failure::new("Image does not have a backing file"),
+        Some(base) => {
+            Failure::new(format!("Did not find '{base}' in the backing chain of '{name}'"))
+        }
+    })
+}
+
+/// True where `name`, given for an image of the chain of `top`, means the file `found`.
+pub(super) fn means(top: &str, name: &str, found: &str) -> bool {
+    let name = shown(name);
+    if name == found || combine_path(top, name) == found {
+        return true;
+    }
+    let real = |name: &str| Path::new(shown(name)).canonicalize().ok();
+    real(name).is_some_and(|name| real(found) == Some(name))
+}

@@ -1,0 +1,219 @@
+//! Two copies of one folder, and what differs in them after a command line.
+
+use sectora_tests::succeed;
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use tempfile::TempDir;
+
+/// What came of a command line.
+pub(crate) enum Verdict {
+    Same {
+        success: bool,
+    },
+    /// Where it is meant to differ, and why.
+    Known(&'static str),
+    /// It ended by a signal: there is nothing to compare with.
+    ReferenceCrashed,
+    Differ(String),
+}
+
+/// The folder before, and where its copies are made.
+pub(crate) struct Worlds {
+    top: TempDir,
+}
+
+impl Worlds {
+    pub(crate) fn new() -> Self {
+        let top = tempfile::tempdir().expect("a scratch folder");
+        let before = top.path().join("before");
+        fs::create_dir_all(before.join("sub")).expect("make a folder");
+        for line in [
+            "create -q -f raw base.raw 2M",
+            "create -q -f qcow2 -b base.raw -F raw mid.qcow2",
+            "create -q -f qcow2 -b mid.qcow2 -F qcow2 top.qcow2 3M",
+            "create -q -f qcow2 -o compat=0.10,cluster_size=4k -b base.raw -F raw v2.qcow2",
+            "create -q -f qcow2 -o extended_l2=on -b base.raw -F raw ext.qcow2 2500k",
+            "create -q -f qcow2 short.qcow2 1M",
+            "create -q -f qcow2 -b short.qcow2 -F qcow2 over.qcow2 2M",
+            "create -q -u -f qcow2 -b gone.raw -F raw orphan.qcow2 1M",
+        ] {
+            succeed(&before, "qemu-img", &line.split(' ').collect::<Vec<_>>());
+        }
+        fs::write(before.join("odd.raw"), [7; 1000]).expect("write");
+        for (image, commands) in [
+            ("base.raw", &["write -P 1 0 1M", "write -P 2 1500k 9k"][..]),
+            ("mid.qcow2", &["write -P 9 500k 100k", "write -z 900k 100k", "write -P 6 2040k 1k"]),
+            ("top.qcow2", &["write -P 3 0 64k", "write -P 4 2500k 64k", "write -z 1M 512k"]),
+            ("top.qcow2", &["write -P 7 499k 3k", "write -z 2900k 100k"]),
+            ("v2.qcow2", &["write -P 3 0 64k", "write -P 7 999k 3k"]),
+            ("ext.qcow2", &["write -P 3 0 64k", "write -P 7 999k 3k", "write -z 100k 10k"]),
+            ("short.qcow2", &["write -P 5 0 300k"]),
+            ("over.qcow2", &["write -P 3 900k 64k", "write -P 4 1500k 4k"]),
+        ] {
+            let format = if image.ends_with("raw") { "raw" } else { "qcow2" };
+            let mut args = vec!["-f", format];
+            args.extend(commands.iter().flat_map(|command| ["-c", command]));
+            args.push(image);
+            succeed(&before, "qemu-io", &args);
+        }
+        let args = ["convert", "-c", "-O", "qcow2", "base.raw", "comp.qcow2"];
+        succeed(&before, "qemu-img", &args);
+        let bin = top.path().join("bin");
+        fs::create_dir(&bin).expect("make a folder");
+        let own = std::env::current_exe().expect("a name");
+        std::os::unix::fs::symlink(own, bin.join("qemu-img")).expect("link");
+        Self { top }
+    }
+
+    /// A fresh copy of the folder.
+    fn copy(&self, name: &str) -> PathBuf {
+        let folder = self.top.path().join(name);
+        if folder.exists() {
+            fs::remove_dir_all(&folder).expect("remove");
+        }
+        // Sparse files stay sparse, which `map` and `info` tell.
+        let before = self.top.path().join("before");
+        let status = Command::new("cp").arg("-a").arg(before).arg(&folder).status().expect("cp");
+        assert!(status.success(), "cp");
+        folder
+    }
+
+    pub(crate) fn differences(&self, line: &[String]) -> Verdict {
+        if let Some(reason) = known(line) {
+            return Verdict::Known(reason);
+        }
+        let (theirs, ours) = (self.copy("theirs"), self.copy("ours"));
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let mut own_path = self.top.path().join("bin").into_os_string();
+        own_path.push(":");
+        own_path.push(&path);
+        let (want, got) = (run(&theirs, &path, line), run(&ours, &own_path, line));
+        let Some(status) = want.status.code() else { return Verdict::ReferenceCrashed };
+        let mut what = Vec::new();
+        let (out, out_ours) = (text(&want.stdout), text(&got.stdout));
+        if out != out_ours || Some(status) != got.status.code() {
+            what.push("output or status".to_owned());
+        }
+        if want.stderr.is_empty() != got.stderr.is_empty() {
+            what.push("one of them has something to say".to_owned());
+        }
+        // A command that fails leaves what was there: that is promised here, and not there.
+        let success = status == 0;
+        let model = if success { theirs } else { self.top.path().join("before") };
+        what.extend(images(&model, &ours));
+        if what.is_empty() {
+            return Verdict::Same { success };
+        }
+        let show = |o: &Output| format!("{}{}{}", text(&o.stdout), text(&o.stderr), o.status);
+        Verdict::Differ(format!(
+            "{}\n--- theirs\n{}\n--- ours\n{}",
+            what.join("; "),
+            show(&want),
+            show(&got)
+        ))
+    }
+}
+
+/// Why a line is known to do something else here.
+fn known(line: &[String]) -> Option<&'static str> {
+    let has = |word: &str| line.iter().any(|given| given.contains(word));
+    let target = line.last().map(String::as_str).unwrap_or_default();
+    let sources = line.get(1..line.len().saturating_sub(1)).unwrap_or_default();
+    match line.first().map(String::as_str) {
+        Some("convert") if sources.iter().any(|source| source == target) => {
+            Some("a source that is its own target is overwritten there while it is read")
+        }
+        Some("measure") if has("preallocation") => {
+            Some("measuring raw with a preallocation that raw does not have is refused here")
+        }
+        _ => None,
+    }
+}
+
+/// Runs the `qemu-img` that is found first in `path`.
+fn run(folder: &Path, path: &OsStr, line: &[String]) -> Output {
+    // A command that hangs is a finding as well: `timeout` ends with a status of its own.
+    Command::new("timeout")
+        .args(["60", "qemu-img"])
+        .args(line)
+        .env("PATH", path)
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .output()
+        .expect("timeout starts")
+}
+
+/// What is printed, without what time and place decide.
+fn text(bytes: &[u8]) -> String {
+    let mut out = String::new();
+    for line in String::from_utf8_lossy(bytes).lines() {
+        let measured = ["Run completed in", "disk size:", "\"actual-size\":"];
+        match measured.iter().find(|start| line.trim_start().starts_with(**start)) {
+            Some(start) => out.push_str(start),
+            None => out.push_str(line),
+        }
+        out.push('\n');
+    }
+    out
+}
+
+fn files(folder: &Path) -> BTreeMap<String, PathBuf> {
+    let mut out = BTreeMap::new();
+    for part in ["", "sub"] {
+        for entry in fs::read_dir(folder.join(part)).expect("list") {
+            let path = entry.expect("entry").path();
+            if path.is_file() {
+                let name = path.strip_prefix(folder).expect("within").to_string_lossy();
+                out.insert(name.into_owned(), path.clone());
+            }
+        }
+    }
+    out
+}
+
+/// Where the images of two folders differ.
+fn images(model: &Path, ours: &Path) -> Vec<String> {
+    let (want, got) = (files(model), files(ours));
+    let mut what = Vec::new();
+    for name in got.keys().filter(|name| !want.contains_key(*name)) {
+        what.push(format!("{name} should not be there"));
+    }
+    for (name, path) in &want {
+        let Some(found) = got.get(name) else {
+            what.push(format!("{name} is missing"));
+            continue;
+        };
+        if fs::read(path).expect("read") == fs::read(found).expect("read") {
+            continue;
+        }
+        let info = |folder: &Path| {
+            let args = ["info", "-U", "--output=json", name.as_str()];
+            let output = sectora_tests::run(folder, "qemu-img", &args);
+            let kept = ["virtual-size", "\"format\"", "backing", "cluster-size", "compat", "bits"];
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            // Not of the file below, which is as long as its clusters happen to lie.
+            let own = |line: &&str| !line.starts_with("         ") || line.contains("compat");
+            let kept = |line: &&str| kept.iter().any(|word| line.contains(word));
+            let lines = text.lines().filter(own).filter(kept);
+            lines.collect::<Vec<_>>().join("\n")
+        };
+        let (a, b) = (info(model), info(ours));
+        if a != b {
+            what.push(format!("{name} is described as\n{b}\nand not as\n{a}"));
+        }
+        let (a, b) = (path.to_string_lossy(), found.to_string_lossy());
+        let same = sectora_tests::run(ours, "qemu-img", &["compare", "-U", &a, &b]);
+        if !same.status.success() {
+            what.push(format!("{name}: {}", String::from_utf8_lossy(&same.stdout)));
+        }
+        let check = sectora_tests::run(ours, "qemu-img", &["check", "-U", name]);
+        // 63: there is nothing to check.
+        if !matches!(check.status.code(), Some(0 | 63)) {
+            what.push(format!("{name}: {}", String::from_utf8_lossy(&check.stdout)));
+        }
+    }
+    what
+}
