@@ -20,6 +20,7 @@ mod sink;
 pub mod testing;
 
 pub use aligned::Aligned;
+pub(crate) use aligned::Turns;
 pub(crate) use closed::Closed;
 pub(crate) use device::check_range;
 pub use device::{

@@ -271,6 +271,11 @@ impl Driver for Qcow2 {
         Box::pin(self.resize(size, preallocation))
     }
 
+    fn vm_state_offset(&self) -> Option<u64> {
+        // The first L1 entry that no byte of the disk needs.
+        (*self.virtual_size.read()).checked_next_multiple_of(1 << self.header.l1_entry_span_bits())
+    }
+
     fn describe(&self) -> BoxFuture<'_, Result<FormatInfo>> {
         Box::pin(self.info())
     }
