@@ -127,6 +127,7 @@ struct Sectora {
 }
 
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one a run")]
 enum Command {
     /// Work on disk images, with the commands and options of qemu-img
     Img(Img),
