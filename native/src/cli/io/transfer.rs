@@ -293,7 +293,7 @@ pub(super) async fn write(session: &mut Session, command: &Command, words: &[&st
     let offset = right(bytes(offset))?;
     let len = match request.no_fallback {
         true => right(bytes(count))?,
-        false => length(count, if zero { " without -n" } else { "" })?,
+        false => length(count, " without -n")?,
     };
     if vm_state || compressed {
         whole_sectors("offset", offset)?;
