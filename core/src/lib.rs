@@ -10,6 +10,7 @@
 //! | [`io`] | the device trait, buffers, extents, open policy, runtime, memory and middleware devices |
 //! | [`codec`] | compression and decompression of clusters; no I/O |
 //! | [`crypto`] | encryption of images; no I/O |
+//! | [`filter`] | devices that change what happens on the way |
 //! | [`format`](mod@format) | one folder an on-disk format, detection, and the one engine that moves the bytes |
 //! | [`graph`] | nodes opened from options: dotted names, `json:` names |
 //! | [`image`] | whole-image operations: info, map, check, measure, create, convert, compare |
@@ -30,6 +31,7 @@ extern crate std;
 pub mod codec;
 pub mod crypto;
 mod error;
+pub mod filter;
 pub mod format;
 pub mod graph;
 pub mod image;

@@ -2,7 +2,7 @@
 //!
 //! | module | what it holds |
 //! | --- | --- |
-//! | [`cli`] | the command line: `sectora img …`, and the same under the name `qemu-img` |
+//! | [`cli`] | the command line: `sectora img …` and `sectora io …`, also as `qemu-img` and `qemu-io` |
 //! | [`runtime`] | the host's clock, tasks, CPU threads and randomness |
 //! | [`storage`] | files and block devices as [`BlockDevice`](sectora_core::io::BlockDevice)s, locks, targets |
 //!

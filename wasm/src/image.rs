@@ -286,6 +286,7 @@ async fn fill(
     let target = format::open(&env, device, file.name(), target).await?;
     let (source, device): (Device, Device) = (layer.clone(), target.clone());
     let how = image::ConvertOptions {
+        rate: None,
         compress: options.compressed(),
         sparse_size: options.sparse_size(),
         parallel,

@@ -290,6 +290,12 @@ pub trait Driver: Send + Sync + fmt::Debug {
         })
     }
 
+    /// Guest offset at which the state of a machine would be stored, behind the disk; `None` where
+    /// the format has no place for it.
+    fn vm_state_offset(&self) -> Option<u64> {
+        None
+    }
+
     /// What the format tells of itself.
     fn describe(&self) -> BoxFuture<'_, Result<FormatInfo>>;
 

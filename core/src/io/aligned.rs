@@ -28,7 +28,7 @@ pub struct Aligned {
     inner: Device,
     /// A power of two.
     unit: u64,
-    busy: Busy,
+    busy: Turns,
 }
 
 impl Aligned {
@@ -36,7 +36,7 @@ impl Aligned {
     #[must_use]
     pub fn new(inner: Device) -> Self {
         let unit = u64::from(inner.limits().request_alignment).max(1);
-        Self { inner, unit, busy: Busy::default() }
+        Self { inner, unit, busy: Turns::default() }
     }
 
     fn down(&self, n: u64) -> u64 {
@@ -270,14 +270,14 @@ impl BlockDevice for Aligned {
 
 /// Ranges that are being changed. None overlaps another.
 #[derive(Debug, Default)]
-struct Busy {
+pub(crate) struct Turns {
     ranges: Mutex<Vec<Range<u64>>>,
     freed: Event,
 }
 
-impl Busy {
+impl Turns {
     /// Waits until nobody changes a byte of `range`, and keeps others from it.
-    async fn turn(&self, range: Range<u64>) -> Turn<'_> {
+    pub(crate) async fn turn(&self, range: Range<u64>) -> Turn<'_> {
         loop {
             // Listening begins before looking: what is freed in between wakes it.
             let freed = self.freed.listen();
@@ -298,8 +298,9 @@ impl Busy {
     }
 }
 
-struct Turn<'a> {
-    busy: &'a Busy,
+/// The right to change a range, until it is dropped.
+pub(crate) struct Turn<'a> {
+    busy: &'a Turns,
     range: Range<u64>,
 }
 

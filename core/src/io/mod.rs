@@ -22,6 +22,7 @@ mod sink;
 pub mod testing;
 
 pub use aligned::Aligned;
+pub(crate) use aligned::Turns;
 pub(crate) use closed::Closed;
 pub use concat::{Concat, Part};
 pub(crate) use device::check_range;

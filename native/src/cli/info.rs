@@ -130,14 +130,22 @@ fn write_node(
         )?;
         snapshots.iter().try_for_each(|s| write_snapshot(text, indent, s))?;
     }
-    if let Some(specific) = &node.format_specific {
-        let value = serde_json::to_value(specific).unwrap_or_default();
-        if let Some(data) =
-            value.get("data").filter(|d| d.as_object().is_some_and(|d| !d.is_empty()))
-        {
-            writeln!(text, "{indent}Format specific information:")?;
-            write_value(text, &format!("{indent}    "), data)?;
-        }
+    write_specific(text, indent, node)
+}
+
+/// What only the format knows of an image, as indented text; empty where that is nothing.
+pub(super) fn specific(node: &BlockNodeInfo) -> String {
+    let mut text = String::new();
+    let _ = write_specific(&mut text, "", node);
+    text
+}
+
+fn write_specific(text: &mut String, indent: &str, node: &BlockNodeInfo) -> std::fmt::Result {
+    let Some(specific) = &node.format_specific else { return Ok(()) };
+    let value = serde_json::to_value(specific).unwrap_or_default();
+    if let Some(data) = value.get("data").filter(|d| d.as_object().is_some_and(|d| !d.is_empty())) {
+        writeln!(text, "{indent}Format specific information:")?;
+        write_value(text, &format!("{indent}    "), data)?;
     }
     Ok(())
 }

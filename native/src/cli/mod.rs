@@ -13,6 +13,7 @@
 //! | `output` | everything that is printed |
 //! | `progress`, `signal` | how far a command is, and how it is stopped |
 //! | `info` … `compare` | one module a verb |
+//! | `io` | the command language of `qemu-io` |
 //! | `sample` | the built-in disk |
 //!
 //! Invariants: nothing here knows a format's layout; nothing but `output` and `progress` prints;
@@ -29,6 +30,7 @@ mod dd;
 mod failure;
 mod host;
 mod info;
+mod io;
 mod map;
 mod measure;
 mod nodes;
@@ -52,6 +54,7 @@ pub fn main() -> ExitCode {
     let name = args.first().and_then(|name| Path::new(name).file_stem());
     let program = match name.and_then(|name| name.to_str()) {
         Some("qemu-img") => Program::QemuImg,
+        Some("qemu-io") => Program::QemuIo,
         _ => Program::Sectora,
     };
     output::set_program(program);
@@ -65,15 +68,20 @@ pub fn main() -> ExitCode {
 }
 
 fn run(program: Program, args: &[OsString]) -> Outcome {
+    if let Some(words) = io_words(program, args) {
+        return io::run(program, &words);
+    }
     let verb = match program {
-        Program::QemuImg => Img::try_parse_from(args).map(|img| img.verb),
+        Program::QemuImg | Program::QemuIo => Img::try_parse_from(args).map(|img| Some(img.verb)),
         Program::Sectora if args.len() == 1 => return sample::run(),
         Program::Sectora => Sectora::try_parse_from(args).map(|sectora| match sectora.command {
-            Command::Img(img) => img.verb,
+            Command::Img(img) => Some(img.verb),
+            Command::Io => None,
         }),
     };
     match verb {
-        Ok(verb) => verb.run(),
+        Ok(Some(verb)) => verb.run(),
+        Ok(None) => io::run(program, &[]),
         Err(error) => {
             let last = args.last().and_then(|last| last.to_str());
             failure::of_command_line(program, &invoked(program, args), last, &error)
@@ -81,11 +89,21 @@ fn run(program: Program, args: &[OsString]) -> Outcome {
     }
 }
 
+/// The words for `io`, which reads its options itself: their mistakes have words of their own.
+fn io_words(program: Program, args: &[OsString]) -> Option<Vec<String>> {
+    let skip = match program {
+        Program::QemuIo => 1,
+        Program::Sectora if args.get(1).is_some_and(|word| word == "io") => 2,
+        _ => return None,
+    };
+    Some(args.iter().skip(skip).map(|word| word.to_string_lossy().into_owned()).collect())
+}
+
 /// The words of the command line that chose the command: `qemu-img create`, `sectora img map`.
 fn invoked(program: Program, args: &[OsString]) -> String {
     let mut command = match program {
         Program::QemuImg => Img::command(),
-        Program::Sectora => Sectora::command(),
+        Program::QemuIo | Program::Sectora => Sectora::command(),
     };
     let mut words = program.name().to_owned();
     for word in args.iter().skip(1).map_while(|arg| arg.to_str()) {
@@ -105,7 +123,7 @@ fn invoked(program: Program, args: &[OsString]) -> String {
     args_override_self = true,
     disable_help_subcommand = true,
     after_help = "Without arguments the program shows itself on a small built-in disk.\n\
-                  Under the name qemu-img (a symbolic link) it takes that program's command line."
+                  Under the name qemu-img or qemu-io (a symbolic link) it takes that program's command line."
 )]
 struct Sectora {
     #[command(subcommand)]
@@ -113,9 +131,12 @@ struct Sectora {
 }
 
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one a run")]
 enum Command {
     /// Work on disk images, with the commands and options of qemu-img
     Img(Img),
+    /// Read and write an image by commands, with the commands and options of qemu-io
+    Io,
 }
 
 /// Disk images: inspect, check, create, convert and compare them.

@@ -285,6 +285,11 @@ impl Driver for Qcow2 {
         Box::pin(self.empty())
     }
 
+    fn vm_state_offset(&self) -> Option<u64> {
+        // The first L1 entry that no byte of the disk needs.
+        (*self.virtual_size.read()).checked_next_multiple_of(1 << self.header.l1_entry_span_bits())
+    }
+
     fn describe(&self) -> BoxFuture<'_, Result<FormatInfo>> {
         Box::pin(self.info())
     }

@@ -633,9 +633,11 @@ impl Qcow2 {
         Ok(())
     }
 
-    /// Gives up allocated clusters of one L2 slice: they read as zeroes from now on.
+    /// Gives up clusters of one L2 slice: they read as zeroes from now on, also those that showed
+    /// the backing file.
     async fn discard_slice(&self, start: u64, end: u64) -> Result<()> {
-        if self.l1_entry(start) & l::OFFSET_MASK == 0 {
+        let hides = self.header.backing_name.is_some();
+        if !hides && self.l1_entry(start) & l::OFFSET_MASK == 0 {
             return Ok(());
         }
         let _guard = self.range_locks.lock(start, end).await;
@@ -649,7 +651,15 @@ impl Qcow2 {
                 let position = position + i as usize * entry_len;
                 let guest = start + (i << self.cluster_bits);
                 let old = self.entry(bytes, position, guest)?;
-                let Some(free) = self.host_of(&old) else { continue };
+                let free = self.host_of(&old);
+                let shows = match old {
+                    Entry::Unallocated => true,
+                    Entry::Subclusters { bitmap, .. } => bitmap.zero != u32::MAX,
+                    _ => false,
+                };
+                if free.is_none() && !(hides && shows) {
+                    continue;
+                }
                 if self.extended_l2 {
                     put(bytes, position, 0);
                     let all = Subclusters { allocated: 0, zero: u32::MAX };
@@ -657,7 +667,7 @@ impl Qcow2 {
                 } else {
                     put(bytes, position, if self.header.version >= 3 { l::ZERO } else { 0 });
                 }
-                frees.push(free);
+                frees.extend(free);
             }
             Ok(())
         });

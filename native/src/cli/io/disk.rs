@@ -1,0 +1,340 @@
+//! The open image: how it was asked for, and requests on it.
+
+use super::overlay;
+use crate::storage::{Aio, Claim, FileDevice, FileOpener, Locking, os_error};
+use sectora_core::filter::CopyOnRead;
+use sectora_core::format::{Env, FormatName, Layer, OpenOptions, open};
+use sectora_core::io::{
+    Access, BlockDevice, Device, Extent, Preallocation, Runtime, Segments, Unrestricted,
+    WriteFlags, ZeroFlags,
+};
+use sectora_core::{Error, ErrorKind, Result};
+use std::sync::Arc;
+
+/// Requests are passed on in parts of this size: a whole number of clusters of any size.
+const STEP: u64 = 64 << 20;
+
+/// How an image is opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Settings {
+    /// The name of the format; probed where it is not given.
+    pub(super) format: Option<String>,
+    pub(super) read_only: bool,
+    /// Writes go to a temporary image and are gone afterwards.
+    pub(super) snapshot: bool,
+    pub(super) copy_on_read: bool,
+    pub(super) force_share: bool,
+    pub(super) cache: CacheMode,
+    /// Discards reach the image.
+    pub(super) unmap: bool,
+    pub(super) aio: AioMode,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            format: None,
+            read_only: false,
+            snapshot: false,
+            copy_on_read: false,
+            force_share: false,
+            cache: CacheMode::default(),
+            unmap: true,
+            aio: AioMode::default(),
+        }
+    }
+}
+
+/// What a cache mode means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct CacheMode {
+    /// Around the page cache.
+    pub(super) direct: bool,
+    /// Nothing is made durable.
+    pub(super) no_flush: bool,
+    /// A write is durable when it is reported.
+    pub(super) writethrough: bool,
+}
+
+impl CacheMode {
+    pub(super) fn parse(mode: &str) -> Option<Self> {
+        let (direct, no_flush, writethrough) = match mode {
+            "none" | "off" => (true, false, false),
+            "directsync" => (true, false, true),
+            "writeback" => (false, false, false),
+            "unsafe" => (false, true, false),
+            "writethrough" => (false, false, true),
+            _ => return None,
+        };
+        Some(Self { direct, no_flush, writethrough })
+    }
+}
+
+/// How file operations are run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum AioMode {
+    /// By the ring, or by threads where that is forbidden.
+    #[default]
+    Auto,
+    Threads,
+    /// By the ring as well, but only around the page cache, as it is known from QEMU.
+    Native,
+    IoUring,
+}
+
+impl AioMode {
+    pub(super) fn parse(mode: &str) -> Option<Self> {
+        match mode {
+            "threads" => Some(Self::Threads),
+            "native" => Some(Self::Native),
+            "io_uring" => Some(Self::IoUring),
+            _ => None,
+        }
+    }
+}
+
+/// An open image.
+#[derive(Clone, Debug)]
+pub(super) struct Disk {
+    pub(super) name: Arc<str>,
+    pub(super) settings: Settings,
+    pub(super) layer: Arc<Layer>,
+    /// The layer, or what stands above it.
+    device: Device,
+}
+
+impl Disk {
+    /// Opens the image `name`.
+    pub(super) async fn open(
+        runtime: &Arc<dyn Runtime>,
+        name: &str,
+        settings: Settings,
+    ) -> Result<Self> {
+        if settings.copy_on_read && settings.read_only {
+            return Err(Error::denied("Can't use copy-on-read on read-only device"));
+        }
+        if settings.aio == AioMode::Native && !settings.cache.direct {
+            return Err(Error::invalid(
+                "aio=native was specified, but it requires cache.direct=on, which was not \
+                 specified.",
+            ));
+        }
+        if settings.force_share && !settings.read_only {
+            return Err(Error::invalid("force-share=on can only be used with read-only images"));
+        }
+        if name.is_empty() {
+            return Err(Error::invalid("The 'file' block driver requires a file name"));
+        }
+        let format: Option<FormatName> =
+            settings.format.as_deref().map(str::parse).transpose().map_err(|e| {
+                match settings.format.as_deref() {
+                    Some(format) => Error::unsupported(format!("Unknown driver '{format}'")),
+                    None => e,
+                }
+            })?;
+        let access = match settings.read_only || settings.snapshot {
+            true => Access::ReadOnly,
+            false => Access::ReadWrite,
+        };
+        let opener = settings.opener();
+        let file: Arc<FileDevice> = Arc::new(FileOpener::open_file(name, &opener.options(access))?);
+        let env = Env { runtime: runtime.clone(), policy: Arc::new(Unrestricted(opener)) };
+        let options = OpenOptions { format, access, ..OpenOptions::default() };
+        let shown = name.strip_prefix("file:").unwrap_or(name);
+        let mut layer = open(&env, file.clone(), shown, options).await?;
+        if layer.driver().name() == "raw" {
+            file.set_claim(Claim::raw(access))?;
+        }
+        if settings.snapshot {
+            let access = match settings.read_only {
+                true => Access::ReadOnly,
+                false => Access::ReadWrite,
+            };
+            layer = overlay::above(runtime, layer, access).await?;
+        }
+        let device: Device = match settings.copy_on_read {
+            true => Arc::new(CopyOnRead::new(layer.clone())),
+            false => layer.clone(),
+        };
+        Ok(Self { name: Arc::from(name), settings, layer, device })
+    }
+
+    /// Length in bytes.
+    pub(super) fn len(&self) -> u64 {
+        self.device.len()
+    }
+
+    /// Refuses what does not lie within the image as QEMU does: as an error of the disk.
+    fn check(&self, offset: u64, len: u64) -> Result<()> {
+        match offset.checked_add(len) {
+            Some(end) if end <= self.len() => Ok(()),
+            _ => Err(Error::io("the range does not lie within the image")),
+        }
+    }
+
+    /// Reads `len` bytes at `offset`, in parts.
+    pub(super) async fn read(&self, offset: u64, len: u64) -> Result<Vec<Segments>> {
+        self.check(offset, len)?;
+        let mut parts = Vec::new();
+        for (at, len) in steps(offset, len) {
+            parts.push(self.device.read(at, len).await?);
+        }
+        Ok(parts)
+    }
+
+    /// Writes `data` at `offset`.
+    pub(super) async fn write(
+        &self,
+        offset: u64,
+        data: &Segments,
+        mut flags: WriteFlags,
+    ) -> Result<()> {
+        self.check(offset, data.len())?;
+        flags.set(
+            WriteFlags::FUA,
+            self.settings.cache.writethrough || flags.contains(WriteFlags::FUA),
+        );
+        for (at, len) in steps(offset, data.len()) {
+            let part = data.slice(at - offset, len);
+            match flags.contains(WriteFlags::COMPRESSED) {
+                true => self.write_compressed(at, part, flags).await?,
+                false => self.device.write(at, part, flags).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The engine replaces clusters by compressed ones; whoever knows the command expects it to
+    /// stop where something is stored already.
+    async fn write_compressed(&self, at: u64, data: Segments, flags: WriteFlags) -> Result<()> {
+        let mut free = 0;
+        while free < data.len() {
+            let extents = self.layer.extents(at + free, data.len() - free).await?;
+            let is_stored =
+                |e: &Extent| e.depth == 0 && e.is_allocated() && (e.is_data() || e.host.is_some());
+            let room = extents.iter().take_while(|e| !is_stored(e)).map(|e| e.len).sum::<u64>();
+            free += room;
+            if extents.iter().any(is_stored) {
+                break;
+            }
+        }
+        let cluster = u64::from(self.layer.driver().geometry().cluster_size);
+        if self.layer.driver().geometry().compression.is_none() || !at.is_multiple_of(cluster) {
+            // The engine says what is wrong.
+            free = data.len();
+        }
+        let whole = if free == data.len() { free } else { free - free % cluster };
+        if whole > 0 || data.is_empty() {
+            self.device.write(at, data.slice(0, whole), flags).await?;
+        }
+        match whole == data.len() {
+            true => Ok(()),
+            false => Err(Error::io("a compressed cluster replaces nothing")),
+        }
+    }
+
+    /// Writes zeroes.
+    pub(super) async fn write_zeroes(
+        &self,
+        offset: u64,
+        len: u64,
+        mut flags: ZeroFlags,
+        durable: bool,
+    ) -> Result<()> {
+        self.check(offset, len)?;
+        if !self.settings.unmap {
+            flags.remove(ZeroFlags::MAY_UNMAP);
+        }
+        if len > 0 {
+            self.device.write_zeroes(offset, len, flags).await?;
+        }
+        match durable || self.settings.cache.writethrough {
+            true => self.device.flush().await,
+            false => Ok(()),
+        }
+    }
+
+    /// Gives up a range, where discards are not ignored.
+    pub(super) async fn discard(&self, offset: u64, len: u64) -> Result<()> {
+        self.check(offset, len)?;
+        match self.settings.unmap && len > 0 {
+            true => self.device.discard(offset, len).await,
+            false => Ok(()),
+        }
+    }
+
+    /// Reads of the area of the machine's state, which lies beside the guest's disk.
+    pub(super) async fn load_vm_state(&self, offset: u64, len: u64) -> Result<Vec<Segments>> {
+        let _ = (offset, len);
+        Err(self.no_vm_state())
+    }
+
+    /// Writes to the area of the machine's state.
+    pub(super) async fn save_vm_state(&self, offset: u64, data: &Segments) -> Result<()> {
+        let _ = (offset, data);
+        Err(self.no_vm_state())
+    }
+
+    fn no_vm_state(&self) -> Error {
+        Error::unsupported("the state of a machine").in_format(self.layer.driver().name())
+    }
+
+    pub(super) async fn flush(&self) -> Result<()> {
+        self.device.flush().await
+    }
+
+    pub(super) async fn resize(&self, len: u64, preallocation: Preallocation) -> Result<()> {
+        self.device.set_len(len, preallocation).await
+    }
+
+    /// Ends writing.
+    pub(super) async fn close(&self) -> Result<()> {
+        self.layer.close().await
+    }
+}
+
+impl Settings {
+    fn opener(&self) -> FileOpener {
+        FileOpener {
+            locking: if self.force_share { Locking::Share } else { Locking::Auto },
+            aio: match self.aio {
+                AioMode::Auto => Aio::Auto,
+                AioMode::Threads => Aio::Threads,
+                AioMode::Native | AioMode::IoUring => Aio::IoUring,
+            },
+            direct: self.cache.direct,
+            no_flush: self.cache.no_flush,
+        }
+    }
+}
+
+/// A range in parts, at least one.
+fn steps(offset: u64, len: u64) -> impl Iterator<Item = (u64, u64)> {
+    (0..len.max(1)).step_by(STEP as usize).map(move |at| (offset + at, STEP.min(len - at)))
+}
+
+/// What the operating system would call an error, as programs print it.
+pub(super) fn reason(error: &Error) -> String {
+    if os_error(error).is_some() {
+        let text = error.to_string();
+        return text.rsplit(": ").next().unwrap_or_default().to_owned();
+    }
+    match error.kind() {
+        ErrorKind::Unsupported => "Operation not supported",
+        ErrorKind::InvalidInput => "Invalid argument",
+        ErrorKind::Denied => "Operation not permitted",
+        ErrorKind::NoSpace => "No space left on device",
+        ErrorKind::Limit => "File too large",
+        ErrorKind::InUse => "Device or resource busy",
+        ErrorKind::NotFound => "No such file or directory",
+        ErrorKind::Cancelled => "Operation canceled",
+        _ => "Input/output error",
+    }
+    .to_owned()
+}
+
+/// What the engine says of an error beyond its [`reason`], where that is of use.
+pub(super) fn details(error: &Error) -> Option<String> {
+    matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Limit | ErrorKind::Bug)
+        .then(|| error.to_string())
+}
