@@ -3,6 +3,8 @@
 //! | module | what it holds |
 //! | --- | --- |
 //! | [`cli`] | the command line: `sectora img …`, and the same under the name `qemu-img` |
+//! | [`export`] | devices served to others: NBD |
+//! | [`protocol`] | devices that others serve: NBD |
 //! | [`runtime`] | the host's clock, tasks, CPU threads and randomness |
 //! | [`storage`] | files and block devices as [`BlockDevice`](sectora_core::io::BlockDevice)s, locks, targets |
 //!
@@ -11,5 +13,7 @@
 #![warn(missing_docs)]
 
 pub mod cli;
+pub mod export;
+pub mod protocol;
 pub mod runtime;
 pub mod storage;

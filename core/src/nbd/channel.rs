@@ -1,7 +1,9 @@
 //! A byte stream with what was read ahead and what waits to be written.
 
+use super::message::{Mode, Request};
 use super::wire::violation;
 use crate::Result;
+use crate::io::{Segment, Segments};
 use alloc::collections::VecDeque;
 use bytes::{Bytes, BytesMut};
 use core::future::poll_fn;
@@ -77,7 +79,34 @@ impl<S: Stream> Channel<S> {
         &mut self.tail
     }
 
-    /// Adds data to what is to be written.
+    /// Adds a request's header to what is to be written.
+    pub fn put_request(&mut self, request: &Request, mode: Mode) {
+        request.encode(mode, &mut self.tail);
+    }
+
+    /// Adds data to what is to be written; zeroes are slices of the same few bytes.
+    pub fn put_data(&mut self, data: &Segments) {
+        data.as_slice().iter().for_each(|segment| self.put_segment(segment));
+    }
+
+    /// Adds one segment to what is to be written.
+    pub(super) fn put_segment(&mut self, segment: &Segment) {
+        static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
+        match segment {
+            Segment::Data(bytes) => self.push(bytes.clone()),
+            Segment::Zero(len) => {
+                let mut left = *len;
+                while left > 0 {
+                    let part = left.min(ZEROES.len() as u64);
+                    // Not longer than the array.
+                    self.push(Bytes::from_static(&ZEROES[..part as usize]));
+                    left -= part;
+                }
+            }
+        }
+    }
+
+    /// Adds bytes to what is to be written.
     pub(super) fn push(&mut self, data: Bytes) {
         if data.len() <= COPIED {
             self.tail.extend_from_slice(&data);
@@ -96,12 +125,12 @@ impl<S: Stream> Channel<S> {
     }
 
     /// Bytes that wait to be written.
-    pub(super) fn waiting(&self) -> usize {
+    pub fn waiting(&self) -> usize {
         self.waiting + self.tail.len()
     }
 
     /// Writes all that waits.
-    pub(super) fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+    pub fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
         self.cut();
         while self.waiting > 0 {
             let mut parts: [&[u8]; SLICES] = [&[]; SLICES];
@@ -140,7 +169,7 @@ impl<S: Stream> Channel<S> {
     }
 
     /// Reads on until `wanted` bytes are there; `Ok(false)` where the stream ended before.
-    pub(super) fn poll_fill(
+    pub fn poll_fill(
         &mut self,
         cx: &mut Context<'_>,
         wanted: usize,
@@ -160,12 +189,12 @@ impl<S: Stream> Channel<S> {
     }
 
     /// What has arrived and was not taken.
-    pub(super) fn arrived(&self) -> &[u8] {
+    pub fn arrived(&self) -> &[u8] {
         &self.input
     }
 
     /// Takes `n` bytes that have arrived.
-    pub(super) fn take(&mut self, n: usize) -> BytesMut {
+    pub fn take(&mut self, n: usize) -> BytesMut {
         self.input.split_to(n)
     }
 

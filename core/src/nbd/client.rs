@@ -456,7 +456,8 @@ fn refused(number: u32, answer: &OptionReply, export: &str) -> Error {
             format!("Server lacks support for option {number} ({name})"),
         ),
         reply::ERR_TLS_REQD => {
-            (ErrorKind::Denied, format!("Server requires TLS for option {number} ({name})"))
+            let what = format!("TLS negotiation required before option {number} ({name})");
+            (ErrorKind::Denied, format!("{what}\nDid you forget a valid tls-creds?"))
         }
         reply::ERR_UNKNOWN => (ErrorKind::NotFound, "Requested export not available".to_string()),
         reply::ERR_SHUTDOWN => {

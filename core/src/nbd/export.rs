@@ -43,6 +43,8 @@ pub struct ExportOptions {
     pub allocation_depth: bool,
     /// Only from this offset.
     pub offset: u64,
+    /// Only so many bytes; all to the end where it is not said.
+    pub length: Option<u64>,
     /// Make everything durable before it is reported as written (cache mode `writethrough`).
     pub writethrough: bool,
     /// Trimmed ranges are given up, and zeroed ones where the client allows it; else a trim does
@@ -132,7 +134,8 @@ impl Export {
     /// Length in bytes of what is exported.
     #[must_use]
     pub fn size(&self) -> u64 {
-        self.device.len().saturating_sub(self.options.offset)
+        let all = self.device.len().saturating_sub(self.options.offset);
+        self.options.length.map_or(all, |length| length.min(all))
     }
 
     /// True where changes are refused.

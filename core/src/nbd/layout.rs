@@ -75,7 +75,6 @@ bitflags::bitflags! {
         const SEND_CACHE = 1 << 10;
         const SEND_FAST_ZERO = 1 << 11;
         const BLOCK_STATUS_PAYLOAD = 1 << 12;
-        const _ = !0;
     }
 
     /// How a command is to be done ("Command flags").
@@ -88,7 +87,6 @@ bitflags::bitflags! {
         const REQ_ONE = 1 << 3;
         const FAST_ZERO = 1 << 4;
         const PAYLOAD_LEN = 1 << 5;
-        const _ = !0;
     }
 
     /// Status of an extent in `base:allocation`.

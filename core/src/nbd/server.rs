@@ -587,7 +587,7 @@ impl<S: Stream> Serving<S> {
             }
             Answer::Data(data) if !chunked => {
                 simple_reply(channel.head(), request.cookie, 0);
-                data.as_slice().iter().for_each(|segment| push(channel, segment));
+                channel.put_data(&data);
             }
             Answer::Data(data) if data.is_empty() => {
                 chunk_header(channel.head(), mode, (true, chunk::NONE), to, 0);
@@ -600,7 +600,7 @@ impl<S: Stream> Serving<S> {
                     let kind = (true, chunk::OFFSET_DATA);
                     chunk_header(channel.head(), mode, kind, to, 8 + data.len());
                     channel.head().put_u64(offset);
-                    segments.iter().for_each(|segment| push(channel, segment));
+                    channel.put_data(&data);
                     return;
                 }
                 for (i, segment) in segments.iter().enumerate() {
@@ -684,22 +684,5 @@ fn status<S: Stream>(
         // The range was 32 bits long.
         head.put_u32(narrow(*len));
         head.put_u32(narrow(*state));
-    }
-}
-
-/// Puts data behind what waits; zeroes are slices of the same few bytes.
-fn push<S: Stream>(channel: &mut Channel<S>, segment: &Segment) {
-    static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
-    match segment {
-        Segment::Data(bytes) => channel.push(bytes.clone()),
-        Segment::Zero(len) => {
-            let mut left = *len;
-            while left > 0 {
-                let part = left.min(ZEROES.len() as u64);
-                // Not longer than the array.
-                channel.push(Bytes::from_static(&ZEROES[..part as usize]));
-                left -= part;
-            }
-        }
     }
 }

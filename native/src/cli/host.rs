@@ -8,12 +8,13 @@ use super::nodes::Nodes;
 use super::output::{complain, warn};
 use super::signal;
 use crate::runtime::NativeRuntime;
+use crate::protocol::{NameOpener, Remote};
 use crate::storage::{Aio, Claim, FileDevice, FileOpener, Locking};
 use sectora_core::format::{
     Backing, DataSource, DriverEvent, Env, FormatName, Layer, OpenOptions, open,
 };
 use sectora_core::graph::{self, Inherited, OptionValue, Options};
-use sectora_core::io::{Access, Runtime, Unrestricted};
+use sectora_core::io::{Access, Device, Runtime, Unrestricted};
 use std::future::Future;
 use std::sync::Arc;
 
@@ -105,6 +106,11 @@ impl Host {
         Self { runtime, aio: args.aio.into(), locking, image_opts: args.image_opts }
     }
 
+    /// The same with another way to run operations.
+    pub(super) fn with_aio(self, aio: Aio) -> Self {
+        Self { aio, ..self }
+    }
+
     /// Opens files as this command does.
     pub(super) fn opener(&self, cache: Cache) -> FileOpener {
         FileOpener {
@@ -117,7 +123,7 @@ impl Host {
 
     /// What opening images needs.
     pub(super) fn env(&self, cache: Cache) -> Env {
-        let policy = Arc::new(Unrestricted(self.opener(cache)));
+        let policy = Arc::new(Unrestricted(NameOpener { files: self.opener(cache) }));
         Env { runtime: self.runtime.clone(), policy }
     }
 
@@ -148,11 +154,10 @@ impl Host {
             let layer = graph::open(&env, &nodes, options, base, inherited).await;
             (layer.map_err(failed)?, nodes.first_file())
         } else {
-            let options = self.opener(how.cache).options(access);
-            let file = Arc::new(FileOpener::open_file(name, &options).map_err(failed)?);
-            let device: Arc<FileDevice> = file.clone();
-            let layer = open(&env, device, name, OpenOptions { format, ..base }).await;
-            (layer.map_err(failed)?, Some(file))
+            let named = self.file(name, how.cache, access).await.map_err(failed)?;
+            let options = OpenOptions { format, ..base };
+            let layer = open(&env, named.device, &named.filename, options).await;
+            (layer.map_err(failed)?, named.file)
         };
         tell_events(&layer);
         if let Some(file) = file.filter(|_| how.shares_raw && layer.driver().name() == "raw") {
@@ -193,6 +198,34 @@ impl Host {
         }
         Ok(Some(options))
     }
+
+    /// Opens what `name` stands for, not yet as an image: the one place where the protocol in
+    /// front of a name decides.
+    pub(super) async fn file(
+        &self,
+        name: &str,
+        cache: Cache,
+        access: Access,
+    ) -> sectora_core::Result<Named> {
+        if let Some(remote) = Remote::parse(name)? {
+            let device = remote.open(access).await?;
+            return Ok(Named { device, filename: remote.canonical(), file: None });
+        }
+        let name = shown(name);
+        let file = FileOpener::open_file(name, &self.opener(cache).options(access))?;
+        let file = Arc::new(file);
+        let device: Device = file.clone();
+        Ok(Named { device, filename: name.to_owned(), file: Some(file) })
+    }
+}
+
+/// What a name stands for.
+pub(super) struct Named {
+    pub(super) device: Device,
+    /// The name as it is shown and as other names are relative to it.
+    pub(super) filename: String,
+    /// The same, where it is a file.
+    pub(super) file: Option<Arc<FileDevice>>,
 }
 
 /// Says on standard error what happened to an image without being asked for.

@@ -13,6 +13,7 @@
 //! | `output` | everything that is printed |
 //! | `progress`, `signal` | how far a command is, and how it is stopped |
 //! | `info` … `compare` | one module a verb |
+//! | `nbd` | the server `nbd`, also under the name `qemu-nbd` |
 //! | `sample` | the built-in disk |
 //!
 //! Invariants: nothing here knows a format's layout; nothing but `output` and `progress` prints;
@@ -28,6 +29,7 @@ mod host;
 mod info;
 mod map;
 mod measure;
+mod nbd;
 mod nodes;
 mod output;
 mod progress;
@@ -48,6 +50,7 @@ pub fn main() -> ExitCode {
     let name = args.first().and_then(|name| Path::new(name).file_stem());
     let program = match name.and_then(|name| name.to_str()) {
         Some("qemu-img") => Program::QemuImg,
+        Some("qemu-nbd") => Program::QemuNbd,
         _ => Program::Sectora,
     };
     output::set_program(program);
@@ -61,12 +64,21 @@ pub fn main() -> ExitCode {
 }
 
 fn run(program: Program, args: &[OsString]) -> Outcome {
+    if program == Program::QemuNbd {
+        let last = args.last().and_then(|last| last.to_str());
+        return match Nbd::try_parse_from(args) {
+            Ok(given) => nbd::run(program.name(), given.args, args),
+            Err(error) => nbd::wrong_command_line(program.name(), last, &error),
+        };
+    }
     let verb = match program {
         Program::QemuImg => Img::try_parse_from(args).map(|img| img.verb),
         Program::Sectora if args.len() == 1 => return sample::run(),
-        Program::Sectora => Sectora::try_parse_from(args).map(|sectora| match sectora.command {
-            Command::Img(img) => img.verb,
-        }),
+        _ => match Sectora::try_parse_from(args).map(|sectora| sectora.command) {
+            Ok(Command::Img(img)) => Ok(img.verb),
+            Ok(Command::Nbd(given)) => return nbd::run("sectora nbd", given, args),
+            Err(error) => Err(error),
+        },
     };
     match verb {
         Ok(verb) => verb.run(),
@@ -81,6 +93,7 @@ fn run(program: Program, args: &[OsString]) -> Outcome {
 fn invoked(program: Program, args: &[OsString]) -> String {
     let mut command = match program {
         Program::QemuImg => Img::command(),
+        Program::QemuNbd => Nbd::command(),
         Program::Sectora => Sectora::command(),
     };
     let mut words = program.name().to_owned();
@@ -112,6 +125,22 @@ struct Sectora {
 enum Command {
     /// Work on disk images, with the commands and options of qemu-img
     Img(Img),
+    /// Serve an image by the NBD protocol, with the options of qemu-nbd
+    Nbd(nbd::Args),
+}
+
+/// The server under its own name.
+#[derive(Debug, Parser)]
+#[command(
+    name = "qemu-nbd",
+    infer_long_args = true,
+    args_override_self = true,
+    disable_help_flag = true,
+    disable_version_flag = true
+)]
+struct Nbd {
+    #[command(flatten)]
+    args: nbd::Args,
 }
 
 /// Disk images: inspect, check, create, convert and compare them.

@@ -15,6 +15,8 @@ pub(super) enum Program {
     Sectora,
     /// That of the tool it stands in for.
     QemuImg,
+    /// The same, for the server.
+    QemuNbd,
 }
 
 impl Program {
@@ -23,6 +25,7 @@ impl Program {
         match self {
             Self::Sectora => "sectora",
             Self::QemuImg => "qemu-img",
+            Self::QemuNbd => "qemu-nbd",
         }
     }
 }
