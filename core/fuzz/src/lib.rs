@@ -16,11 +16,13 @@ use sectora_core::io::{
 use sectora_core::{Error, ErrorKind, Result};
 use std::sync::{Arc, Mutex};
 
+pub mod nbd;
+
 /// A target.
 pub type Target = fn(&[u8]);
 
 /// All targets by name.
-pub const TARGETS: [(&str, Target); 8] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("header", header),
     ("extensions", extensions),
     ("snapshot_table", snapshot_table),
@@ -29,6 +31,8 @@ pub const TARGETS: [(&str, Target); 8] = [
     ("compressed_cluster", compressed_cluster),
     ("open_read_check", open_read_check),
     ("ops_against_model", ops_against_model),
+    ("nbd_client", nbd::client),
+    ("nbd_server", nbd::server),
 ];
 
 const CLUSTER: usize = 512;
@@ -114,6 +118,8 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
             put(&mut v2, 72, &[0; 40]);
             vec![image, v2]
         }
+        "nbd_client" => nbd::client_seeds(),
+        "nbd_server" => nbd::server_seeds(),
         _ => vec![(0..120).map(|i| (i * 37) as u8).collect()],
     }
 }

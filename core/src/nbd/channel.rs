@@ -169,11 +169,7 @@ impl<S: Stream> Channel<S> {
     }
 
     /// Reads on until `wanted` bytes are there; `Ok(false)` where the stream ended before.
-    pub fn poll_fill(
-        &mut self,
-        cx: &mut Context<'_>,
-        wanted: usize,
-    ) -> Poll<Result<bool>> {
+    pub fn poll_fill(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<Result<bool>> {
         while self.input.len() < wanted {
             let missing = (wanted - self.input.len()).min(ROOM);
             if self.input.capacity() - self.input.len() < missing.max(LEAST_ROOM) {

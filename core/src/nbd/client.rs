@@ -363,7 +363,8 @@ impl<S: Stream> Client<S> {
                 _ => return Err(refused(number, &answer, export)),
             }
         }
-        let told = told.ok_or_else(|| violation("no size in what the server tells of an export"))?;
+        let told =
+            told.ok_or_else(|| violation("no size in what the server tells of an export"))?;
         if let Some(sizes) = block
             && !told.size.is_multiple_of(sizes.minimum.into())
         {
@@ -395,9 +396,10 @@ impl<S: Stream> Client<S> {
         if to != number {
             return Err(violation(format!("a reply to option {to}, not to option {number}")));
         }
-        let len = usize::try_from(len).ok().filter(|len| *len <= MAX_OPTION).ok_or_else(|| {
-            violation(format!("a reply of {len:#x} bytes to option {number}"))
-        })?;
+        let len = usize::try_from(len)
+            .ok()
+            .filter(|len| *len <= MAX_OPTION)
+            .ok_or_else(|| violation(format!("a reply of {len:#x} bytes to option {number}")))?;
         let data = self.channel.read(len).await?.freeze();
         Ok(OptionReply { kind, data })
     }
@@ -447,14 +449,15 @@ fn refused(number: u32, answer: &OptionReply, export: &str) -> Error {
         reply::ERR_UNSUP => {
             (ErrorKind::Unsupported, format!("Unsupported option type {number} ({name})"))
         }
-        reply::ERR_POLICY => (ErrorKind::Denied, format!("Denied by server for option {number} ({name})")),
+        reply::ERR_POLICY => {
+            (ErrorKind::Denied, format!("Denied by server for option {number} ({name})"))
+        }
         reply::ERR_INVALID => {
             (ErrorKind::InvalidInput, format!("Invalid parameters for option {number} ({name})"))
         }
-        reply::ERR_PLATFORM => (
-            ErrorKind::Unsupported,
-            format!("Server lacks support for option {number} ({name})"),
-        ),
+        reply::ERR_PLATFORM => {
+            (ErrorKind::Unsupported, format!("Server lacks support for option {number} ({name})"))
+        }
         reply::ERR_TLS_REQD => {
             let what = format!("TLS negotiation required before option {number} ({name})");
             (ErrorKind::Denied, format!("{what}\nDid you forget a valid tls-creds?"))

@@ -84,7 +84,8 @@ impl Order {
             }
             command::WRITE_ZEROES => {
                 let mut flags = ZeroFlags::empty();
-                let unmap = export.options.discard && !request.flags.contains(CommandFlags::NO_HOLE);
+                let unmap =
+                    export.options.discard && !request.flags.contains(CommandFlags::NO_HOLE);
                 flags.set(ZeroFlags::MAY_UNMAP, unmap);
                 let fast = request.flags.contains(CommandFlags::FAST_ZERO);
                 flags.set(ZeroFlags::NO_FALLBACK, fast);
@@ -157,9 +158,10 @@ impl Order {
         }
         let invalid = |e: Error| Error::invalid(e.what().to_string());
         let (len, wanted) = status_payload(&self.payload).map_err(invalid)?;
-        let known = wanted.iter().enumerate().all(|(i, id)| {
-            self.contexts.contains(id) && !wanted[..i].contains(id)
-        });
+        let known = wanted
+            .iter()
+            .enumerate()
+            .all(|(i, id)| self.contexts.contains(id) && !wanted[..i].contains(id));
         match known && !wanted.is_empty() {
             true => Ok((len, wanted)),
             false => Err(Error::invalid("a block status request names contexts it does not have")),
@@ -171,10 +173,8 @@ impl Order {
         let Self { export, request, .. } = self;
         let size = export.size();
         let failed = |number, text: String| Some(Answer::Failed(number, text));
-        let changes = matches!(
-            request.command,
-            command::WRITE | command::TRIM | command::WRITE_ZEROES
-        );
+        let changes =
+            matches!(request.command, command::WRITE | command::TRIM | command::WRITE_ZEROES);
         if changes && export.is_read_only() {
             return failed(errno::EPERM, "Export is read-only".to_string());
         }
@@ -183,10 +183,7 @@ impl Order {
             let number = if full { errno::ENOSPC } else { errno::EINVAL };
             return failed(
                 number,
-                format!(
-                    "operation past EOF; From: {}, Len: {len}, Size: {size}",
-                    request.offset
-                ),
+                format!("operation past EOF; From: {}, Len: {len}, Size: {size}", request.offset),
             );
         }
         let alignment = u64::from(export.block_sizes().minimum);

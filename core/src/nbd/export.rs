@@ -22,12 +22,7 @@ pub trait StatusProvider: Send + Sync {
 
     /// Lengths in bytes and status of the extents from `offset` on, the same status never twice in
     /// a row, for at most `len` bytes and at most `most` extents. Never empty, and may end early.
-    fn status(
-        &self,
-        offset: u64,
-        len: u64,
-        most: usize,
-    ) -> BoxFuture<'_, Result<Vec<(u64, u64)>>>;
+    fn status(&self, offset: u64, len: u64, most: usize) -> BoxFuture<'_, Result<Vec<(u64, u64)>>>;
 }
 
 /// How a device is exported.
@@ -149,8 +144,7 @@ impl Export {
             | TransmissionFlags::SEND_FLUSH
             | TransmissionFlags::SEND_FUA
             | TransmissionFlags::SEND_CACHE;
-        let writable =
-            TransmissionFlags::SEND_TRIM
+        let writable = TransmissionFlags::SEND_TRIM
             | TransmissionFlags::SEND_WRITE_ZEROES
             | TransmissionFlags::SEND_FAST_ZERO;
         let read_only = self.is_read_only();
@@ -213,12 +207,7 @@ impl StatusProvider for BaseAllocation {
         BASE_ALLOCATION
     }
 
-    fn status(
-        &self,
-        offset: u64,
-        len: u64,
-        most: usize,
-    ) -> BoxFuture<'_, Result<Vec<(u64, u64)>>> {
+    fn status(&self, offset: u64, len: u64, most: usize) -> BoxFuture<'_, Result<Vec<(u64, u64)>>> {
         Box::pin(status_of(&*self.0, (offset, len), most, |extent| {
             let mut state = AllocationState::empty();
             state.set(AllocationState::HOLE, !extent.is_data());
@@ -241,12 +230,7 @@ impl StatusProvider for AllocationDepth {
         ALLOCATION_DEPTH
     }
 
-    fn status(
-        &self,
-        offset: u64,
-        len: u64,
-        most: usize,
-    ) -> BoxFuture<'_, Result<Vec<(u64, u64)>>> {
+    fn status(&self, offset: u64, len: u64, most: usize) -> BoxFuture<'_, Result<Vec<(u64, u64)>>> {
         Box::pin(status_of(&*self.0, (offset, len), most, |extent| match extent.is_allocated() {
             true => u64::from(extent.depth) + 1,
             false => 0,

@@ -60,7 +60,6 @@ bitflags::bitflags! {
 
     /// What an export can do ("Transmission flags").
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    #[allow(missing_docs)] // the names are the specification's
     pub struct TransmissionFlags: u16 {
         const HAS_FLAGS = 1;
         const READ_ONLY = 1 << 1;
@@ -79,7 +78,6 @@ bitflags::bitflags! {
 
     /// How a command is to be done ("Command flags").
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-    #[allow(missing_docs)] // the names are the specification's
     pub struct CommandFlags: u16 {
         const FUA = 1;
         const NO_HOLE = 1 << 1;
@@ -107,7 +105,6 @@ pub const ALLOCATION_DEPTH: &str = "qemu:allocation-depth";
 pub const DIRTY_BITMAP: &str = "qemu:dirty-bitmap:";
 
 /// Options ("Option types").
-#[allow(missing_docs)] // the names are the specification's
 pub mod option {
     pub const EXPORT_NAME: u32 = 1;
     pub const ABORT: u32 = 2;
@@ -122,7 +119,6 @@ pub mod option {
 }
 
 /// Replies to options ("Option reply types").
-#[allow(missing_docs)] // the names are the specification's
 pub mod reply {
     pub const ACK: u32 = 1;
     pub const SERVER: u32 = 2;
@@ -143,7 +139,6 @@ pub mod reply {
 }
 
 /// Pieces of information in replies to `OPT_INFO` and `OPT_GO`.
-#[allow(missing_docs)] // the names are the specification's
 pub mod info {
     pub const EXPORT: u16 = 0;
     pub const NAME: u16 = 1;
@@ -152,7 +147,6 @@ pub mod info {
 }
 
 /// Requests ("Request types").
-#[allow(missing_docs)] // the names are the specification's
 pub mod command {
     pub const READ: u16 = 0;
     pub const WRITE: u16 = 1;
@@ -165,7 +159,6 @@ pub mod command {
 }
 
 /// Chunks of structured and extended replies ("Structured reply types").
-#[allow(missing_docs)] // the names are the specification's
 pub mod chunk {
     /// The flag of the last chunk of a reply.
     pub const FLAG_DONE: u16 = 1;
@@ -181,7 +174,6 @@ pub mod chunk {
 }
 
 /// Errors of requests ("Error values"): Linux's numbers, whatever the host's are.
-#[allow(missing_docs)] // the names are the specification's
 pub mod errno {
     pub const EPERM: u32 = 1;
     pub const EIO: u32 = 5;

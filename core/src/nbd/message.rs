@@ -179,12 +179,11 @@ impl ReplyHeader {
             _ => fields.u32()?.into(),
         };
         let limit = MAX_PAYLOAD + 16;
-        let payload = usize::try_from(payload).ok().filter(|n| *n as u64 <= limit).ok_or_else(
-            || {
+        let payload =
+            usize::try_from(payload).ok().filter(|n| *n as u64 <= limit).ok_or_else(|| {
                 Error::limit(format!("a reply with {payload:#x} bytes, more than {limit:#x}"))
                     .in_format("nbd")
-            },
-        )?;
+            })?;
         let done = flags & chunk::FLAG_DONE != 0;
         Ok(Some((Self::Chunk { done, kind, cookie, len: payload }, len)))
     }

@@ -16,8 +16,8 @@ use super::execute::{Answer, Order};
 use super::export::{Export, Exports};
 use super::layout::{
     CommandFlags, DIRTY_BITMAP, HandshakeFlags, INIT_MAGIC, MAX_CONTEXTS, MAX_OPTION, MAX_PAYLOAD,
-    MAX_STRING, OPTION_MAGIC, OPTION_REPLY_MAGIC, RESERVED_LEN, chunk, command, errno, info, option,
-    reply,
+    MAX_STRING, OPTION_MAGIC, OPTION_REPLY_MAGIC, RESERVED_LEN, chunk, command, errno, info,
+    option, reply,
 };
 use super::message::{Mode, Request, chunk_header, simple_reply};
 use super::wire::{Fields, violation};
@@ -449,13 +449,8 @@ pub enum End {
 /// `Corrupt` and `Limit` where the client breaks the protocol, those of the stream. Failed requests
 /// are told to the client and end nothing.
 pub async fn serve<S: Stream>(session: Session<S>) -> Result<End> {
-    let mut serving = Serving {
-        session,
-        running: FuturesUnordered::new(),
-        held: 0,
-        request: None,
-        end: None,
-    };
+    let mut serving =
+        Serving { session, running: FuturesUnordered::new(), held: 0, request: None, end: None };
     poll_fn(|cx| serving.poll(cx)).await
 }
 

@@ -7,8 +7,8 @@ use super::failure::{Failure, Outcome};
 use super::nodes::Nodes;
 use super::output::{complain, warn};
 use super::signal;
-use crate::runtime::NativeRuntime;
 use crate::protocol::{NameOpener, Remote};
+use crate::runtime::NativeRuntime;
 use crate::storage::{Aio, Claim, FileDevice, FileOpener, Locking};
 use sectora_core::format::{
     Backing, DataSource, DriverEvent, Env, FormatName, Layer, OpenOptions, open,

@@ -2,8 +2,8 @@
 
 use crate::protocol::nbd::NbdStream;
 use crate::protocol::nbd::tls::ServerTls;
-use sectora_core::nbd::server::{End, Next, Tls, negotiate, serve};
 use sectora_core::nbd::Export;
+use sectora_core::nbd::server::{End, Next, Tls, negotiate, serve};
 use sectora_core::{Error, Result};
 use std::fmt;
 use std::sync::Arc;

@@ -4,8 +4,8 @@ use super::objects::Objects;
 use crate::cli::args::Cache;
 use crate::cli::failure::Failure;
 use crate::cli::output::complain;
-use crate::protocol::nbd::tls::{ClientTls, ServerTls};
 use crate::export::nbd::Authorize;
+use crate::protocol::nbd::tls::{ClientTls, ServerTls};
 use crate::storage::Aio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -92,7 +92,10 @@ pub(in crate::cli) struct Args {
 #[derive(Clone, Debug)]
 pub(super) enum Place {
     Unix(String),
-    Inet { host: String, port: String },
+    Inet {
+        host: String,
+        port: String,
+    },
     /// A socket that whoever started the program has handed over.
     Activated,
 }
@@ -155,7 +158,9 @@ impl Args {
             match pattern.trim_start_matches("enable=").split(',').next().unwrap_or_default() {
                 "help" | "?" => return Ok(Mode::Nothing),
                 "" => {}
-                event => complain(&format!("{name}: warning: trace event '{event}' does not exist")),
+                event => {
+                    complain(&format!("{name}: warning: trace event '{event}' does not exist"))
+                }
             }
         }
         let (cache, writethrough) = self.cache()?;

@@ -25,7 +25,8 @@ pub(super) async fn open_image(
     host: &Host,
     how: &Serve,
 ) -> Result<(Arc<Layer>, u64, Option<u64>), Failure> {
-    let failed = |text: String| Failure::new(format!("Failed to blk_new_open '{}': {text}", how.file));
+    let failed =
+        |text: String| Failure::new(format!("Failed to blk_new_open '{}': {text}", how.file));
     let described = match how.image_opts {
         true => describe(&how.file).map_err(failed)?,
         false => Described {
@@ -49,9 +50,10 @@ pub(super) async fn open_image(
     let asked = snapshot.is_some();
     let options = OpenOptions { format, access, snapshot, ..OpenOptions::default() };
     let filename = named.filename.clone();
-    let layer = open(&host.env(how.cache), named.device, &filename, options)
-        .await
-        .map_err(|e| match e.kind() {
+    let layer =
+        open(&host.env(how.cache), named.device, &filename, options).await.map_err(|e| match e
+            .kind()
+        {
             sectora_core::ErrorKind::NotFound if asked => {
                 Failure::new("Failed to load snapshot: Can't find snapshot")
             }
@@ -92,7 +94,8 @@ fn snapshot_name(text: &str) -> Result<String, Failure> {
         return Ok(text.to_owned());
     }
     let wrong = |first: String| {
-        Failure::new(first).and(&format!("Failed in parsing snapshot param `{text}'"))
+        crate::cli::output::complain(&format!("qemu-nbd: {first}"));
+        Failure::new(format!("Failed in parsing snapshot param `{text}'"))
     };
     let (mut id, mut name) = (None, None);
     for part in split(text) {
@@ -120,16 +123,13 @@ async fn overlay(
     let folder = std::env::var_os("TMPDIR").unwrap_or_else(|| "/var/tmp".into());
     let mut tag = [0; 8];
     host.runtime.random(&mut tag);
-    let path = std::path::Path::new(&folder)
-        .join(format!("sectora-nbd-{:016x}", u64::from_ne_bytes(tag)));
+    let path =
+        std::path::Path::new(&folder).join(format!("sectora-nbd-{:016x}", u64::from_ne_bytes(tag)));
     let Some(path) = path.to_str() else {
         return Err(Failure::new("the name of the temporary folder is not UTF-8"));
     };
-    let options = FileOptions {
-        create: Create::New,
-        aio: Aio::Auto,
-        ..FileOptions::new(Access::ReadWrite)
-    };
+    let options =
+        FileOptions { create: Create::New, aio: Aio::Auto, ..FileOptions::new(Access::ReadWrite) };
     let file: Device = Arc::new(FileDevice::open(path, &options)?);
     // Nobody else needs its name.
     std::fs::remove_file(path).map_err(|e| Failure::new(format!("cannot remove {path}: {e}")))?;
@@ -143,10 +143,7 @@ async fn overlay(
     };
     let image = NewImage::Qcow2(qcow2::CreateOptions {
         size: layer.len(),
-        backing: Some(BackingRef {
-            name: backing,
-            format: Some(layer.driver().name().to_owned()),
-        }),
+        backing: Some(BackingRef { name: backing, format: Some(layer.driver().name().to_owned()) }),
         ..qcow2::CreateOptions::default()
     });
     create(&host.runtime, &file, None, &image).await?;
@@ -200,8 +197,9 @@ fn describe(text: &str) -> Result<Described, String> {
             return Err("A block device must be specified for \"file\"".to_owned());
         }
         _ => {
-            return Err("only driver, file.driver=file and file.filename are supported here"
-                .to_owned());
+            return Err(
+                "only driver, file.driver=file and file.filename are supported here".to_owned()
+            );
         }
     };
     if let Some(key) = keys.keys().next() {
@@ -220,7 +218,8 @@ mod tests {
         let found = found.unwrap();
         assert_eq!((found.filename.as_str(), found.format.as_deref()), ("a,b", Some("raw")));
         assert_eq!((found.offset, found.size), (1 << 20, Some(2 << 20)));
-        for wrong in ["a", "driver=qcow2", "driver=qcow2,offset=1,file.filename=a", "file.filename=a,x=1"]
+        for wrong in
+            ["a", "driver=qcow2", "driver=qcow2,offset=1,file.filename=a", "file.filename=a,x=1"]
         {
             assert!(describe(wrong).is_err(), "{wrong}");
         }

@@ -57,11 +57,8 @@ async fn look(how: List) -> Result<(Vec<Found>, Mode), Failure> {
             return Err(Failure::new("List mode is incompatible with socket activation"));
         }
     };
-    let options = NbdOptions {
-        tls: how.tls,
-        tls_hostname: how.tls_hostname,
-        ..NbdOptions::new(server, "")
-    };
+    let options =
+        NbdOptions { tls: how.tls, tls_hostname: how.tls_hostname, ..NbdOptions::new(server, "") };
     let mut client = match handshake(&options).await? {
         Greeted::Oldstyle(mut channel, info) => {
             let only = Found {

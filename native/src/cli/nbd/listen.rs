@@ -78,9 +78,8 @@ pub(super) async fn listen(place: &Place) -> Result<Listening, Failure> {
             let unresolved = |why: &str| {
                 Failure::new(format!("address resolution failed for {host}:{port}: {why}"))
             };
-            let number: u16 = port
-                .parse()
-                .map_err(|_| unresolved("Servname not supported for ai_socktype"))?;
+            let number: u16 =
+                port.parse().map_err(|_| unresolved("Servname not supported for ai_socktype"))?;
             let found = lookup_host((host.as_str(), number)).await;
             let found = found.map_err(|e| unresolved(&words(&e)))?;
             let mut listeners = Vec::new();

@@ -47,11 +47,7 @@ pub(super) fn run(name: &str, args: Args, command_line: &[std::ffi::OsString]) -
 }
 
 /// What the parser found wrong, in the words of the C library.
-pub(super) fn wrong_command_line(
-    name: &str,
-    last: Option<&str>,
-    error: &clap::Error,
-) -> Outcome {
+pub(super) fn wrong_command_line(name: &str, last: Option<&str>, error: &clap::Error) -> Outcome {
     let context = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => text.as_str(),
         _ => "",

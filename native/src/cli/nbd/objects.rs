@@ -149,7 +149,9 @@ impl Objects {
         let Some(kind) = kind else { return fail("Parameter 'qom-type' is missing") };
         let Some(id) = id else { return fail("Parameter 'id' is missing") };
         if self.credentials.contains_key(&id) || self.authz.contains_key(&id) {
-            return fail(format!("attempt to add duplicate property '{id}' to object (type 'container')"));
+            return fail(format!(
+                "attempt to add duplicate property '{id}' to object (type 'container')"
+            ));
         }
         match kind.as_str() {
             "tls-creds-x509" => self.add_x509(id, properties),

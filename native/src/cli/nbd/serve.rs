@@ -9,8 +9,8 @@ use crate::cli::host::Host;
 use crate::cli::output::complain;
 use crate::export::nbd::{Ended, ServerOptions, run as run_server};
 use rustix::stdio;
-use sectora_core::nbd::{Export, ExportOptions};
 use sectora_core::io::Runtime;
+use sectora_core::nbd::{Export, ExportOptions};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -77,7 +77,8 @@ fn detach(verbose: bool) -> std::io::Result<()> {
 }
 
 fn write_pid(path: &str) -> Result<(), Failure> {
-    let cannot = |e: std::io::Error| Failure::new(format!("Could not create '{path}': {}", words(&e)));
+    let cannot =
+        |e: std::io::Error| Failure::new(format!("Could not create '{path}': {}", words(&e)));
     let mut options = File::options();
     options.write(true).create(true).truncate(true).mode(0o600);
     let mut file = options.open(path).map_err(cannot)?;
@@ -100,10 +101,12 @@ async fn serve(how: Serve, runtime: Arc<dyn Runtime>, child: bool) -> Outcome {
     }
     let most = containing - offset;
     let length = match size {
-        Some(size) => size.checked_sub(how.offset).filter(|size| *size <= most).ok_or_else(|| {
-            let text = "The given offset and size lie beyond the containing file".to_owned();
-            Failure::new(text)
-        })?,
+        Some(size) => {
+            size.checked_sub(how.offset).filter(|size| *size <= most).ok_or_else(|| {
+                let text = "The given offset and size lie beyond the containing file".to_owned();
+                Failure::new(text)
+            })?
+        }
         None => most,
     };
     let options = ExportOptions {

@@ -126,8 +126,7 @@ impl NbdDevice {
         (offset, len): (u64, u64),
         payload: Segments,
     ) -> Result<Reply> {
-        let changes =
-            matches!(command, command::WRITE | command::WRITE_ZEROES | command::TRIM);
+        let changes = matches!(command, command::WRITE | command::WRITE_ZEROES | command::TRIM);
         let range = offset..offset + len;
         if changes {
             self.orphans.settled(range.clone()).await;
@@ -214,7 +213,8 @@ impl NbdDevice {
             }
             // The last one may reach beyond what was asked for.
             let len = len.min(end - at);
-            let extent = Extent { start: at, len, flags: meaning(context, state), depth: 0, host: None };
+            let extent =
+                Extent { start: at, len, flags: meaning(context, state), depth: 0, host: None };
             at += len;
             let rest = match out.last_mut() {
                 Some(last) => last.merge(extent),

@@ -209,8 +209,7 @@ struct Link {
 pub(super) async fn run(shared: Arc<Shared>, connected: Connected, options: NbdOptions) {
     let info = connected.info.clone();
     let context = connected.context.clone();
-    let mut link =
-        Link { shared, connected, in_flight: Slab::new(), sequence: 0, header: None };
+    let mut link = Link { shared, connected, in_flight: Slab::new(), sequence: 0, header: None };
     loop {
         let error = match poll_fn(|cx| link.poll(cx)).await {
             Ok(()) => {
@@ -240,13 +239,8 @@ pub(super) async fn run(shared: Arc<Shared>, connected: Connected, options: NbdO
                     && connected.context.is_some() == context.is_some() =>
             {
                 shared.come_up();
-                link = Link {
-                    shared,
-                    connected,
-                    in_flight: Slab::new(),
-                    sequence: 0,
-                    header: None,
-                };
+                link =
+                    Link { shared, connected, in_flight: Slab::new(), sequence: 0, header: None };
             }
             Some(_) => {
                 shared.go_down(&format!(
@@ -551,7 +545,9 @@ impl InFlight {
                 let mut data = Segments::new();
                 for (offset, piece) in self.pieces {
                     if offset != request.offset + data.len() {
-                        return Err(violation(format!("data at {offset:#x} overlaps or lacks some")));
+                        return Err(violation(format!(
+                            "data at {offset:#x} overlaps or lacks some"
+                        )));
                     }
                     data.push(piece);
                 }

@@ -2,6 +2,7 @@
 
 use super::address::{NbdOptions, Server};
 use super::tls::ClientTls;
+use crate::storage::OsError;
 use crate::storage::error::os;
 use bytes::BytesMut;
 use sectora_core::nbd::Stream;
@@ -136,7 +137,8 @@ macro_rules! either {
 }
 
 fn failed(error: io::Error) -> Error {
-    os(error, "the connection failed")
+    // In words only: a peer that goes away is not the reader of our standard output.
+    Error::io(format!("the connection failed: {}", OsError::from(error)))
 }
 
 /// Slices in one system call.

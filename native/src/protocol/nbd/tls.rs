@@ -153,9 +153,10 @@ impl ClientTls {
     ) -> Result<client::TlsStream<Socket>> {
         let server = ServerName::try_from(name.to_owned())
             .map_err(|_| Error::invalid(format!("'{name}' is no host name")))?;
-        self.0.connect(server, socket).await.map_err(|e| {
-            Error::denied(format!("TLS handshake failed: {e}"))
-        })
+        self.0
+            .connect(server, socket)
+            .await
+            .map_err(|e| Error::denied(format!("TLS handshake failed: {e}")))
     }
 }
 
@@ -166,13 +167,13 @@ impl ServerTls {
     /// `InvalidInput` where a file is missing or makes no sense.
     pub fn from_dir(dir: &Path, verify_peer: bool) -> Result<Self> {
         let provider = Arc::new(aws_lc_rs::default_provider());
+        let roots = roots(&dir.join("ca-cert.pem"))?;
         let (chain, key) = identity(dir, "server")?;
         let builder = ServerConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .map_err(impossible)?;
         let builder = match verify_peer {
             true => {
-                let roots = roots(&dir.join("ca-cert.pem"))?;
                 let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider)
                     .with_crls(withdrawn(dir)?)
                     .build()
@@ -190,9 +191,11 @@ impl ServerTls {
         &self,
         socket: Socket,
     ) -> Result<(server::TlsStream<Socket>, Option<String>)> {
-        let stream = self.0.accept(socket).await.map_err(|e| {
-            Error::denied(format!("TLS handshake failed: {e}"))
-        })?;
+        let stream = self
+            .0
+            .accept(socket)
+            .await
+            .map_err(|e| Error::denied(format!("TLS handshake failed: {e}")))?;
         let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let name = certificate.map(distinguished_name).transpose()?;
         Ok((stream, name))
