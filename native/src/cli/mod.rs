@@ -76,7 +76,7 @@ fn run(program: Program, args: &[OsString]) -> Outcome {
         Program::Sectora if args.len() == 1 => return sample::run(),
         _ => match Sectora::try_parse_from(args).map(|sectora| sectora.command) {
             Ok(Command::Img(img)) => Ok(img.verb),
-            Ok(Command::Nbd(given)) => return nbd::run("sectora nbd", given, args),
+            Ok(Command::Nbd(given)) => return nbd::run("sectora nbd", *given, args),
             Err(error) => Err(error),
         },
     };
@@ -126,7 +126,7 @@ enum Command {
     /// Work on disk images, with the commands and options of qemu-img
     Img(Img),
     /// Serve an image by the NBD protocol, with the options of qemu-nbd
-    Nbd(nbd::Args),
+    Nbd(Box<nbd::Args>),
 }
 
 /// The server under its own name.
