@@ -23,6 +23,10 @@ const PROGRAMS = [
   { program: "cc", package: "gcc", for: "C zstd and the C library's start-up files" },
   { program: "qemu-img", package: "qemu-utils", for: "the oracle of every image test" },
   { program: "qemu-io", package: "qemu-utils", for: "the oracle of every image test" },
+  { program: "qemu-nbd", package: "qemu-utils", for: "the other side of NBD" },
+  { program: "nbdinfo", package: "libnbd-bin", for: "the other side of NBD" },
+  { program: "nbdkit", package: "nbdkit", for: "the other side of NBD" },
+  { program: "openssl", package: "openssl", for: "certificates of the tests of encryption" },
   { program: "chromium", package: "chromium", for: "the tests of package and page in a browser" },
 ];
 

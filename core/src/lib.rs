@@ -14,6 +14,7 @@
 //! | [`format`](mod@format) | one folder an on-disk format, detection, and the one engine that moves the bytes |
 //! | [`graph`] | nodes opened from options: dotted names, `json:` names |
 //! | [`image`] | whole-image operations: info, map, check, measure, create, convert, compare |
+//! | [`nbd`] | the NBD protocol, both sides; no I/O but through a host's stream |
 //! | [`qapi`] | the wire types of the block layer's schema |
 //!
 //! Invariants: this crate never performs I/O itself, reads a clock, spawns a thread, sleeps, opens
@@ -36,6 +37,7 @@ pub mod format;
 pub mod graph;
 pub mod image;
 pub mod io;
+pub mod nbd;
 pub mod qapi;
 pub mod sync;
 

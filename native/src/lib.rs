@@ -2,7 +2,9 @@
 //!
 //! | module | what it holds |
 //! | --- | --- |
-//! | [`cli`] | the command line: `sectora img …` and `sectora io …`, also as `qemu-img` and `qemu-io` |
+//! | [`cli`] | the command line: `sectora img|io|nbd …`, also as `qemu-img`, `qemu-io` and `qemu-nbd` |
+//! | [`export`] | devices served to others: NBD |
+//! | [`protocol`] | devices that others serve: NBD |
 //! | [`runtime`] | the host's clock, tasks, CPU threads and randomness |
 //! | [`storage`] | files and block devices as [`BlockDevice`](sectora_core::io::BlockDevice)s, locks, targets |
 //!
@@ -11,5 +13,7 @@
 #![warn(missing_docs)]
 
 pub mod cli;
+pub mod export;
+pub mod protocol;
 pub mod runtime;
 pub mod storage;

@@ -286,7 +286,7 @@ async fn fill(
     let target = format::open(&env, device, file.name(), target).await?;
     let (source, device): (Device, Device) = (layer.clone(), target.clone());
     let how = image::ConvertOptions {
-        rate: None,
+        rate: 0,
         compress: options.compressed(),
         sparse_size: options.sparse_size(),
         parallel,

@@ -16,11 +16,13 @@ use sectora_core::io::{
 use sectora_core::{Error, ErrorKind, Result};
 use std::sync::{Arc, Mutex};
 
+pub mod nbd;
+
 /// A target.
 pub type Target = fn(&[u8]);
 
 /// All targets by name.
-pub const TARGETS: [(&str, Target); 8] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("header", header),
     ("extensions", extensions),
     ("snapshot_table", snapshot_table),
@@ -29,6 +31,8 @@ pub const TARGETS: [(&str, Target); 8] = [
     ("compressed_cluster", compressed_cluster),
     ("open_read_check", open_read_check),
     ("ops_against_model", ops_against_model),
+    ("nbd_client", nbd::client),
+    ("nbd_server", nbd::server),
 ];
 
 const CLUSTER: usize = 512;
@@ -114,6 +118,8 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
             put(&mut v2, 72, &[0; 40]);
             vec![image, v2]
         }
+        "nbd_client" => nbd::client_seeds(),
+        "nbd_server" => nbd::server_seeds(),
         _ => vec![(0..120).map(|i| (i * 37) as u8).collect()],
     }
 }
@@ -145,7 +151,7 @@ fn use_image(bytes: &[u8], format: Option<FormatName>) {
         let file = device(bytes);
         if let Some(layer) = open_image(&runtime, file.clone(), Access::ReadOnly, format).await {
             fair(image::info(&layer).await);
-            fair(image::check(&layer, &no_progress).await);
+            fair(image::check(&layer, Repair::Nothing, &no_progress).await);
             let len = layer.len();
             let window = len.min(64 << 10);
             for at in [0, len - window] {
@@ -320,7 +326,7 @@ pub fn ops_against_model(data: &[u8]) {
         session.device().flush().await.map_err(|e| e.to_string())?;
         session.device().flush().await.map_err(|e| e.to_string())?;
         let layer = fresh.open(Access::ReadOnly).await.map_err(|e| e.to_string())?;
-        let report = image::check(&layer, &no_progress).await.map_err(|e| e.to_string())?;
+        let report = image::check(&layer, Repair::Nothing, &no_progress).await.map_err(|e| e.to_string())?;
         match report.map(|check| check.report.findings).unwrap_or_default().as_slice() {
             [] => Ok(()),
             found => Err(format!("{found:?}")),

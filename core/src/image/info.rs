@@ -27,12 +27,14 @@ pub async fn info(layer: &Layer) -> Result<BlockGraphInfo> {
     let format = layer.driver().describe().await?;
     let own = layer.info().await?;
     let backing = format.backing.as_ref();
+    // Raw passes on what its file tells.
+    let told = own.driver != "raw" || tells_more(layer.file().info().await?.driver);
     let base = BlockNodeInfo {
         filename: own.filename,
         format: own.driver.to_string(),
         virtual_size: layer.len(),
         actual_size: own.actual_size,
-        dirty_flag: Some(format.dirty),
+        dirty_flag: told.then_some(format.dirty),
         cluster_size: format.cluster_size,
         encrypted: format.encrypted.then_some(true),
         compressed: None,
@@ -47,6 +49,11 @@ pub async fn info(layer: &Layer) -> Result<BlockGraphInfo> {
     Ok(BlockGraphInfo { base, children })
 }
 
+/// Of an NBD export nothing but its size is told, in QEMU's tools either.
+fn tells_more(driver: &str) -> bool {
+    driver != "nbd"
+}
+
 async fn child(name: &str, device: &Device) -> Result<BlockChildInfo> {
     let info = device.info().await?;
     let is_file = matches!(info.driver, "file" | "host_device");
@@ -55,7 +62,7 @@ async fn child(name: &str, device: &Device) -> Result<BlockChildInfo> {
         format: info.driver.to_string(),
         virtual_size: device.len().checked_next_multiple_of(SECTOR).unwrap_or(u64::MAX),
         actual_size: info.actual_size,
-        dirty_flag: Some(false),
+        dirty_flag: tells_more(info.driver).then_some(false),
         format_specific: is_file.then(|| ImageInfoSpecific::File(ImageInfoSpecificFile::default())),
         ..BlockNodeInfo::default()
     };

@@ -7,13 +7,14 @@ use super::failure::{Failure, Outcome};
 use super::nodes::Nodes;
 use super::output::{complain, warn};
 use super::signal;
+use crate::protocol::{NameOpener, Remote};
 use crate::runtime::NativeRuntime;
-use crate::storage::{Aio, Claim, FileDevice, FileOpener, Locking};
+use crate::storage::{Aio, Claim, FileDevice, FileOpener, FileOptions, Locking};
 use sectora_core::format::{
     Backing, DataSource, DriverEvent, Env, FormatName, Layer, OpenOptions, open,
 };
 use sectora_core::graph::{self, Inherited, OptionValue, Options};
-use sectora_core::io::{Access, Runtime, Unrestricted};
+use sectora_core::io::{Access, Device, Runtime, Unrestricted};
 use std::future::Future;
 use std::sync::Arc;
 
@@ -105,6 +106,11 @@ impl Host {
         Self { runtime, aio: args.aio.into(), locking, image_opts: args.image_opts }
     }
 
+    /// The same with another way to run operations.
+    pub(super) fn with_aio(self, aio: Aio) -> Self {
+        Self { aio, ..self }
+    }
+
     /// Opens files as this command does.
     pub(super) fn opener(&self, cache: Cache) -> FileOpener {
         FileOpener {
@@ -117,7 +123,7 @@ impl Host {
 
     /// What opening images needs.
     pub(super) fn env(&self, cache: Cache) -> Env {
-        let policy = Arc::new(Unrestricted(self.opener(cache)));
+        let policy = Arc::new(Unrestricted(NameOpener { files: self.opener(cache) }));
         Env { runtime: self.runtime.clone(), policy }
     }
 
@@ -148,14 +154,12 @@ impl Host {
             let layer = graph::open(&env, &nodes, options, base, inherited).await;
             (layer.map_err(failed)?, nodes.first_file())
         } else {
-            let mut options = self.opener(how.cache).options(access);
-            if how.shares_raw && format == Some(FormatName::Raw) {
-                options.claim = Some(Claim::raw(access));
-            }
-            let file = Arc::new(FileOpener::open_file(name, &options).map_err(failed)?);
-            let device: Arc<FileDevice> = file.clone();
-            let layer = open(&env, device, name, OpenOptions { format, ..base }).await;
-            (layer.map_err(failed)?, Some(file))
+            let raw = how.shares_raw && format == Some(FormatName::Raw);
+            let claim = raw.then(|| Claim::raw(access));
+            let named = self.file(name, how.cache, access, claim).await.map_err(failed)?;
+            let options = OpenOptions { format, ..base };
+            let layer = open(&env, named.device, &named.filename, options).await;
+            (layer.map_err(failed)?, named.file)
         };
         tell_events(&layer);
         if access == Access::ReadWrite && layer.guessed_raw() {
@@ -204,6 +208,35 @@ impl Host {
         }
         Ok(Some(options))
     }
+
+    /// Opens what `name` stands for, not yet as an image: the one place where the protocol in
+    /// front of a name decides. `claim` is what is locked, where the access alone does not say it.
+    pub(super) async fn file(
+        &self,
+        name: &str,
+        cache: Cache,
+        access: Access,
+        claim: Option<Claim>,
+    ) -> sectora_core::Result<Named> {
+        if let Some(remote) = Remote::parse(name)? {
+            let device = remote.open(access).await?;
+            return Ok(Named { device, filename: remote.canonical(), file: None });
+        }
+        let name = shown(name);
+        let options = FileOptions { claim, ..self.opener(cache).options(access) };
+        let file = Arc::new(FileOpener::open_file(name, &options)?);
+        let device: Device = file.clone();
+        Ok(Named { device, filename: name.to_owned(), file: Some(file) })
+    }
+}
+
+/// What a name stands for.
+pub(super) struct Named {
+    pub(super) device: Device,
+    /// The name as it is shown and as other names are relative to it.
+    pub(super) filename: String,
+    /// The same, where it is a file.
+    pub(super) file: Option<Arc<FileDevice>>,
 }
 
 /// Says on standard error what happened to an image without being asked for.

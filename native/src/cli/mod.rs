@@ -14,6 +14,7 @@
 //! | `progress`, `signal` | how far a command is, and how it is stopped |
 //! | `info` … `compare` | one module a verb |
 //! | `io` | the command language of `qemu-io` |
+//! | `nbd` | the server `nbd`, also under the name `qemu-nbd` |
 //! | `sample` | the built-in disk |
 //!
 //! Invariants: nothing here knows a format's layout; nothing but `output` and `progress` prints;
@@ -33,6 +34,7 @@ mod info;
 mod io;
 mod map;
 mod measure;
+mod nbd;
 mod nodes;
 mod output;
 mod progress;
@@ -55,6 +57,7 @@ pub fn main() -> ExitCode {
     let program = match name.and_then(|name| name.to_str()) {
         Some("qemu-img") => Program::QemuImg,
         Some("qemu-io") => Program::QemuIo,
+        Some("qemu-nbd") => Program::QemuNbd,
         _ => Program::Sectora,
     };
     output::set_program(program);
@@ -71,17 +74,25 @@ fn run(program: Program, args: &[OsString]) -> Outcome {
     if let Some(words) = io_words(program, args) {
         return io::run(program, &words);
     }
+    if program == Program::QemuNbd {
+        let last = args.last().and_then(|last| last.to_str());
+        return match Nbd::try_parse_from(args) {
+            Ok(given) => nbd::run(program.name(), given.args, args),
+            Err(error) => nbd::wrong_command_line(program.name(), last, &error),
+        };
+    }
     let verb = match program {
-        Program::QemuImg | Program::QemuIo => Img::try_parse_from(args).map(|img| Some(img.verb)),
+        Program::QemuImg => Img::try_parse_from(args).map(|img| img.verb),
         Program::Sectora if args.len() == 1 => return sample::run(),
-        Program::Sectora => Sectora::try_parse_from(args).map(|sectora| match sectora.command {
-            Command::Img(img) => Some(img.verb),
-            Command::Io => None,
-        }),
+        _ => match Sectora::try_parse_from(args).map(|sectora| sectora.command) {
+            Ok(Command::Img(img)) => Ok(img.verb),
+            Ok(Command::Io) => return io::run(program, &[]),
+            Ok(Command::Nbd(given)) => return nbd::run("sectora nbd", *given, args),
+            Err(error) => Err(error),
+        },
     };
     match verb {
-        Ok(Some(verb)) => verb.run(),
-        Ok(None) => io::run(program, &[]),
+        Ok(verb) => verb.run(),
         Err(error) => {
             let last = args.last().and_then(|last| last.to_str());
             failure::of_command_line(program, &invoked(program, args), last, &error)
@@ -103,6 +114,7 @@ fn io_words(program: Program, args: &[OsString]) -> Option<Vec<String>> {
 fn invoked(program: Program, args: &[OsString]) -> String {
     let mut command = match program {
         Program::QemuImg => Img::command(),
+        Program::QemuNbd => Nbd::command(),
         Program::QemuIo | Program::Sectora => Sectora::command(),
     };
     let mut words = program.name().to_owned();
@@ -131,12 +143,27 @@ struct Sectora {
 }
 
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "there is one a run")]
 enum Command {
     /// Work on disk images, with the commands and options of qemu-img
-    Img(Img),
+    Img(Box<Img>),
     /// Read and write an image by commands, with the commands and options of qemu-io
     Io,
+    /// Serve an image by the NBD protocol, with the options of qemu-nbd
+    Nbd(Box<nbd::Args>),
+}
+
+/// The server under its own name.
+#[derive(Debug, Parser)]
+#[command(
+    name = "qemu-nbd",
+    infer_long_args = true,
+    args_override_self = true,
+    disable_help_flag = true,
+    disable_version_flag = true
+)]
+struct Nbd {
+    #[command(flatten)]
+    args: nbd::Args,
 }
 
 /// Disk images: inspect, check, create, convert and compare them.

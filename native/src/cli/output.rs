@@ -17,6 +17,8 @@ pub(super) enum Program {
     QemuImg,
     /// That of the tool `io` stands in for.
     QemuIo,
+    /// The same, for the server.
+    QemuNbd,
 }
 
 impl Program {
@@ -26,6 +28,7 @@ impl Program {
             Self::Sectora => "sectora",
             Self::QemuImg => "qemu-img",
             Self::QemuIo => "qemu-io",
+            Self::QemuNbd => "qemu-nbd",
         }
     }
 }

@@ -17,6 +17,12 @@ impl OsError {
     }
 }
 
+impl From<io::Error> for OsError {
+    fn from(error: io::Error) -> Self {
+        Self(error)
+    }
+}
+
 impl fmt::Display for OsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = self.0.to_string();

@@ -17,13 +17,13 @@
 //! `unsafe` is in `uring` (and one `ioctl` in `handle`) alone; nothing here knows image formats.
 
 mod buffer;
-mod error;
+pub(crate) mod error;
 mod file;
 mod handle;
 mod lock;
 mod opener;
 mod raw;
-mod settle;
+pub(crate) mod settle;
 mod sink;
 mod target;
 mod threads;

@@ -19,7 +19,7 @@ use std::task::{Context, Poll, Waker};
 
 /// Ranges that abandoned operations may still change.
 #[derive(Debug, Default)]
-pub(super) struct Orphans {
+pub(crate) struct Orphans {
     count: AtomicUsize,
     list: Mutex<Vec<(u64, Range<u64>)>>,
     settled: Event,
@@ -27,7 +27,7 @@ pub(super) struct Orphans {
 
 impl Orphans {
     /// Waits until no abandoned operation can change a byte of `range`.
-    pub(super) async fn settled(&self, range: Range<u64>) {
+    pub(crate) async fn settled(&self, range: Range<u64>) {
         while self.count.load(Ordering::SeqCst) != 0 {
             let settled = self.settled.listen();
             if !self.overlaps(&range) {
@@ -76,17 +76,17 @@ enum State<T> {
 struct Cell<T>(Mutex<State<T>>);
 
 /// The operation's end: where its result goes.
-pub(super) struct Completer<T>(Option<Arc<Cell<T>>>);
+pub(crate) struct Completer<T>(Option<Arc<Cell<T>>>);
 
 /// The caller's end: completes when the operation has settled.
-pub(super) struct Settling<T> {
+pub(crate) struct Settling<T> {
     cell: Arc<Cell<T>>,
     /// What the operation changes, if anything.
     changes: Option<(Arc<Orphans>, Range<u64>)>,
 }
 
 /// Both ends of an operation that changes `changes`.
-pub(super) fn settling<T>(
+pub(crate) fn settling<T>(
     changes: Option<(Arc<Orphans>, Range<u64>)>,
 ) -> (Completer<T>, Settling<T>) {
     let cell = Arc::new(Cell(Mutex::new(State::Waiting(None))));
@@ -95,12 +95,12 @@ pub(super) fn settling<T>(
 
 impl<T> Completer<T> {
     /// True where nobody waits: an operation that has not begun need not.
-    pub(super) fn is_abandoned(&self) -> bool {
+    pub(crate) fn is_abandoned(&self) -> bool {
         self.0.as_ref().is_some_and(|cell| matches!(*cell.0.lock(), State::Abandoned(_)))
     }
 
     /// The operation has settled.
-    pub(super) fn complete(mut self, result: T) {
+    pub(crate) fn complete(mut self, result: T) {
         let Some(cell) = self.0.take() else { return };
         let mut state = cell.0.lock();
         match &mut *state {

@@ -1,0 +1,120 @@
+//! Where clients come to.
+
+use super::args::Place;
+use super::serve::CHILD;
+use crate::cli::failure::Failure;
+use crate::export::nbd::Listener;
+use rustix::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd};
+use std::os::unix::fs::FileTypeExt;
+use tokio::net::{TcpListener, UnixListener, lookup_host};
+
+/// The first descriptor that is handed over by socket activation (sd_listen_fds(3)).
+const FIRST: i32 = 3;
+
+/// True where a socket was handed over to this process.
+pub(super) fn is_activated() -> Result<bool, Failure> {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
+    let Some(count) = number("LISTEN_FDS").filter(|count| *count > 0) else { return Ok(false) };
+    // A daemon's parent has looked, and the child has another number.
+    let for_us = number("LISTEN_PID") == Some(std::process::id())
+        || std::env::var_os(CHILD).is_some_and(|how| how == "activated");
+    if !for_us {
+        return Ok(false);
+    }
+    if count > 1 {
+        let text = "qemu-nbd does not support socket activation with LISTEN_FDS > 1";
+        return Err(Failure::new(text));
+    }
+    // SAFETY: only looked at; an error says that it is no descriptor.
+    let fd = unsafe { BorrowedFd::borrow_raw(FIRST) };
+    match rustix::io::fcntl_getfd(fd) {
+        Ok(_) => Ok(true),
+        Err(e) => Err(Failure::new(format!(
+            "Socket activation failed: invalid file descriptor fd = {FIRST}: {}",
+            words(&e.into())
+        ))),
+    }
+}
+
+/// What the system says, without its number.
+pub(super) fn words(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let text = text.rsplit_once(" (os error").map_or(&*text, |(words, _)| words);
+    text.trim_start_matches("failed to lookup address information: ").to_owned()
+}
+
+/// Sockets that listen, and what has to be removed in the end.
+pub(super) struct Listening {
+    pub(super) listeners: Vec<Listener>,
+    path: Option<String>,
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            // Somebody may have been faster.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// Begins to listen.
+pub(super) async fn listen(place: &Place) -> Result<Listening, Failure> {
+    match place {
+        Place::Unix(path) => {
+            // A socket that is left over from a server that did not end cleanly.
+            let left = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
+            if left {
+                let _ = std::fs::remove_file(path);
+            }
+            let listener = UnixListener::bind(path).map_err(|e| {
+                Failure::new(format!("Failed to bind socket to {path}: {}", words(&e)))
+            })?;
+            let listeners = vec![Listener::Unix(listener)];
+            Ok(Listening { listeners, path: Some(path.clone()) })
+        }
+        Place::Inet { host, port } => {
+            let unresolved = |why: &str| {
+                Failure::new(format!("address resolution failed for {host}:{port}: {why}"))
+            };
+            let number: u16 =
+                port.parse().map_err(|_| unresolved("Servname not supported for ai_socktype"))?;
+            let found = lookup_host((host.as_str(), number)).await;
+            let found = found.map_err(|e| unresolved(&words(&e)))?;
+            let mut listeners = Vec::new();
+            for address in found {
+                let listener = TcpListener::bind(address).await.map_err(|e| {
+                    let what = match e.kind() {
+                        std::io::ErrorKind::AddrInUse => "Failed to find an available port",
+                        _ => "Failed to bind socket",
+                    };
+                    Failure::new(format!("{what}: {}", words(&e)))
+                })?;
+                listeners.push(Listener::Tcp(listener));
+            }
+            Ok(Listening { listeners, path: None })
+        }
+        Place::Activated => {
+            // SAFETY: whoever started the process has handed this descriptor over to it, and
+            // `is_activated` found it open; nothing else in the program uses it.
+            let fd = unsafe { OwnedFd::from_raw_fd(FIRST) };
+            let listener = inherited(fd).map_err(|e| {
+                Failure::new(format!(
+                    "Failed to use socket activation: Unable to query remote socket address: {}",
+                    words(&e)
+                ))
+            })?;
+            Ok(Listening { listeners: vec![listener], path: None })
+        }
+    }
+}
+
+fn inherited(fd: OwnedFd) -> std::io::Result<Listener> {
+    let unix = rustix::net::sockopt::socket_domain(fd.as_fd())? == rustix::net::AddressFamily::UNIX;
+    rustix::io::ioctl_fionbio(fd.as_fd(), true)?;
+    Ok(match unix {
+        true => Listener::Unix(UnixListener::from_std(fd.into())?),
+        false => Listener::Tcp(TcpListener::from_std(fd.into())?),
+    })
+}

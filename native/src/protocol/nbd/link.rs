@@ -1,0 +1,576 @@
+//! The task that owns a connection.
+//!
+//! Requests come through a queue, are sent as they come, and their replies are sorted by cookie.
+//! When the connection is lost the task connects again. Requests wait for that for the time of
+//! `reconnect-delay` and are then sent once more; after that time they fail at once until the
+//! connection is back.
+
+use super::address::NbdOptions;
+use super::stream::{NbdStream, handshake};
+use crate::storage::settle::Completer;
+use bytes::Bytes;
+use futures_util::task::AtomicWaker;
+use sectora_core::io::{Segment, Segments};
+use sectora_core::nbd::Channel;
+use sectora_core::nbd::client::{Context, ExportInfo, Greeted};
+use sectora_core::nbd::layout::{MAX_PAYLOAD, TransmissionFlags, command};
+use sectora_core::nbd::message::{ChunkBody, Mode, ReplyHeader, Request, error_kind};
+use sectora_core::sync::Mutex;
+use sectora_core::{Error, ErrorKind, Result};
+use slab::Slab;
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+/// So many requests are on their way at the same time; others wait here.
+const MAX_IN_FLIGHT: usize = 256;
+/// No further request is put behind more bytes than this that wait to be sent.
+const MAX_WAITING: usize = 4 << 20;
+/// The most pieces that the reply to one read comes in.
+const MAX_PIECES: usize = 1 << 17;
+/// The longest pause between two attempts to connect.
+const LONGEST_PAUSE: Duration = Duration::from_secs(16);
+
+/// What a request comes to.
+#[derive(Debug)]
+pub(super) enum Reply {
+    Done,
+    Data(Segments),
+    Status(Vec<(u64, u64)>),
+}
+
+/// A request and who waits for it.
+pub(super) struct Command {
+    pub(super) request: Request,
+    pub(super) payload: Segments,
+    pub(super) done: Completer<Result<Reply>>,
+}
+
+enum State {
+    /// Requests are sent, or wait for a connection.
+    Open,
+    /// There is no connection; requests fail with these words.
+    Down(String),
+    /// The device was dropped.
+    Closed,
+}
+
+struct Queue {
+    commands: VecDeque<Command>,
+    state: State,
+}
+
+/// What the device and the task share.
+pub(super) struct Shared {
+    queue: Mutex<Queue>,
+    waker: AtomicWaker,
+    /// Writes were confirmed that no flush covers.
+    pub(super) dirty: AtomicBool,
+    /// Such writes may be lost: the server went away with them, or a flush failed.
+    pub(super) lost: AtomicBool,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Shared")
+    }
+}
+
+impl Shared {
+    pub(super) fn new() -> Self {
+        let queue = Queue { commands: VecDeque::new(), state: State::Open };
+        Self {
+            queue: Mutex::new(queue),
+            waker: AtomicWaker::new(),
+            dirty: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn submit(&self, command: Command) {
+        let mut queue = self.queue.lock();
+        match &queue.state {
+            State::Open => {
+                queue.commands.push_back(command);
+                drop(queue);
+                self.waker.wake();
+            }
+            State::Down(why) => {
+                let error = Error::io(why.clone());
+                drop(queue);
+                command.done.complete(Err(error));
+            }
+            State::Closed => {
+                drop(queue);
+                command.done.complete(Err(Error::bug("a request to a device that was dropped")));
+            }
+        }
+    }
+
+    pub(super) fn close(&self) {
+        self.queue.lock().state = State::Closed;
+        self.waker.wake();
+    }
+
+    fn is_closed(&self) -> bool {
+        matches!(self.queue.lock().state, State::Closed)
+    }
+
+    /// Fails all that waits, and what comes, until the connection is back.
+    fn go_down(&self, why: &str) {
+        let mut queue = self.queue.lock();
+        if let State::Open = queue.state {
+            queue.state = State::Down(why.to_owned());
+        }
+        let failed = std::mem::take(&mut queue.commands);
+        drop(queue);
+        for command in failed {
+            command.done.complete(Err(Error::io(why.to_owned())));
+        }
+    }
+
+    fn come_up(&self) {
+        let mut queue = self.queue.lock();
+        if let State::Down(_) = queue.state {
+            queue.state = State::Open;
+        }
+    }
+}
+
+/// A connection in its transmission phase.
+#[derive(Debug)]
+pub(super) struct Connected {
+    channel: Channel<NbdStream>,
+    pub(super) info: ExportInfo,
+    pub(super) mode: Mode,
+    /// The context that status is taken from.
+    pub(super) context: Option<Context>,
+}
+
+/// Connects, once.
+pub(super) async fn establish(options: &NbdOptions) -> Result<Connected> {
+    let mut client = match handshake(options).await? {
+        Greeted::Newstyle(client) => client,
+        Greeted::Oldstyle(channel, info) if options.export.is_empty() => {
+            return Ok(Connected { channel, info, mode: Mode::Simple, context: None });
+        }
+        Greeted::Oldstyle(..) => {
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                "Server does not support non-empty export names",
+            ));
+        }
+    };
+    let mode = client.choose_mode(Mode::Extended).await?;
+    let wanted =
+        options.x_dirty_bitmap.as_deref().unwrap_or(sectora_core::nbd::layout::BASE_ALLOCATION);
+    let context = match mode {
+        Mode::Simple => None,
+        _ => {
+            let mut contexts = client.set_contexts(&options.export, &[wanted]).await?;
+            contexts.retain(|context| context.name == wanted);
+            contexts.pop()
+        }
+    };
+    if let (Some(wanted), None) = (&options.x_dirty_bitmap, &context) {
+        return Err(Error::new(
+            ErrorKind::NotFound,
+            format!("requested x-dirty-bitmap {wanted} not found"),
+        ));
+    }
+    let (channel, info) = client.go(&options.export).await?;
+    Ok(Connected { channel, info, mode, context })
+}
+
+/// A request on its way.
+struct InFlight {
+    command: Command,
+    cookie: u64,
+    pieces: Vec<(u64, Segment)>,
+    covered: u64,
+    status: Option<Vec<(u64, u64)>>,
+    error: Option<Error>,
+}
+
+struct Link {
+    shared: Arc<Shared>,
+    connected: Connected,
+    in_flight: Slab<InFlight>,
+    sequence: u64,
+    header: Option<ReplyHeader>,
+}
+
+/// Serves the queue until the device is dropped.
+pub(super) async fn run(shared: Arc<Shared>, connected: Connected, options: NbdOptions) {
+    let info = connected.info.clone();
+    let context = connected.context.clone();
+    let mut link = Link { shared, connected, in_flight: Slab::new(), sequence: 0, header: None };
+    loop {
+        let error = match poll_fn(|cx| link.poll(cx)).await {
+            Ok(()) => {
+                link.take_leave().await;
+                return;
+            }
+            Err(error) => error,
+        };
+        let why = format!("the connection to '{}' is lost: {error}", options.server);
+        let shared = link.shared.clone();
+        if shared.dirty.load(Ordering::SeqCst) && options.reconnect_delay.is_zero() {
+            shared.lost.store(true, Ordering::SeqCst);
+        }
+        // They go first again, in the order in which they came.
+        let mut again: Vec<_> = link.in_flight.drain().collect();
+        again.sort_by_key(|one| one.cookie);
+        {
+            let mut queue = shared.queue.lock();
+            for one in again.into_iter().rev() {
+                queue.commands.push_front(one.command);
+            }
+        }
+        match reconnect(&shared, &options, &why).await {
+            Some(connected)
+                if connected.info.size == info.size
+                    && connected.info.flags == info.flags
+                    && connected.context.is_some() == context.is_some() =>
+            {
+                shared.come_up();
+                link =
+                    Link { shared, connected, in_flight: Slab::new(), sequence: 0, header: None };
+            }
+            Some(_) => {
+                shared.go_down(&format!(
+                    "the export '{}' of '{}' is another one than before the connection was lost",
+                    options.export, options.server
+                ));
+                return;
+            }
+            None => return,
+        }
+    }
+}
+
+/// Connects again; `None` where the device was dropped meanwhile.
+async fn reconnect(shared: &Arc<Shared>, options: &NbdOptions, why: &str) -> Option<Connected> {
+    let deadline = Instant::now() + options.reconnect_delay;
+    let mut pause = Duration::from_millis(100);
+    let mut waits = true;
+    loop {
+        if waits && Instant::now() >= deadline {
+            shared.go_down(why);
+            waits = false;
+        }
+        if shared.is_closed() {
+            shared.go_down(why);
+            return None;
+        }
+        let attempt = establish(options);
+        let next = match waits {
+            true => timeout_at(deadline, attempt).await.ok(),
+            false => Some(attempt.await),
+        };
+        match next {
+            Some(Ok(connected)) => return Some(connected),
+            Some(Err(_)) => {
+                let until = Instant::now() + pause;
+                let until = if waits { until.min(deadline) } else { until };
+                until_closed(shared, until).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+            None => {}
+        }
+    }
+}
+
+/// Waits for a moment, or for the end of the device.
+async fn until_closed(shared: &Shared, until: Instant) {
+    let mut pause = std::pin::pin!(sleep_until(until));
+    poll_fn(|cx| {
+        shared.waker.register(cx.waker());
+        match shared.is_closed() {
+            true => Poll::Ready(()),
+            false => pause.as_mut().poll(cx),
+        }
+    })
+    .await;
+}
+
+fn violation(what: String) -> Error {
+    Error::corrupt(what).in_format("nbd")
+}
+
+impl Link {
+    /// Tells the server that nothing more comes. What goes wrong with that does not matter.
+    async fn take_leave(&mut self) {
+        let request = Request {
+            flags: Default::default(),
+            command: command::DISC,
+            cookie: 0,
+            offset: 0,
+            len: 0,
+        };
+        self.connected.channel.put_request(&request, self.connected.mode);
+        let _ = self.connected.channel.close().await;
+    }
+
+    fn poll(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Result<()>> {
+        self.shared.waker.register(cx.waker());
+        loop {
+            let closed = self.send_commands();
+            let sent = self.connected.channel.poll_send(cx)?;
+            self.poll_replies(cx)?;
+            if closed && self.in_flight.is_empty() && sent.is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            if sent.is_pending() || !self.has_room() || self.shared.queue.lock().commands.is_empty()
+            {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.in_flight.len() < MAX_IN_FLIGHT && self.connected.channel.waiting() < MAX_WAITING
+    }
+
+    /// Puts requests behind what waits to be sent. True where no more will come.
+    fn send_commands(&mut self) -> bool {
+        while self.has_room() {
+            let mut queue = self.shared.queue.lock();
+            let Some(mut command) = queue.commands.pop_front() else {
+                return matches!(queue.state, State::Closed);
+            };
+            drop(queue);
+            // Nobody waits any more, and the server does not know of it.
+            if command.done.is_abandoned() {
+                continue;
+            }
+            let entry = self.in_flight.vacant_entry();
+            self.sequence += 1;
+            let cookie = self.sequence << 16 | entry.key() as u64;
+            command.request.cookie = cookie;
+            let channel = &mut self.connected.channel;
+            channel.put_request(&command.request, self.connected.mode);
+            channel.put_data(&command.payload);
+            entry.insert(InFlight {
+                command,
+                cookie,
+                pieces: Vec::new(),
+                covered: 0,
+                status: None,
+                error: None,
+            });
+        }
+        false
+    }
+
+    fn key(&self, cookie: u64) -> Result<usize> {
+        // The lower half of what was put together there.
+        let key = (cookie & 0xffff) as usize;
+        match self.in_flight.get(key) {
+            Some(one) if one.cookie == cookie => Ok(key),
+            _ => Err(violation(format!("a reply to {cookie:#x}, which was not asked"))),
+        }
+    }
+
+    /// Takes in replies until there are no more bytes.
+    fn poll_replies(&mut self, cx: &mut std::task::Context<'_>) -> Result<()> {
+        let mode = self.connected.mode;
+        loop {
+            let header = match self.header {
+                Some(header) => header,
+                None => {
+                    let channel = &mut self.connected.channel;
+                    let mut wanted = 16;
+                    let (header, len) = loop {
+                        match channel.poll_fill(cx, wanted)? {
+                            Poll::Pending => return Ok(()),
+                            Poll::Ready(false) => {
+                                return Err(Error::io("the server closed the connection"));
+                            }
+                            Poll::Ready(true) => {}
+                        }
+                        match ReplyHeader::decode(mode, channel.arrived())? {
+                            Some(found) => break found,
+                            None => wanted = channel.arrived().len() + 1,
+                        }
+                    };
+                    drop(channel.take(len));
+                    self.begin(&header)?;
+                    *self.header.insert(header)
+                }
+            };
+            let len = self.payload_len(&header)?;
+            match self.connected.channel.poll_fill(cx, len)? {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(false) => return Err(Error::io("the server closed the connection")),
+                Poll::Ready(true) => {}
+            }
+            let payload = self.connected.channel.take(len).freeze();
+            self.header = None;
+            self.take_in(&header, payload)?;
+        }
+    }
+
+    /// Checks a header before its payload is read.
+    fn begin(&self, header: &ReplyHeader) -> Result<()> {
+        match *header {
+            ReplyHeader::Simple { error, cookie } => {
+                let request = &self.in_flight[self.key(cookie)?].command.request;
+                let structured = matches!(request.command, command::READ | command::BLOCK_STATUS);
+                if error == 0 && structured && self.connected.mode == Mode::Structured {
+                    return Err(violation("a simple reply to a request for data".to_owned()));
+                }
+            }
+            ReplyHeader::Chunk { cookie, .. } => {
+                self.key(cookie)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn payload_len(&self, header: &ReplyHeader) -> Result<usize> {
+        match *header {
+            ReplyHeader::Chunk { len, .. } => Ok(len),
+            ReplyHeader::Simple { error, cookie } => {
+                let request = &self.in_flight[self.key(cookie)?].command.request;
+                // A read is never longer than what fits.
+                let read = error == 0 && request.command == command::READ;
+                Ok(if read { request.len.min(MAX_PAYLOAD) as usize } else { 0 })
+            }
+        }
+    }
+
+    /// Takes in a whole reply or chunk.
+    fn take_in(&mut self, header: &ReplyHeader, payload: Bytes) -> Result<()> {
+        let (done, key) = match *header {
+            ReplyHeader::Simple { error, cookie } => {
+                let key = self.key(cookie)?;
+                let one = &mut self.in_flight[key];
+                if error != 0 {
+                    one.error = Some(failed(error, ""));
+                } else if !payload.is_empty() {
+                    one.covered = payload.len() as u64;
+                    one.pieces.push((one.command.request.offset, Segment::Data(payload)));
+                }
+                (true, key)
+            }
+            ReplyHeader::Chunk { done, kind, cookie, .. } => {
+                let key = self.key(cookie)?;
+                self.in_flight[key].chunk(kind, &payload, self.connected.context.as_ref())?;
+                (done, key)
+            }
+        };
+        if done {
+            let one = self.in_flight.remove(key);
+            let changes = matches!(
+                one.command.request.command,
+                command::WRITE | command::WRITE_ZEROES | command::TRIM
+            );
+            let (command, result) = one.finish()?;
+            if changes && result.is_ok() {
+                self.shared.dirty.store(true, Ordering::SeqCst);
+            }
+            command.done.complete(result);
+        }
+        Ok(())
+    }
+}
+
+/// An error that the server told.
+fn failed(number: u32, message: &str) -> Error {
+    let (kind, words) = error_kind(number);
+    match message.is_empty() {
+        true => Error::new(kind, words),
+        false => Error::new(kind, format!("{words} (server reported: {message})")),
+    }
+}
+
+impl InFlight {
+    fn chunk(&mut self, kind: u16, payload: &Bytes, context: Option<&Context>) -> Result<()> {
+        let request = &self.command.request;
+        let end = request.offset + request.len;
+        let inside = |offset: u64, len: u64| {
+            offset >= request.offset && offset.checked_add(len).is_some_and(|e| e <= end)
+        };
+        let body = ChunkBody::decode(kind, payload)?;
+        let (offset, piece) = match (body, request.command) {
+            (ChunkBody::None, _) => return Ok(()),
+            (ChunkBody::Error { error, message }, _) => {
+                self.error.get_or_insert_with(|| failed(error, &message));
+                return Ok(());
+            }
+            (ChunkBody::Data { offset }, command::READ) => {
+                (offset, Segment::Data(payload.slice(8..)))
+            }
+            (ChunkBody::Hole { offset, len }, command::READ) => (offset, Segment::Zero(len)),
+            (ChunkBody::Status { context: id, extents }, command::BLOCK_STATUS) => {
+                if context.is_none_or(|context| context.id != id) || self.status.is_some() {
+                    return Err(violation(format!("a status in context {id}, not asked for")));
+                }
+                self.status = Some(extents);
+                return Ok(());
+            }
+            _ => return Err(violation(format!("a chunk of type {kind} to another request"))),
+        };
+        self.covered = self.covered.saturating_add(piece.len());
+        if !inside(offset, piece.len())
+            || self.covered > request.len
+            || self.pieces.len() >= MAX_PIECES
+        {
+            return Err(violation(format!(
+                "{offset:#x}+{:#x} in reply to a read of {:#x}+{:#x}",
+                piece.len(),
+                request.offset,
+                request.len
+            )));
+        }
+        self.pieces.push((offset, piece));
+        Ok(())
+    }
+
+    /// The result for whoever waits, or an error for which the connection has to end.
+    fn finish(mut self) -> Result<(Command, Result<Reply>)> {
+        if let Some(error) = self.error.take() {
+            return Ok((self.command, Err(error)));
+        }
+        let request = self.command.request;
+        let reply = match request.command {
+            command::READ => {
+                self.pieces.sort_by_key(|(offset, _)| *offset);
+                let mut data = Segments::new();
+                for (offset, piece) in self.pieces {
+                    if offset != request.offset + data.len() {
+                        return Err(violation(format!(
+                            "data at {offset:#x} overlaps or lacks some"
+                        )));
+                    }
+                    data.push(piece);
+                }
+                if data.len() != request.len {
+                    return Err(violation(format!(
+                        "{:#x} bytes in reply to a read of {:#x}",
+                        data.len(),
+                        request.len
+                    )));
+                }
+                Reply::Data(data)
+            }
+            command::BLOCK_STATUS => match self.status.take() {
+                Some(extents) => Reply::Status(extents),
+                None => return Err(violation("no status in reply to a request for it".to_owned())),
+            },
+            _ => Reply::Done,
+        };
+        Ok((self.command, Ok(reply)))
+    }
+}
+
+/// True where the server told of flag `flag`.
+pub(super) fn can(info: &ExportInfo, flag: TransmissionFlags) -> bool {
+    info.flags.contains(TransmissionFlags::HAS_FLAGS) && info.flags.contains(flag)
+}
