@@ -1,7 +1,9 @@
 //! What an image is: the schema's `ImageInfo` and `BlockGraphInfo`.
 
 use crate::format::detect::{MAX_CHAIN, too_long};
-use crate::format::{Backing, BackingRef, DataSource, Env, FormatName, Layer, OpenOptions, open};
+use crate::format::{
+    Backing, BackingRef, DataSource, Env, FormatName, KeySource, Layer, OpenOptions, open,
+};
 use crate::io::{Access, Device, Reference, ReferenceKind, combine_path};
 use crate::qapi::{
     BlockChildInfo, BlockGraphInfo, BlockNodeInfo, ImageInfo, ImageInfoSpecific,
@@ -83,6 +85,7 @@ pub async fn info_chain(
             )));
         }
         (options.backing, options.data_file) = (Backing::Ignore, DataSource::Ignore);
+        options.key = KeySource::Ignore;
         let layer = open(env, file, &filename, options)
             .await
             .map_err(|e| e.context(format!("could not open '{filename}'")))?;

@@ -46,8 +46,9 @@ pub(super) fn run(args: Args) -> Outcome {
     block_on(Threads::One, |runtime| {
         let host = Host::new(runtime, &given.host, given.force_share);
         async move {
-            let image =
-                host.open(filename, Opening::to_read(given.format.as_deref(), cache)).await?;
+            let image = host
+                .open(filename, Opening { cache, ..Opening::to_look_at(given.format.as_deref()) })
+                .await?;
             let found = match check(&image, &no_progress).await {
                 Ok(found) => found,
                 Err(e) => return Err(Failure::from(e).context("Check failed")),

@@ -4,10 +4,13 @@
 
 use super::args::{Cache, HostArgs};
 use super::failure::{Failure, Outcome};
+use super::objects::Objects;
 use super::signal;
 use crate::runtime::NativeRuntime;
 use crate::storage::{Aio, Claim, FileDevice, FileOpener, Locking};
-use sectora_core::format::{Backing, DataSource, Env, FormatName, Layer, OpenOptions, open};
+use sectora_core::format::{
+    Backing, DataSource, Env, FormatName, KeySource, Layer, OpenOptions, open,
+};
 use sectora_core::io::{Access, Runtime, Unrestricted};
 use std::future::Future;
 use std::sync::Arc;
@@ -49,6 +52,8 @@ where
 #[derive(Clone)]
 pub(super) struct Host {
     pub(super) runtime: Arc<dyn Runtime>,
+    /// What `--object` made.
+    pub(super) objects: Objects,
     aio: Aio,
     locking: Locking,
 }
@@ -62,6 +67,8 @@ pub(super) struct Opening<'a> {
     pub(super) access: Access,
     /// Neither backing file nor data file is opened.
     pub(super) metadata_only: bool,
+    /// The key of an encrypted image.
+    pub(super) key: KeySource,
     /// Others may write to a raw image that is only looked at, as they may to a disk.
     pub(super) shares_raw: bool,
 }
@@ -69,7 +76,19 @@ pub(super) struct Opening<'a> {
 impl<'a> Opening<'a> {
     /// To be read.
     pub(super) fn to_read(format: Option<&'a str>, cache: Cache) -> Self {
-        Self { format, cache, access: Access::ReadOnly, metadata_only: false, shares_raw: true }
+        Self {
+            format,
+            cache,
+            access: Access::ReadOnly,
+            metadata_only: false,
+            key: KeySource::None,
+            shares_raw: true,
+        }
+    }
+
+    /// To be looked at, not read: encrypted images need no key.
+    pub(super) fn to_look_at(format: Option<&'a str>) -> Self {
+        Self { key: KeySource::Ignore, ..Self::to_read(format, Cache::default()) }
     }
 }
 
@@ -77,7 +96,7 @@ impl Host {
     /// The host of a command with these arguments. `share`: others may use the images meanwhile.
     pub(super) fn new(runtime: Arc<dyn Runtime>, args: &HostArgs, share: bool) -> Self {
         let locking = if share { Locking::Share } else { Locking::Auto };
-        Self { runtime, aio: args.aio.into(), locking }
+        Self { runtime, objects: args.objects(), aio: args.aio.into(), locking }
     }
 
     /// Opens files as this command does.
@@ -107,8 +126,9 @@ impl Host {
             true => (Backing::Ignore, DataSource::Ignore),
             false => (Backing::Follow, DataSource::Follow),
         };
-        let access = how.access;
-        let options = OpenOptions { format, access, backing, data_file, ..OpenOptions::default() };
+        let (access, key) = (how.access, how.key);
+        let options =
+            OpenOptions { format, access, backing, data_file, key, ..OpenOptions::default() };
         let device: Arc<FileDevice> = file.clone();
         let layer = open(&self.env(how.cache), device, name, options).await.map_err(failed)?;
         if how.shares_raw && layer.driver().name() == "raw" {

@@ -7,6 +7,7 @@
 //! | module | what it holds |
 //! | --- | --- |
 //! | `args` | options that several verbs have, and their values |
+//! | `objects` | secrets, which options name by their IDs |
 //! | `host` | the runtime of one command, and how it opens images |
 //! | `failure` | errors as texts and exit codes |
 //! | `output` | everything that is printed |
@@ -27,6 +28,7 @@ mod host;
 mod info;
 mod map;
 mod measure;
+mod objects;
 mod output;
 mod progress;
 mod sample;

@@ -12,6 +12,7 @@
 //! | `order` | write-back: what must be durable before what |
 //! | `claims` | who may use which range |
 //! | `snapshot`, `bitmap` | tables of snapshots and bitmaps, read |
+//! | `encryption` | keys, key slots, the LUKS header's place |
 //! | `check` | consistency check |
 //! | `create`, `measure`, `stream` | new images |
 
@@ -21,6 +22,7 @@ mod cache;
 mod check;
 mod claims;
 mod create;
+mod encryption;
 pub(super) mod header;
 mod info;
 mod layout;
@@ -37,16 +39,21 @@ mod stream;
 mod tests;
 mod write;
 
-pub use create::{CreateOptions, DataFileOptions, Version, create};
+pub use create::{
+    CreateOptions, DataFileOptions, EncryptionMethod, EncryptionOptions, Version, create,
+};
 pub use measure::{Measured, measure, measure_bitmaps};
 pub use stream::{StreamOptions, stream};
 
 pub(super) use open::open;
 
 use super::{
-    CheckReport, Child, Driver, FormatInfo, Geometry, Mapping, Reservation, Token, ZeroPlan,
+    CheckReport, Child, Driver, Encryption, FormatInfo, Geometry, Mapping, Reservation, Token,
+    ZeroPlan,
 };
-use crate::io::{BoxFuture, Capabilities, Device, Preallocation, ZeroFlags};
+use crate::crypto::Secret;
+use crate::crypto::luks::AmendOptions;
+use crate::io::{BoxFuture, Capabilities, Device, Preallocation, Runtime, ZeroFlags};
 use crate::sync::{Mutex, RwLock};
 use crate::{Error, Result};
 use ::alloc::boxed::Box;
@@ -56,17 +63,24 @@ use ::alloc::vec::Vec;
 use alloc::{AllocLock, Reftable, ReftablePlace};
 use cache::TableCache;
 use claims::{Limbo, RangeLocks};
+use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 use header::{CryptMethod, Header};
 use layout::Autoclear;
 use snapshot::Snapshot;
 
 /// An opened qcow2 image.
-#[derive(Debug)]
 pub struct Qcow2 {
+    runtime: Arc<dyn Runtime>,
     file: Device,
     data: Option<Device>,
     header: Header,
+    /// How raw clusters are encrypted, where they are.
+    encryption: Option<Encryption>,
+    /// What it was opened with: the default for changing key slots.
+    secret: Option<Secret>,
+    /// Serialises changes of key slots.
+    slots_lock: async_lock::Mutex<()>,
     cluster_bits: u32,
     refcount_order: u32,
     extended_l2: bool,
@@ -94,6 +108,12 @@ pub struct Qcow2 {
     holes: async_lock::OnceCell<bool>,
     /// A metadata write or flush failed: nothing is written any more.
     poisoned: AtomicBool,
+}
+
+impl fmt::Debug for Qcow2 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Qcow2").field("header", &self.header).finish_non_exhaustive()
+    }
 }
 
 /// The L1 table in memory.
@@ -161,16 +181,12 @@ impl Qcow2 {
         Ok(())
     }
 
-    fn refuse_encrypted(&self) -> Result<()> {
-        let method = match self.header.crypt {
-            CryptMethod::None => return Ok(()),
-            CryptMethod::Aes => "AES",
-            CryptMethod::Luks { .. } => "LUKS",
-        };
-        Err(Error::unsupported(::alloc::format!(
-            "the image is encrypted ({method}); its data cannot be read or written yet"
-        ))
-        .in_format("qcow2"))
+    /// Nothing is written to an encrypted image that was opened without its key.
+    fn refuse_locked(&self) -> Result<()> {
+        match &self.encryption {
+            Some(encryption) => encryption.cipher().map(drop),
+            None => Ok(()),
+        }
     }
 }
 
@@ -204,6 +220,14 @@ impl Driver for Qcow2 {
             all |= Capabilities::COMPRESSED;
         }
         all
+    }
+
+    fn encryption(&self) -> Option<&Encryption> {
+        self.encryption.as_ref()
+    }
+
+    fn amend_encryption<'a>(&'a self, options: &'a AmendOptions) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.amend_slots(options))
     }
 
     fn refines_extents(&self) -> BoxFuture<'_, Result<bool>> {

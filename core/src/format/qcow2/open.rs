@@ -29,6 +29,7 @@ pub(in crate::format) async fn open(
     if writable {
         refuse_unsafe_writing(&header, filename)?;
     }
+    let (encryption, secret) = super::encryption::unlock(env, file, &header, options).await?;
     let data = open_data_file(env, &header, filename, options).await?;
     let (snapshots, snapshot_table) = snapshot::read_table(file, &header).await?;
     let snapshot = match &options.snapshot {
@@ -71,7 +72,11 @@ pub(in crate::format) async fn open(
             .in_format("qcow2"));
     }
     let driver = Qcow2 {
+        runtime: env.runtime.clone(),
         file: file.clone(),
+        encryption,
+        secret,
+        slots_lock: async_lock::Mutex::new(()),
         data: data.as_ref().map(|d| d.device.clone()),
         cluster_bits: header.cluster_bits,
         refcount_order: header.refcount_order,
