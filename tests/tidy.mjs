@@ -40,6 +40,7 @@ const FORMAT_EXTRAS = {
   qcow2: [
     "bitmap.rs", // persistent dirty bitmaps
     "cache.rs", // cached tables
+    "encryption.rs", // keys, key slots and where the LUKS header is
     "claims.rs", // ranges that requests in flight hold
     "marks.rs", // the features that say how far an image can be trusted
     "empty.rs", // giving up all guest data

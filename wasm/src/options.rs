@@ -103,6 +103,7 @@ impl NewOptions {
         };
         let backing = self.backing.as_ref();
         Ok(qcow2::CreateOptions {
+            encryption: None,
             size,
             version,
             cluster_size: self.cluster_size.unwrap_or(default.cluster_size),

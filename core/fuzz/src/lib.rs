@@ -5,6 +5,7 @@
 //! in an otherwise sound image, so that all of them end in the parser they are for.
 
 use sectora_core::codec::{self, Compression};
+use sectora_core::crypto::luks::{Header, Limits, SLOT_COUNT, Step, Unlock};
 use sectora_core::format::{Env, FormatName, Layer, OpenOptions, open, qcow2};
 use sectora_core::image::{self, no_progress};
 use sectora_core::io::testing::SimRuntime;
@@ -22,13 +23,14 @@ pub mod nbd;
 pub type Target = fn(&[u8]);
 
 /// All targets by name.
-pub const TARGETS: [(&str, Target); 10] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("header", header),
     ("extensions", extensions),
     ("snapshot_table", snapshot_table),
     ("bitmap_directory", bitmap_directory),
     ("l2_entries", l2_entries),
     ("compressed_cluster", compressed_cluster),
+    ("luks_header", luks_header),
     ("open_read_check", open_read_check),
     ("ops_against_model", ops_against_model),
     ("nbd_client", nbd::client),
@@ -71,6 +73,41 @@ fn small(spare: usize) -> Vec<u8> {
     image
 }
 
+/// A sound LUKS header whose only key opens with nothing.
+fn luks_seed() -> Vec<u8> {
+    let mut header = vec![0; 592];
+    put(&mut header, 0, b"LUKS\xba\xbe\0\x01aes");
+    put(&mut header, 40, b"xts-plain64");
+    put(&mut header, 72, b"sha256");
+    put(&mut header, 104, &4040u32.to_be_bytes());
+    put(&mut header, 108, &64u32.to_be_bytes());
+    put(&mut header, 164, &1000u32.to_be_bytes());
+    for slot in 0..8u32 {
+        let at = 208 + 48 * slot as usize;
+        let state: u32 = if slot == 0 { 0x00ac_71f3 } else { 0xdead };
+        put(&mut header, at, &state.to_be_bytes());
+        put(&mut header, at + 4, &1000u32.to_be_bytes());
+        put(&mut header, at + 40, &(8 + 504 * slot).to_be_bytes());
+        put(&mut header, at + 44, &4000u32.to_be_bytes());
+    }
+    header
+}
+
+/// A LUKS header: what is accepted is written as it was read, and unlocking it ends.
+pub fn luks_header(bytes: &[u8]) {
+    let Ok(header) = Header::parse(bytes) else { return };
+    // The UUID is only shown: of one that is no text the readable part is kept.
+    let again = Header::parse(&header.emit()).expect("what was written");
+    assert_eq!(Header { uuid: header.uuid.clone(), ..again }, header);
+    assert_eq!(header.describe().slots.len(), SLOT_COUNT);
+    let active = header.slots.iter().position(|slot| slot.active);
+    let material = active.map(|slot| (slot, vec![0x5a; header.material_len()]));
+    let limits = Limits { max_hashes: 10_000 };
+    let unlock = Unlock::new(header, material.into_iter().collect(), "passphrase".into(), limits);
+    let mut unlock = unlock.expect("material of the right length");
+    while let Ok(Step::More | Step::Found(..)) = unlock.step() {}
+}
+
 /// What the runs of a target begin with, by name: small inputs that reach what there is.
 pub fn seeds(target: &str) -> Vec<Vec<u8>> {
     let image = small(CLUSTER);
@@ -86,6 +123,7 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
             let format = b"\xe2\x79\x2a\xca\0\0\0\x03raw\0\0\0\0\0".to_vec();
             vec![names, bitmaps, format]
         }
+        "luks_header" => vec![luks_seed()],
         "snapshot_table" => {
             let mut entry = vec![0; 64];
             put(&mut entry, 0, &(L1 as u64).to_be_bytes());

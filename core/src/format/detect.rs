@@ -1,7 +1,7 @@
 //! Detection and dispatch: the one place that knows all formats.
 
 use super::layer::DataFile;
-use super::{Backing, BackingRef, Driver, Env, Layer, OpenOptions};
+use super::{Backing, BackingRef, Driver, Env, KeySource, Layer, OpenOptions};
 use crate::io::{Access, Capabilities, Device, DeviceExt, Reference, ReferenceKind};
 use crate::{Error, Result};
 use alloc::boxed::Box;
@@ -188,7 +188,10 @@ async fn open_chain(
     };
     let opened = match format {
         #[cfg(feature = "raw")]
-        FormatName::Raw => super::raw::open(&file, options.raw)?,
+        FormatName::Raw => {
+            options.key.refuse_for_plain()?;
+            super::raw::open(&file, options.raw)?
+        }
         #[cfg(feature = "qcow2")]
         FormatName::Qcow2 => super::qcow2::open(env, &file, filename, &options).await?,
         other => {
@@ -202,7 +205,14 @@ async fn open_chain(
     };
     let backing = match (options.backing, opened.backing) {
         (Backing::Given(layer), _) => Some(layer),
-        (Backing::Follow, Some(wanted)) => Some(open_backing(env, filename, wanted, chain).await?),
+        (Backing::Follow, Some(wanted)) => {
+            // A key is for one image; not to need one is for all of them.
+            let key = match options.key {
+                KeySource::Ignore => KeySource::Ignore,
+                _ => KeySource::None,
+            };
+            Some(open_backing(env, filename, wanted, key, chain).await?)
+        }
         _ => None,
     };
     Ok(Arc::new(Layer {
@@ -223,6 +233,7 @@ async fn open_backing(
     env: &Env,
     referrer: &str,
     wanted: BackingRef,
+    key: KeySource,
     chain: &mut Vec<String>,
 ) -> Result<Arc<Layer>> {
     if chain.len() >= MAX_CHAIN {
@@ -246,7 +257,7 @@ async fn open_backing(
         )));
     }
     let format = wanted.format.as_deref().map(FormatName::from_str).transpose()?;
-    let options = OpenOptions { format, ..OpenOptions::default() };
+    let options = OpenOptions { format, key, ..OpenOptions::default() };
     Box::pin(open_chain(env, found.device, &found.filename, options, chain)).await
 }
 

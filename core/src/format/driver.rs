@@ -1,7 +1,9 @@
 //! What a format is to the engine: maps, reservations and commits.
 
+use super::Encryption;
 use super::report::{CheckReport, DriverEvent, Repair};
 use crate::codec::Compression;
+use crate::crypto::luks::AmendOptions;
 use crate::io::{BoxFuture, Capabilities, Hold, Preallocation, ZeroFlags};
 use crate::qapi::{ImageInfoSpecific, SnapshotInfo};
 use crate::{Error, Result};
@@ -214,6 +216,20 @@ pub trait Driver: Send + Sync + fmt::Debug {
 
     /// What it can do.
     fn capabilities(&self) -> Capabilities;
+
+    /// How the bytes of raw pieces are encrypted, where they are. Compressed units are not.
+    fn encryption(&self) -> Option<&Encryption> {
+        None
+    }
+
+    /// Changes the key slots of an encrypted image.
+    fn amend_encryption<'a>(&'a self, options: &'a AmendOptions) -> BoxFuture<'a, Result<()>> {
+        let _ = options;
+        let name = self.name();
+        Box::pin(
+            async move { Err(Error::unsupported("the image has no key slots").in_format(name)) },
+        )
+    }
 
     /// True where the status of raw pieces is to be refined by the status of the file below
     /// (holes in it read as zeroes). Asked when there are raw pieces to tell of.

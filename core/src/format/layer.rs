@@ -1,6 +1,6 @@
 //! A layer: an opened format over its devices, a device itself.
 
-use super::{Child, Driver, FormatName, Place, transfer};
+use super::{Child, Driver, FormatName, KeySource, Place, transfer};
 use crate::io::{
     Access, BlockDevice, BoxFuture, Capabilities, Device, DeviceInfo, Extent, ExtentFlags,
     HostRange, Limits, OpenPolicy, Preallocation, Runtime, Segments, WriteFlags, ZeroFlags,
@@ -86,6 +86,8 @@ pub struct OpenOptions {
     pub backing: Backing,
     /// The external data file.
     pub data_file: DataSource,
+    /// The key of an encrypted image.
+    pub key: KeySource,
     /// Read this internal snapshot (its id or name) instead of the active state.
     pub snapshot: Option<alloc::string::String>,
     /// Whether discards are carried out, or ignored. Zero writes give back no space where they are
@@ -112,6 +114,7 @@ impl Default for OpenOptions {
             access: Access::ReadOnly,
             backing: Backing::Follow,
             data_file: DataSource::Follow,
+            key: KeySource::None,
             snapshot: None,
             discard: true,
             detect_zeroes: DetectZeroes::Off,
@@ -230,15 +233,18 @@ impl Layer {
         let mut out: Vec<Extent> = Vec::new();
         let mapping = self.driver.map(start, len).await?;
         let raw = mapping.pieces.iter().any(|piece| matches!(piece.place, Place::Raw { .. }));
-        let refines = raw && self.driver.refines_extents().await?;
+        // Neither holes nor places mean anything to who cannot decrypt what is there.
+        let encrypted = self.driver.encryption().is_some();
+        let refines = raw && !encrypted && self.driver.refines_extents().await?;
         let mut at = start;
         for piece in &mapping.pieces {
             if out.len() >= MAX_EXTENTS {
                 break;
             }
             let extent = |flags, host| Extent { start: at, len: piece.len, flags, depth: 0, host };
-            let host =
-                |child: Child, offset| Some(HostRange { file: self.child_name(child), offset });
+            let host = |child: Child, offset| {
+                (!encrypted).then(|| HostRange { file: self.child_name(child), offset })
+            };
             match piece.place {
                 Place::Raw { child, offset } if refines => {
                     for e in self.refined(child, offset, at, piece.len).await? {

@@ -11,9 +11,11 @@
 
 pub mod detect;
 mod driver;
+mod encryption;
 mod layer;
 #[cfg(feature = "qcow2")]
 pub mod qcow2;
+mod ranges;
 #[cfg(feature = "raw")]
 pub mod raw;
 mod report;
@@ -24,5 +26,6 @@ pub use driver::{
     BackingRef, Child, Driver, FormatInfo, Geometry, Mapping, Piece, Place, Reservation, Target,
     Token, ZeroPlan,
 };
+pub use encryption::{Encryption, EncryptionFormat, Key, KeySource, Numbering};
 pub use layer::{Backing, DataFile, DataSource, DetectZeroes, Env, Layer, OpenOptions};
 pub use report::{CheckReport, DriverEvent, Finding, FindingKind, ImageCorrupted, Remedy, Repair};

@@ -75,11 +75,16 @@ async fn read_pieces(layer: &Layer, start: u64, pieces: &[Piece]) -> Result<Segm
 
 async fn read_piece(layer: &Layer, start: u64, piece: Piece) -> Result<Segments> {
     match piece.place {
-        Place::Raw { child, offset } => layer
-            .child(child)
-            .read_padded(offset, piece.len)
-            .await
-            .map_err(|e| e.context(format!("cannot read guest offset {start:#x}"))),
+        Place::Raw { child, offset } => {
+            let child = layer.child(child);
+            match layer.driver.encryption() {
+                None => child.read_padded(offset, piece.len).await,
+                Some(encryption) => {
+                    encryption.read(&layer.runtime, child, start, offset, piece.len).await
+                }
+            }
+            .map_err(|e| e.context(format!("cannot read guest offset {start:#x}")))
+        }
         Place::Zero { .. } => Ok(Segments::zero(piece.len)),
         Place::Compressed { .. } => read_units(layer, start, &[piece]).await,
         Place::Unallocated { .. } => {
@@ -164,6 +169,11 @@ async fn read_units(layer: &Layer, start: u64, pieces: &[Piece]) -> Result<Segme
 
 /// Writes `data` at guest offset `offset`.
 pub(super) async fn write(layer: &Layer, offset: u64, data: Segments) -> Result<()> {
+    let encryption = layer.driver.encryption();
+    let sectors = match encryption {
+        Some(encryption) => Some(encryption.lock(offset, data.len()).await),
+        None => None,
+    };
     let mut done = 0;
     while done < data.len() {
         let at = offset + done;
@@ -172,14 +182,21 @@ pub(super) async fn write(layer: &Layer, offset: u64, data: Segments) -> Result<
             return Err(no_progress(layer, at));
         }
         for target in &reservation.targets {
+            let target = &encryption.map_or(*target, |e| e.whole_sectors(*target));
             let mut bytes =
                 padded(layer, target, data.slice(target.start - offset, target.len)).await?;
+            if let Some(encryption) = encryption {
+                bytes = encryption.encrypt(&layer.runtime, target, bytes).await?;
+            }
+            if let Some(sectors) = &sectors {
+                bytes.hold(sectors.clone());
+            }
             if let Some(hold) = &reservation.hold {
                 bytes.hold(hold.clone());
             }
             let child = layer.child(target.child);
             let host = target.offset - target.before;
-            if bytes.is_zero() && bytes.len() >= MIN_HOST_ZERO {
+            if encryption.is_none() && bytes.is_zero() && bytes.len() >= MIN_HOST_ZERO {
                 child.write_zeroes(host, bytes.len(), ZeroFlags::empty()).await
             } else {
                 child.write(host, bytes, WriteFlags::empty()).await

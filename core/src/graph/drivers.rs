@@ -1,8 +1,9 @@
 //! The options that only one format has, as the schema names them.
 
+use super::open::Protocols;
 use super::options::Options;
 use crate::Result;
-use crate::format::{FormatName, OpenOptions};
+use crate::format::{FormatName, Key, KeySource, OpenOptions};
 
 /// Takes the options of `format` out of `options`. True where one of them decides what the image's
 /// contents are, so that the name of the file alone does not say it.
@@ -10,8 +11,11 @@ pub(super) fn take(
     format: FormatName,
     options: &mut Options,
     base: &mut OpenOptions,
+    protocols: &dyn Protocols,
 ) -> Result<bool> {
     match format {
+        #[cfg(feature = "qcow2")]
+        FormatName::Qcow2 => take_qcow2(options, base, protocols),
         #[cfg(feature = "raw")]
         FormatName::Raw => take_raw(options, base),
         _ => Ok(false),
@@ -25,4 +29,20 @@ fn take_raw(options: &mut Options, base: &mut OpenOptions) -> Result<bool> {
     base.raw.offset = offset.unwrap_or(0);
     base.raw.size = size;
     Ok(offset.is_some() || size.is_some())
+}
+
+/// `BlockdevOptionsQcow2`.
+#[cfg(feature = "qcow2")]
+fn take_qcow2(
+    options: &mut Options,
+    base: &mut OpenOptions,
+    protocols: &dyn Protocols,
+) -> Result<bool> {
+    base.lazy_refcounts = options.take_flag("lazy-refcounts")?.or(base.lazy_refcounts);
+    let format = options.take_text("encrypt.format");
+    let format = format.as_deref().map(str::parse).transpose()?;
+    if let Some(id) = options.take_text("encrypt.key-secret") {
+        base.key = KeySource::Given(Key { format, secret: protocols.secret(&id)? });
+    }
+    Ok(false)
 }

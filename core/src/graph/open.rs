@@ -2,9 +2,11 @@
 
 use super::drivers;
 use super::options::{ChildOptions, Options};
+use crate::crypto::Secret;
 use crate::format::{
     self, Backing, DataFile, DataSource, DetectZeroes, Env, FormatName, Layer, OpenOptions,
 };
+use crate::image::no_secret;
 use crate::io::{Access, BoxFuture, Device, Opened};
 use crate::{Error, ErrorKind, Result};
 use alloc::boxed::Box;
@@ -40,6 +42,14 @@ pub trait Protocols: Send + Sync {
     /// `Unsupported` for a protocol that this host does not have, `InvalidInput` for a name that
     /// its protocol does not understand.
     fn parse_filename(&self, filename: &str) -> Result<Options>;
+
+    /// The secret that options name by its id.
+    ///
+    /// # Errors
+    /// `NotFound` where there is none.
+    fn secret(&self, id: &str) -> Result<Secret> {
+        Err(no_secret(id))
+    }
 
     /// Opens what the options of a protocol driver describe, and takes from them what it
     /// understands.
@@ -128,7 +138,7 @@ impl Opener<'_> {
                 None => format::probe(&file.device).await?,
             };
             self.backing(&mut options, &mut base, &file, format, how, depth).await?;
-            let own = drivers::take(format, &mut options, &mut base)?;
+            let own = drivers::take(format, &mut options, &mut base, self.protocols)?;
             if let ChildOptions::Inline(below) = options.take_child("data-file")?
                 && !matches!(base.data_file, DataSource::Ignore)
             {

@@ -1,7 +1,9 @@
 //! What an image is: the schema's `ImageInfo` and `BlockGraphInfo`.
 
 use crate::format::detect::{MAX_CHAIN, too_long};
-use crate::format::{Backing, BackingRef, DataSource, Env, FormatName, Layer, OpenOptions, open};
+use crate::format::{
+    Backing, BackingRef, DataSource, Env, FormatName, KeySource, Layer, OpenOptions, open,
+};
 use crate::io::{Access, Device, Reference, ReferenceKind, combine_path};
 use crate::qapi::{
     BlockChildInfo, BlockGraphInfo, BlockNodeInfo, ImageInfo, ImageInfoSpecific,
@@ -105,6 +107,7 @@ pub async fn info_chain(env: &Env, top: Arc<Layer>) -> Result<Vec<BlockGraphInfo
             format: format.as_deref().map(FormatName::from_str).transpose()?,
             backing: Backing::Ignore,
             data_file: DataSource::Ignore,
+            key: KeySource::Ignore,
             ..OpenOptions::default()
         };
         layer = open(env, found.device, &filename, options)

@@ -4,7 +4,8 @@
 //! there means the same here. An option that is known but that this engine cannot fulfil is
 //! refused when it is used, never ignored.
 
-use super::NewImage;
+use super::encryption::encryption_options;
+use super::{NewImage, NoSecrets, Secrets};
 use crate::codec::Compression;
 use crate::format::qcow2::{self, DataFileOptions, Version};
 use crate::format::{BackingRef, FormatName, raw};
@@ -316,12 +317,21 @@ impl OptionSet {
         self.get(name) == Some("on")
     }
 
-    /// The new image that the options describe; its size is 0 where none was given.
+    /// [`image_with`](Self::image_with) where there are no secrets.
     ///
     /// # Errors
-    /// `InvalidInput` for values that the format does not have; `Unsupported` for what this engine
-    /// cannot do.
+    /// As there.
     pub fn image(&self) -> Result<NewImage> {
+        self.image_with(&NoSecrets)
+    }
+
+    /// The new image that the options describe; its size is 0 where none was given. `secrets` has
+    /// what options name by its ID.
+    ///
+    /// # Errors
+    /// `InvalidInput` for values that the format does not have, and secrets that there are not;
+    /// `Unsupported` for what this engine cannot do.
+    pub fn image_with(&self, secrets: &dyn Secrets) -> Result<NewImage> {
         if self.is_on("nocow") {
             return Err(Error::unsupported("nocow=on is not supported"));
         }
@@ -337,16 +347,11 @@ impl OptionSet {
                 }
                 Ok(NewImage::Raw(raw::CreateOptions { size, preallocation }))
             }
-            _ => Ok(NewImage::Qcow2(self.qcow2(size)?)),
+            _ => Ok(NewImage::Qcow2(self.qcow2(size, secrets)?)),
         }
     }
 
-    fn qcow2(&self, size: u64) -> Result<qcow2::CreateOptions> {
-        let encrypted =
-            |o: &CreateOption| o.name.starts_with("encrypt.") && self.get(o.name).is_some();
-        if self.is_on("encryption") || self.known.iter().any(encrypted) {
-            return Err(Error::unsupported("encrypted images are not supported yet"));
-        }
+    fn qcow2(&self, size: u64, secrets: &dyn Secrets) -> Result<qcow2::CreateOptions> {
         let version = match self.get("compat") {
             None | Some("1.1" | "v3") => Version::V3,
             Some("0.10" | "v2") => Version::V2,
@@ -379,6 +384,7 @@ impl OptionSet {
             preallocation: self.preallocation()?,
             backing,
             data_file,
+            encryption: encryption_options(|name| self.get(name), secrets)?,
         })
     }
 
@@ -496,8 +502,12 @@ mod tests {
             ("preallocation=x", "parameter 'preallocation' does not accept value 'x'"),
             ("backing_fmt=raw", "backing format cannot be used without backing file"),
             ("data_file_raw=on", "data-file-raw requires data-file"),
-            ("encryption=on", "not supported"),
-            ("encrypt.format=luks", "not supported"),
+            ("encrypt.format=foo", "Parameter 'format' does not accept value 'foo'"),
+            ("encrypt.key-secret=s", "Parameter 'encrypt.format' is missing"),
+            ("encrypt.format=luks,encrypt.key-secret=s", "No secret with id 's'"),
+            ("encrypt.format=luks,encrypt.cipher-alg=x", "Parameter 'cipher-alg' does not accept"),
+            ("encrypt.format=aes,encrypt.iter-time=1", "'encrypt.iter-time' is unexpected"),
+            ("encryption=on,encrypt.format=aes", "can't be used at the same time"),
             ("nocow=on", "not supported"),
             ("extent_size_hint=1M", "not supported"),
         ] {

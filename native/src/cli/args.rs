@@ -1,12 +1,14 @@
 //! Options that several verbs have, and what their values mean.
 
 use super::failure::Failure;
+use super::objects::Objects;
 use crate::storage::Aio;
 use clap::ValueEnum;
 use sectora_core::format::FormatName;
 use sectora_core::image::{OptionKind, OptionSet, SizeError, create_options, parse_size};
 use std::fmt::Write;
 use std::ops::RangeInclusive;
+use std::sync::OnceLock;
 
 /// How results are printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -48,8 +50,13 @@ pub(super) struct HostArgs {
     #[arg(long, value_name = "HOW", value_enum, default_value_t, hide_possible_values = false)]
     pub(super) aio: AioArg,
 
-    #[arg(long, value_name = "OBJDEF", hide = true, allow_hyphen_values = true)]
-    object: Option<String>,
+    /// A secret: secret,id=ID,data=TEXT or file=NAME, format=raw|base64, keyid=ID, iv=BASE64
+    #[arg(long, value_name = "OBJDEF", allow_hyphen_values = true)]
+    object: Vec<String>,
+
+    /// What `object` says, once it has been checked.
+    #[arg(skip)]
+    objects: OnceLock<Objects>,
 
     /// The image is named by options: driver=qcow2,file.filename=NAME,…
     #[arg(long, alias = "source-image-opts")]
@@ -90,10 +97,16 @@ impl ImageArgs {
 }
 
 impl HostArgs {
-    /// Refuses what is understood but not supported.
+    /// The objects; none before [`check`](Self::check).
+    pub(super) fn objects(&self) -> Objects {
+        self.objects.get().cloned().unwrap_or_default()
+    }
+
+    /// Makes the objects, and refuses what is understood but not supported.
     pub(super) fn check(&self) -> Result<(), Failure> {
-        if self.object.is_some() {
-            return Err(Failure::unsupported("--object"));
+        if self.objects.get().is_none() {
+            // Whoever comes first sets it.
+            let _ = self.objects.set(Objects::new(&self.object)?);
         }
         Ok(())
     }

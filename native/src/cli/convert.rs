@@ -266,8 +266,13 @@ impl Job<'_> {
             let named = |f: Failure| {
                 f.context(&format!("{}: error while converting {}", self.target, self.format))
             };
-            let new = NewTarget::new(self.host, self.target, options.image()?, self.target_cache)
-                .map_err(named)?;
+            let new = NewTarget::new(
+                self.host,
+                self.target,
+                options.image_with(&self.host.objects)?,
+                self.target_cache,
+            )
+            .map_err(named)?;
             new.create(self.host).await.map_err(named)?;
             self.write_new(&source, &new).await?;
             new.commit().await.map_err(named)
@@ -328,6 +333,10 @@ impl Job<'_> {
         if self.options.compress && self.format == FormatName::Raw {
             return Err(Failure::new("Compression not supported for this file format"));
         }
+        let encrypts = |name| options.get(name).is_some_and(|value| value != "off");
+        if self.options.compress && (encrypts("encryption") || encrypts("encrypt.format")) {
+            return Err(Failure::new("Compression and encryption not supported at the same time"));
+        }
         Ok(options)
     }
 
@@ -336,13 +345,14 @@ impl Job<'_> {
             format: Some(self.format),
             access: Access::ReadWrite,
             data_file: new.data_file().into(),
+            key: new.key(),
             ..OpenOptions::default()
         };
         let env = self.host.env(self.target_cache);
         let target = open(&env, new.file(), self.target, options).await;
         let target = target.map_err(|e| Failure::opening(self.target, &e))?;
-        let fresh = !new.is_in_place() || self.format != FormatName::Raw;
-        self.copy(source, target, ConvertOptions { target_is_zero: fresh, ..self.options }).await
+        let options = ConvertOptions { target_is_zero: new.is_zero(), ..self.options };
+        self.copy(source, target, options).await
     }
 
     async fn write_existing(&self, source: &Device) -> Result<(), Failure> {
@@ -421,7 +431,7 @@ impl Job<'_> {
         let mut sink = SequentialSink::stdout()?;
         let meter = self.meter();
         let tell = |done, total| meter.tell(done, total);
-        let image = options.image()?;
+        let image = options.image_with(&self.host.objects)?;
         let sparse = self.options.sparse_size;
         let result = image::stream(source, &image, sparse, &mut sink, &tell).await;
         meter.finish();

@@ -8,9 +8,9 @@ use super::failure::{Failure, Outcome};
 use super::host::{Host, Opening, Threads, block_on};
 use super::output::print;
 use crate::storage::{Create, FileOptions, Target, TargetOptions};
-use sectora_core::format::DataFile;
+use sectora_core::format::{DataFile, KeySource};
 use sectora_core::image::{NewImage, OptionSet, create};
-use sectora_core::io::{Access, BlockDevice, Device, combine_path};
+use sectora_core::io::{Access, BlockDevice, Device, Preallocation, combine_path};
 use std::sync::Arc;
 
 #[derive(Debug, clap::Args)]
@@ -125,7 +125,7 @@ async fn make(
     if !args.quiet {
         print(&format!("Formatting '{filename}', fmt={} {options}\n", options.format()))?;
     }
-    let new = NewTarget::new(host, filename, options.image()?, Cache::default())?;
+    let new = NewTarget::new(host, filename, options.image_with(&host.objects)?, Cache::default())?;
     new.create(host).await?;
     new.commit().await
 }
@@ -185,6 +185,28 @@ impl NewTarget {
             device: Arc::new(target.device().clone()),
             filename: filename.clone(),
         })
+    }
+
+    /// What opens the new image.
+    pub(super) fn key(&self) -> KeySource {
+        let secret = match &self.image {
+            NewImage::Qcow2(qcow2) => qcow2.encryption.as_ref().and_then(|e| e.secret.clone()),
+            _ => None,
+        };
+        secret.map_or(KeySource::None, |secret| KeySource::Given(secret.into()))
+    }
+
+    /// True where all of the new image reads as zeroes. Of what is encrypted only clusters that
+    /// are not there do: preallocated ones are decrypted, whatever is in them.
+    pub(super) fn is_zero(&self) -> bool {
+        match &self.image {
+            NewImage::Qcow2(qcow2) => {
+                let raw = qcow2.data_file.as_ref().is_some_and(|data| data.raw);
+                let mapped = raw || qcow2.preallocation != Preallocation::Off;
+                qcow2.encryption.is_none() || !mapped
+            }
+            _ => !self.is_in_place(),
+        }
     }
 
     /// True where nothing is known of what the files hold: they were there before.

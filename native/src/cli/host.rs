@@ -5,13 +5,14 @@
 use super::args::{Cache, HostArgs};
 use super::failure::{Failure, Outcome};
 use super::nodes::Nodes;
+use super::objects::Objects;
 use super::output::{complain, warn};
 use super::signal;
 use crate::protocol::{NameOpener, Remote};
 use crate::runtime::NativeRuntime;
 use crate::storage::{Aio, Claim, FileDevice, FileOpener, FileOptions, Locking};
 use sectora_core::format::{
-    Backing, DataSource, DriverEvent, Env, FormatName, Layer, OpenOptions, open,
+    Backing, DataSource, DriverEvent, Env, FormatName, KeySource, Layer, OpenOptions, open,
 };
 use sectora_core::graph::{self, Inherited, OptionValue, Options};
 use sectora_core::io::{Access, Device, Runtime, Unrestricted};
@@ -55,6 +56,8 @@ where
 #[derive(Clone)]
 pub(super) struct Host {
     pub(super) runtime: Arc<dyn Runtime>,
+    /// What `--object` made.
+    pub(super) objects: Objects,
     aio: Aio,
     locking: Locking,
     /// Images are named by options.
@@ -70,6 +73,8 @@ pub(super) struct Opening<'a> {
     pub(super) access: Access,
     /// Neither backing file nor data file is opened.
     pub(super) metadata_only: bool,
+    /// The key of an encrypted image.
+    pub(super) key: KeySource,
     /// Others may write to a raw image that is only looked at, as they may to a disk.
     pub(super) shares_raw: bool,
     /// Whether the name is a list of options; as the command says of its images where it is `None`.
@@ -86,16 +91,22 @@ impl<'a> Opening<'a> {
             cache,
             access: Access::ReadOnly,
             metadata_only: false,
+            key: KeySource::None,
             shares_raw: true,
             check: false,
             image_opts: None,
         }
     }
 
-    /// To be checked, and repaired where `repairs`.
+    /// To be looked at, not read: encrypted images need no key.
+    pub(super) fn to_look_at(format: Option<&'a str>) -> Self {
+        Self { key: KeySource::Ignore, ..Self::to_read(format, Cache::default()) }
+    }
+
+    /// To be checked, and repaired where `repairs`; encrypted images need no key.
     pub(super) fn to_check(format: Option<&'a str>, cache: Cache, repairs: bool) -> Self {
         let access = if repairs { Access::ReadWrite } else { Access::ReadOnly };
-        Self { access, check: true, ..Self::to_read(format, cache) }
+        Self { access, cache, check: true, ..Self::to_look_at(format) }
     }
 }
 
@@ -103,7 +114,13 @@ impl Host {
     /// The host of a command with these arguments. `share`: others may use the images meanwhile.
     pub(super) fn new(runtime: Arc<dyn Runtime>, args: &HostArgs, share: bool) -> Self {
         let locking = if share { Locking::Share } else { Locking::Auto };
-        Self { runtime, aio: args.aio.into(), locking, image_opts: args.image_opts }
+        Self {
+            runtime,
+            objects: args.objects(),
+            aio: args.aio.into(),
+            locking,
+            image_opts: args.image_opts,
+        }
     }
 
     /// The same with another way to run operations.
@@ -134,8 +151,14 @@ impl Host {
             false => (Backing::Follow, DataSource::Follow),
         };
         let (access, env) = (how.access, self.env(how.cache));
-        let check = how.check;
-        let base = OpenOptions { access, backing, data_file, check, ..OpenOptions::default() };
+        let base = OpenOptions {
+            access,
+            backing,
+            data_file,
+            check: how.check,
+            key: how.key,
+            ..OpenOptions::default()
+        };
         let image_opts = how.image_opts.unwrap_or(self.image_opts);
         if image_opts && how.format.is_some() {
             return Err(Failure::new("--image-opts and --format are mutually exclusive"));
@@ -144,7 +167,7 @@ impl Host {
         let failed = |e| Failure::opening(name, &e);
         let format: Option<FormatName> = how.format.map(str::parse).transpose().map_err(failed)?;
         let (layer, file) = if let Some(options) = self.options(name, format, image_opts)? {
-            let nodes = Nodes::new(self.opener(how.cache));
+            let nodes = Nodes::new(self.opener(how.cache), self.objects.clone());
             let inherited = Inherited {
                 access,
                 direct: how.cache.direct,

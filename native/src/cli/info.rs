@@ -45,7 +45,7 @@ pub(super) fn run(args: Args) -> Outcome {
 }
 
 async fn one(host: &Host, name: &str, format: Option<&str>) -> Result<BlockGraphInfo, Failure> {
-    let how = Opening { metadata_only: true, ..Opening::to_read(format, Cache::default()) };
+    let how = Opening { metadata_only: true, ..Opening::to_look_at(format) };
     let layer = host.open(name, how).await?;
     Ok(info(&layer).await?)
 }

@@ -1,6 +1,6 @@
 //! `map`: tells where an image's data is.
 
-use super::args::{Cache, ImageArgs, OutputFormat, bytes};
+use super::args::{ImageArgs, OutputFormat, bytes};
 use super::failure::{Failure, Outcome};
 use super::host::{Host, Opening, Threads, block_on};
 use super::output::print;
@@ -36,7 +36,7 @@ pub(super) fn run(args: Args) -> Outcome {
     block_on(Threads::One, |runtime| {
         let host = Host::new(runtime, &given.host, given.force_share);
         async move {
-            let how = Opening::to_read(given.format.as_deref(), Cache::default());
+            let how = Opening::to_look_at(given.format.as_deref());
             let image = host.open(filename, how).await?;
             match given.output {
                 OutputFormat::Human => human(image, start, len).await,

@@ -1,6 +1,6 @@
 //! `measure`: tells how large a new image will be.
 
-use super::args::{Cache, HostArgs, OutputFormat, bytes, option_help, option_set};
+use super::args::{HostArgs, OutputFormat, bytes, option_help, option_set};
 use super::args::{target_format, wants_option_help};
 use super::failure::{Failure, Outcome};
 use super::host::{Host, Opening, Threads, block_on};
@@ -86,13 +86,14 @@ pub(super) fn run(args: Args) -> Outcome {
             let sizes = match filename {
                 None => {
                     set_size(&mut options, size.unwrap_or(0))?;
-                    measure_new(&options.image()?)?
+                    measure_new(&options.image_with(&host.objects)?)?
                 }
                 Some(filename) => {
-                    let how = Opening::to_read(args.format.as_deref(), Cache::default());
+                    let how = Opening::to_look_at(args.format.as_deref());
                     let source = host.open(filename, how).await?;
                     set_size(&mut options, source.len())?;
-                    measure_source(&options.image()?, &source, &no_progress).await?
+                    measure_source(&options.image_with(&host.objects)?, &source, &no_progress)
+                        .await?
                 }
             };
             match args.output {

@@ -7,6 +7,7 @@
 //! | module | what it holds |
 //! | --- | --- |
 //! | `args` | options that several verbs have, and their values |
+//! | `objects` | secrets, which options name by their IDs |
 //! | `host` | the runtime of one command, and how it opens images |
 //! | `nodes` | images named by options |
 //! | `failure` | errors as texts and exit codes |
@@ -36,6 +37,7 @@ mod map;
 mod measure;
 mod nbd;
 mod nodes;
+mod objects;
 mod output;
 mod progress;
 mod rebase;

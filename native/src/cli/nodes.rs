@@ -1,10 +1,13 @@
 //! Images named by options: `--image-opts` and `json:` names.
 
 use super::args::AioArg;
+use super::objects::Objects;
 use crate::storage::{Aio, FileDevice, FileOpener, FileOptions, Locking};
 use clap::ValueEnum;
 use rustix::fs::{FileType, stat};
+use sectora_core::crypto::Secret;
 use sectora_core::graph::{Inherited, Options, Protocols};
+use sectora_core::image::Secrets;
 use sectora_core::io::{Access, BoxFuture, Opened, has_protocol};
 use sectora_core::{Error, Result};
 use std::sync::{Arc, Mutex};
@@ -13,6 +16,7 @@ use std::sync::{Arc, Mutex};
 #[derive(Debug)]
 pub(super) struct Nodes {
     files: FileOpener,
+    objects: Objects,
     opened: Mutex<Vec<Arc<FileDevice>>>,
 }
 
@@ -36,6 +40,10 @@ impl Protocols for Nodes {
         Ok(options)
     }
 
+    fn secret(&self, id: &str) -> Result<Secret> {
+        self.objects.secret(id)
+    }
+
     fn open<'a>(
         &'a self,
         driver: &'a str,
@@ -47,8 +55,8 @@ impl Protocols for Nodes {
 }
 
 impl Nodes {
-    pub(super) fn new(files: FileOpener) -> Self {
-        Self { files, opened: Mutex::default() }
+    pub(super) fn new(files: FileOpener, objects: Objects) -> Self {
+        Self { files, objects, opened: Mutex::default() }
     }
 
     /// The file at the bottom of the image, which is opened first.

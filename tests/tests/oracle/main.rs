@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout)]
 
 mod descriptions;
+mod encryption;
 
 use libtest_mimic::{Arguments, Trial};
 use sectora_core::codec::Compression;
@@ -23,10 +24,20 @@ use std::sync::Arc;
 
 fn main() {
     let skipped = !have_reference_tools("oracle");
-    let tests: [(&str, fn()); 3] = [
+    let tests: [(&str, fn()); 7] = [
         ("what_we_write_the_reference_reads", what_we_write_the_reference_reads),
         ("what_the_reference_writes_we_read", what_the_reference_writes_we_read),
         ("descriptions_are_the_references", descriptions::descriptions_are_the_references),
+        ("what_we_encrypt_the_reference_reads", encryption::what_we_encrypt_the_reference_reads),
+        (
+            "what_the_reference_encrypts_we_read_and_write",
+            encryption::what_the_reference_encrypts_we_read_and_write,
+        ),
+        (
+            "what_is_told_of_encrypted_images_is_the_references",
+            encryption::what_is_told_of_encrypted_images_is_the_references,
+        ),
+        ("key_slots_change_on_both_sides", encryption::key_slots_change_on_both_sides),
     ];
     let trials = tests
         .into_iter()

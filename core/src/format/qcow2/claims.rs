@@ -1,54 +1,12 @@
 //! Who may use which range: writers of the same guest cluster wait for each other, and freed host
 //! clusters wait for everybody who may still touch them.
 
+pub(super) use crate::format::ranges::{RangeGuard, RangeLocks};
 use crate::io::Hold;
 use crate::sync::Mutex;
 use alloc::collections::VecDeque;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use event_listener::Event;
-
-/// Guest ranges whose mapping is being changed.
-#[derive(Debug, Default)]
-pub(super) struct RangeLocks {
-    held: Mutex<Vec<(u64, u64)>>,
-    released: Event,
-}
-
-/// One held range; dropping it lets others in.
-#[derive(Debug)]
-pub(super) struct RangeGuard {
-    locks: Arc<RangeLocks>,
-    range: (u64, u64),
-}
-
-impl RangeLocks {
-    /// Waits until no other holder has a part of `[start, end)`, and takes it.
-    pub(super) async fn lock(self: &Arc<Self>, start: u64, end: u64) -> RangeGuard {
-        loop {
-            let listener = {
-                let mut held = self.held.lock();
-                if held.iter().all(|(s, e)| *e <= start || end <= *s) {
-                    held.push((start, end));
-                    return RangeGuard { locks: self.clone(), range: (start, end) };
-                }
-                self.released.listen()
-            };
-            listener.await;
-        }
-    }
-}
-
-impl Drop for RangeGuard {
-    fn drop(&mut self) {
-        let mut held = self.locks.held.lock();
-        if let Some(at) = held.iter().position(|range| *range == self.range) {
-            held.swap_remove(at);
-        }
-        drop(held);
-        self.locks.released.notify(usize::MAX);
-    }
-}
 
 /// A run of host clusters, each to lose one reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,8 +8,10 @@ use super::header::{CryptMethod, Header};
 use super::layout::{Autoclear, Compatible, Incompatible, SECTOR, limits};
 use super::refcount;
 use crate::codec::Compression;
+use crate::crypto::{Secret, luks};
+use crate::format::encryption::missing_key;
 use crate::format::layer::DataFile;
-use crate::format::{Backing, BackingRef, Env, FormatName, OpenOptions, open};
+use crate::format::{Backing, BackingRef, Env, FormatName, Key, KeySource, OpenOptions, open};
 use crate::io::{
     Access, BlockDevice, Deny, Device, DeviceExt, Preallocation, Runtime, Segments, WriteFlags,
     ZeroFlags,
@@ -53,6 +55,37 @@ pub struct CreateOptions {
     pub backing: Option<BackingRef>,
     /// The external data file, and whether it must stay a raw image.
     pub data_file: Option<DataFileOptions>,
+    /// How it is encrypted.
+    pub encryption: Option<EncryptionOptions>,
+}
+
+/// How a new image is encrypted (`encrypt.*`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EncryptionOptions {
+    /// The kind of encryption.
+    pub method: EncryptionMethod,
+    /// The passphrase. An image cannot be made without; how large it would be can be told, except
+    /// with LUKS, as QEMU's tools have it.
+    pub secret: Option<Secret>,
+}
+
+/// The kinds of encryption of a new image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EncryptionMethod {
+    /// `encrypt.format=aes`.
+    Aes,
+    /// `encrypt.format=luks`.
+    Luks(luks::CreateOptions),
+}
+
+impl EncryptionOptions {
+    /// Clusters that the encryption header takes.
+    fn clusters(&self, cluster: u64) -> u64 {
+        match &self.method {
+            EncryptionMethod::Aes => 0,
+            EncryptionMethod::Luks(options) => options.header_len().div_ceil(cluster),
+        }
+    }
 }
 
 /// An external data file for a new image.
@@ -77,6 +110,7 @@ impl Default for CreateOptions {
             preallocation: Preallocation::Off,
             backing: None,
             data_file: None,
+            encryption: None,
         }
     }
 }
@@ -141,6 +175,14 @@ impl CreateOptions {
                 ));
             }
         }
+        if let Some(EncryptionOptions { method: EncryptionMethod::Luks(options), secret }) =
+            &self.encryption
+        {
+            if secret.is_none() {
+                return Err(missing_key());
+            }
+            options.check()?;
+        }
         let entries = self.l1_entries()?;
         if entries * 8 > limits::MAX_L1_BYTES {
             return Err(invalid(format!(
@@ -158,6 +200,11 @@ impl CreateOptions {
             return Ok(bits);
         }
         Err(invalid("cluster size must be a power of two between 512 and 2048k"))
+    }
+
+    /// Clusters that the encryption header takes.
+    pub(super) fn encryption_clusters(&self) -> u64 {
+        self.encryption.as_ref().map_or(0, |e| e.clusters(self.cluster_size.into()))
     }
 
     fn l2_entry_bits(&self) -> u32 {
@@ -185,7 +232,14 @@ impl CreateOptions {
             version: if v3 { 3 } else { 2 },
             cluster_bits: self.cluster_bits()?,
             size: self.size.next_multiple_of(SECTOR),
-            crypt: CryptMethod::None,
+            crypt: match self.encryption.as_ref().map(|e| &e.method) {
+                None => CryptMethod::None,
+                Some(EncryptionMethod::Aes) => CryptMethod::Aes,
+                // Where it lies is known later.
+                Some(EncryptionMethod::Luks(options)) => {
+                    CryptMethod::Luks { offset: 0, len: options.header_len() }
+                }
+            },
             l1_size: u32::try_from(self.l1_entries()?).map_err(|_| invalid("L1 table size"))?,
             l1_offset: 0,
             reftable_offset: 0,
@@ -230,21 +284,35 @@ pub async fn create(
     if data_file.is_some() != options.data_file.is_some() {
         return Err(invalid("a data file was given without its name, or the other way round"));
     }
+    if options.encryption.as_ref().is_some_and(|e| e.secret.is_none()) {
+        return Err(missing_key());
+    }
     let mut header = options.header()?;
-    let layout = Layout::new(&header);
+    let layout = Layout::new(&header, options.encryption_clusters());
     header.reftable_offset = layout.reftable << header.cluster_bits;
     header.reftable_clusters =
         u32::try_from(layout.reftable_clusters).map_err(|_| invalid("refcount table size"))?;
     header.l1_offset = layout.l1 << header.cluster_bits;
 
+    // What takes long comes before what cannot be taken back.
+    let container = super::encryption::new_container(runtime, options).await?;
+    let mut end = header.l1_offset + u64::from(header.l1_size) * 8;
+    if let CryptMethod::Luks { offset, len } = &mut header.crypt {
+        *offset = end.next_multiple_of(1 << header.cluster_bits);
+        end = *offset + *len;
+    }
+
     file.make_empty().await?;
     for (offset, bytes) in layout.tables(&header) {
         file.write(offset, bytes.into(), WriteFlags::empty()).await?;
     }
-    let l1_bytes = u64::from(header.l1_size) * 8;
-    // Growing gives zeroes: an empty L1 table.
-    let end = header.l1_offset + l1_bytes.next_multiple_of(SECTOR);
-    file.set_len(end, Preallocation::Off).await?;
+    // Growing gives zeroes: an empty L1 table, empty key slots.
+    file.set_len(end.next_multiple_of(SECTOR), Preallocation::Off).await?;
+    if let CryptMethod::Luks { offset, .. } = header.crypt {
+        for (at, bytes) in container {
+            file.write(offset + at, bytes.into(), WriteFlags::empty()).await?;
+        }
+    }
     // A header that a crash leaves behind must not point to tables that it has taken.
     file.flush().await?;
     file.write(0, header.emit()?.into(), WriteFlags::empty()).await?;
@@ -280,6 +348,11 @@ async fn preallocate(
         access: Access::ReadWrite,
         backing: Backing::Ignore,
         data_file: data_file.map(data).into(),
+        key: options
+            .encryption
+            .as_ref()
+            .and_then(|e| e.secret.clone())
+            .map_or(KeySource::None, |secret| KeySource::Given(Key::from(secret))),
         ..OpenOptions::default()
     };
     let layer = open(&env, file.clone(), "new image", open_options).await?;
@@ -338,15 +411,17 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// Header, refcount table, as many refcount blocks as describe all of these, L1 table.
-    fn new(header: &Header) -> Self {
+    /// Header, refcount table, as many refcount blocks as describe all of these, L1 table,
+    /// encryption header.
+    fn new(header: &Header, encryption_clusters: u64) -> Self {
         let l1_clusters = (u64::from(header.l1_size) * 8).div_ceil(1 << header.cluster_bits);
-        Self::with(header, 1 + l1_clusters, l1_clusters)
+        let behind = l1_clusters + encryption_clusters;
+        Self::with(header, 1 + behind, behind)
     }
 
-    /// The layout whose refcounts cover `others` clusters besides themselves, `l1_clusters` of
-    /// which follow the refcount blocks directly.
-    pub(super) fn with(header: &Header, others: u64, l1_clusters: u64) -> Self {
+    /// The layout whose refcounts cover `others` clusters besides themselves, `behind` of which
+    /// follow the refcount blocks directly, the L1 table first.
+    pub(super) fn with(header: &Header, others: u64, behind: u64) -> Self {
         let cluster = 1u64 << header.cluster_bits;
         let per_block = refcount::entries(1 << header.cluster_bits, header.refcount_order) as u64;
         let (mut table, mut blocks) = (1, 1);
@@ -368,7 +443,7 @@ impl Layout {
             refblocks,
             refblock_count: blocks,
             l1,
-            used: (l1 + l1_clusters).max(others + table + blocks),
+            used: (l1 + behind).max(others + table + blocks),
         }
     }
 

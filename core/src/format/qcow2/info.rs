@@ -6,9 +6,7 @@ use super::header::CryptMethod;
 use super::layout::{Compatible, Incompatible};
 use crate::Result;
 use crate::codec::Compression;
-use crate::crypto::luks;
 use crate::format::FormatInfo;
-use crate::io::DeviceExt;
 use crate::qapi::{
     ImageInfoSpecific, ImageInfoSpecificQCow2, ImageInfoSpecificQCow2Encryption, Qcow2BitmapInfo,
     Qcow2BitmapInfoFlags, Qcow2CompressionType,
@@ -52,10 +50,9 @@ impl Qcow2 {
         match self.header.crypt {
             CryptMethod::None => Ok(None),
             CryptMethod::Aes => Ok(Some(ImageInfoSpecificQCow2Encryption::Aes)),
-            CryptMethod::Luks { offset, .. } => {
-                let bytes = self.file.read_padded(offset, luks::HEADER_LEN as u64).await?;
-                let info = luks::describe(&bytes.to_bytes()).map_err(|e| e.at(offset))?;
-                Ok(Some(ImageInfoSpecificQCow2Encryption::Luks(info)))
+            CryptMethod::Luks { offset, len } => {
+                let header = super::encryption::read_header(&self.file, offset, len).await?;
+                Ok(Some(ImageInfoSpecificQCow2Encryption::Luks(header.describe())))
             }
         }
     }

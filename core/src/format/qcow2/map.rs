@@ -175,7 +175,7 @@ impl Qcow2 {
     }
 
     pub(super) async fn map_range(&self, start: u64, len: u64) -> Result<Mapping> {
-        self.refuse_encrypted()?;
+        self.refuse_unusable()?;
         let end = start + len;
         let mut mapping =
             Mapping { hold: self.writable.then(|| self.limbo.hold()), ..Mapping::default() };

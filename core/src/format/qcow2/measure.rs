@@ -30,8 +30,9 @@ pub fn measure(options: &CreateOptions, data: u64) -> Result<Measured> {
     let l1_clusters = (l2_tables * 8).div_ceil(cluster);
     // With a data file the guest's clusters are elsewhere.
     let inside = if options.data_file.is_some() { 0 } else { clusters };
-    let layout = Layout::with(&header, 1 + l1_clusters + l2_tables + inside, l1_clusters);
-    let metadata = 1 + l1_clusters + l2_tables + layout.reftable_clusters + layout.refblock_count;
+    let fixed = 1 + l1_clusters + l2_tables + options.encryption_clusters();
+    let layout = Layout::with(&header, fixed + inside, l1_clusters);
+    let metadata = fixed + layout.reftable_clusters + layout.refblock_count;
     let metadata = metadata * cluster;
     let fully_allocated = metadata + inside * cluster;
     let required = match options.preallocation {

@@ -16,6 +16,7 @@
 //! | `snapshot`, `bitmap` | tables of snapshots and bitmaps, read |
 //! | `check` | consistency check and repair |
 //! | `marks` | the features *dirty* and *corrupt* |
+//! | `encryption` | keys, key slots, the LUKS header's place |
 //! | `create`, `measure`, `stream` | new images |
 
 mod alloc;
@@ -25,6 +26,7 @@ mod check;
 mod claims;
 mod create;
 mod empty;
+mod encryption;
 pub(super) mod header;
 mod info;
 mod layout;
@@ -43,17 +45,21 @@ mod stream;
 mod tests;
 mod write;
 
-pub use create::{CreateOptions, DataFileOptions, Version, create};
+pub use create::{
+    CreateOptions, DataFileOptions, EncryptionMethod, EncryptionOptions, Version, create,
+};
 pub use measure::{Measured, measure, measure_bitmaps};
 pub use stream::{StreamOptions, stream};
 
 pub(super) use open::open;
 
 use super::{
-    BackingRef, CheckReport, Child, Driver, DriverEvent, FormatInfo, Geometry, Mapping, Repair,
-    Reservation, Token, ZeroPlan,
+    BackingRef, CheckReport, Child, Driver, DriverEvent, Encryption, FormatInfo, Geometry, Mapping,
+    Repair, Reservation, Token, ZeroPlan,
 };
-use crate::io::{BoxFuture, Capabilities, Device, Preallocation, ZeroFlags};
+use crate::crypto::Secret;
+use crate::crypto::luks::AmendOptions;
+use crate::io::{BoxFuture, Capabilities, Device, Preallocation, Runtime, ZeroFlags};
 use crate::sync::{Mutex, RwLock};
 use crate::{Error, Result};
 use ::alloc::boxed::Box;
@@ -63,17 +69,24 @@ use ::alloc::vec::Vec;
 use alloc::{AllocLock, Reftable, ReftablePlace};
 use cache::TableCache;
 use claims::{Limbo, RangeLocks};
+use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
-use header::{CryptMethod, Header};
+use header::Header;
 use layout::{Autoclear, Incompatible};
 use snapshot::Snapshot;
 
 /// An opened qcow2 image.
-#[derive(Debug)]
 pub struct Qcow2 {
+    runtime: Arc<dyn Runtime>,
     file: Device,
     data: Option<Device>,
     header: Header,
+    /// How raw clusters are encrypted, where they are.
+    encryption: Option<Encryption>,
+    /// What it was opened with: the default for changing key slots.
+    secret: Option<Secret>,
+    /// Serialises changes of key slots.
+    slots_lock: async_lock::Mutex<()>,
     cluster_bits: u32,
     refcount_order: u32,
     extended_l2: bool,
@@ -114,6 +127,12 @@ pub struct Qcow2 {
     /// Damage was met; whether it was fatal.
     seen_corrupt: Mutex<Option<bool>>,
     events: Mutex<Vec<DriverEvent>>,
+}
+
+impl fmt::Debug for Qcow2 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Qcow2").field("header", &self.header).finish_non_exhaustive()
+    }
 }
 
 /// The L1 table in memory.
@@ -181,20 +200,24 @@ impl Qcow2 {
         Ok(())
     }
 
-    fn refuse_encrypted(&self) -> Result<()> {
-        if self.for_check {
-            let what = "the image was opened to be checked; open it again to use it";
-            return Err(Error::invalid(what).in_format("qcow2"));
+    /// An image that was opened to be checked gives no data and takes none.
+    fn refuse_unusable(&self) -> Result<()> {
+        match self.for_check {
+            false => Ok(()),
+            true => {
+                Err(Error::invalid("the image was opened to be checked; open it again to use it")
+                    .in_format("qcow2"))
+            }
         }
-        let method = match self.header.crypt {
-            CryptMethod::None => return Ok(()),
-            CryptMethod::Aes => "AES",
-            CryptMethod::Luks { .. } => "LUKS",
-        };
-        Err(Error::unsupported(::alloc::format!(
-            "the image is encrypted ({method}); its data cannot be read or written yet"
-        ))
-        .in_format("qcow2"))
+    }
+
+    /// Nothing is written to an encrypted image that was opened without its key.
+    fn refuse_locked(&self) -> Result<()> {
+        self.refuse_unusable()?;
+        match &self.encryption {
+            Some(encryption) => encryption.cipher().map(drop),
+            None => Ok(()),
+        }
     }
 }
 
@@ -228,6 +251,14 @@ impl Driver for Qcow2 {
             all |= Capabilities::COMPRESSED;
         }
         all
+    }
+
+    fn encryption(&self) -> Option<&Encryption> {
+        self.encryption.as_ref()
+    }
+
+    fn amend_encryption<'a>(&'a self, options: &'a AmendOptions) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.amend_slots(options))
     }
 
     fn refines_extents(&self) -> BoxFuture<'_, Result<bool>> {

@@ -34,6 +34,7 @@ pub(in crate::format) async fn open(
             "Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level",
         ));
     }
+    let (encryption, secret) = super::encryption::unlock(env, file, &header, options).await?;
     let data = open_data_file(env, &header, filename, options).await?;
     let (mut snapshots, mut snapshot_table) = match snapshot::read_table(file, &header).await {
         Ok(found) => found,
@@ -91,7 +92,11 @@ pub(in crate::format) async fn open(
             .in_format("qcow2"));
     }
     let driver = Qcow2 {
+        runtime: env.runtime.clone(),
         file: file.clone(),
+        encryption,
+        secret,
+        slots_lock: async_lock::Mutex::new(()),
         data: data.as_ref().map(|d| d.device.clone()),
         cluster_bits: header.cluster_bits,
         refcount_order: header.refcount_order,

@@ -218,7 +218,7 @@ impl Qcow2 {
         if self.prepared.load(Ordering::Acquire) {
             return Ok(());
         }
-        self.refuse_encrypted()?;
+        self.refuse_locked()?;
         let mut touched = self.touched.lock().await;
         if *touched {
             return Ok(());

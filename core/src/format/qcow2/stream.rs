@@ -81,6 +81,9 @@ pub async fn stream(
             Error::invalid("a stream has no data file and no preallocation").in_format("qcow2")
         );
     }
+    if create.encryption.is_some() {
+        return Err(Error::unsupported("a stream that is encrypted").in_format("qcow2"));
+    }
     if create.size < source.len() {
         return Err(Error::invalid("the image is smaller than its source").in_format("qcow2"));
     }

@@ -3,7 +3,7 @@
 use super::super::layout::{self as l, header};
 use super::env;
 use crate::Result;
-use crate::format::{FormatName, Layer, OpenOptions, open};
+use crate::format::{FormatName, KeySource, Layer, OpenOptions, open};
 use crate::io::testing::SimRuntime;
 use crate::io::{Access, Device, MemoryDevice};
 use alloc::sync::Arc;
@@ -122,7 +122,18 @@ pub(super) async fn open_file(
     file: Device,
     access: Access,
 ) -> Result<Arc<Layer>> {
+    open_file_with(runtime, file, access, KeySource::None).await
+}
+
+/// The same, with what there is to say about its key.
+pub(super) async fn open_file_with(
+    runtime: &SimRuntime,
+    file: Device,
+    access: Access,
+    key: KeySource,
+) -> Result<Arc<Layer>> {
     let other: Device = Arc::new(MemoryDevice::new(SIZE));
-    let options = OpenOptions { format: Some(FormatName::Qcow2), access, ..OpenOptions::default() };
+    let format = Some(FormatName::Qcow2);
+    let options = OpenOptions { format, access, key, ..OpenOptions::default() };
     open(&env(runtime, &other), file, "image", options).await
 }

@@ -6,10 +6,14 @@
 //! endless loop, more calls or bytes than the file explains, or an error of kind `Bug`.
 
 use super::super::layout::{self as l, Autoclear, Incompatible, extension, header as h};
-use super::builder::{CLUSTER, DATA, Image, L1, L2, REFBLOCK, REFTABLE, SIZE, SPARE, open_file};
+use super::builder::{
+    CLUSTER, DATA, Image, L1, L2, REFBLOCK, REFTABLE, SIZE, SPARE, open_file, open_file_with,
+};
 use super::disks::Disk;
 use super::{env, rounds};
-use crate::format::{Backing, FindingKind, FormatName, Layer, OpenOptions, Repair, open};
+use crate::format::{
+    Backing, FindingKind, FormatName, KeySource, Layer, OpenOptions, Repair, open,
+};
 use crate::image::{self, ConvertOptions, NewImage, no_progress};
 use crate::io::testing::{CallKinds, CountDevice, Rng, SimRuntime};
 use crate::io::{
@@ -46,7 +50,7 @@ fn tolerate<T>(name: &str, what: &str, result: Result<T>) -> Option<T> {
 /// Does to an image whatever can be done to one. Gives whether it opened.
 async fn use_up(runtime: &SimRuntime, name: &str, bytes: &MemoryDevice) -> bool {
     let file = Arc::new(CountDevice::new(Arc::new(bytes.fork())));
-    let opened = open_file(runtime, file.clone(), Access::ReadOnly).await;
+    let opened = open_file_with(runtime, file.clone(), Access::ReadOnly, KeySource::Ignore).await;
     let read = match tolerate(name, "open", opened) {
         Some(layer) => {
             look(runtime, name, &layer).await;
