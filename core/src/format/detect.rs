@@ -205,8 +205,10 @@ async fn open_chain(
         (Backing::Follow, Some(wanted)) => Some(open_backing(env, filename, wanted, chain).await?),
         _ => None,
     };
+    let bitmaps = opened.driver.bitmaps().unwrap_or_default();
     Ok(Arc::new(Layer {
         driver: opened.driver,
+        bitmaps,
         data: opened.data,
         backing,
         filename: Arc::from(filename),

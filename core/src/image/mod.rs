@@ -4,6 +4,7 @@
 //! operation writes only to the devices it is given; making the result appear under its final
 //! name is the host's last step.
 
+mod bitmap;
 mod check;
 mod compare;
 mod convert;
@@ -15,6 +16,7 @@ mod options;
 #[cfg(test)]
 mod tests;
 
+pub use bitmap::{BitmapAction, bitmap};
 pub use check::{Check, check};
 pub use compare::{CompareOptions, Difference, compare};
 pub use convert::{ConvertOptions, convert, stream};

@@ -326,7 +326,7 @@ impl Check<'_> {
 
     async fn check_bitmaps(&mut self) -> Result<()> {
         let image = self.image;
-        let Some(extension) = image.header.bitmaps else { return Ok(()) };
+        let Some(extension) = image.bitmap_directory() else { return Ok(()) };
         let bitmaps = match image.read_bitmaps().await {
             Ok(bitmaps) => bitmaps,
             Err(e) => {

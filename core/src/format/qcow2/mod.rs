@@ -11,7 +11,8 @@
 //! | `cache` | L2 tables and refcount blocks in memory |
 //! | `order` | write-back: what must be durable before what |
 //! | `claims` | who may use which range |
-//! | `snapshot`, `bitmap` | tables of snapshots and bitmaps, read |
+//! | `snapshot` | table of snapshots, read |
+//! | `bitmap` | persistent bitmaps: loaded, marked, stored |
 //! | `check` | consistency check |
 //! | `create`, `measure`, `stream` | new images |
 
@@ -46,6 +47,7 @@ pub(super) use open::open;
 use super::{
     CheckReport, Child, Driver, FormatInfo, Geometry, Mapping, Reservation, Token, ZeroPlan,
 };
+use crate::bitmap::{BitmapSet, DirtyBitmap};
 use crate::io::{BoxFuture, Capabilities, Device, Preallocation, ZeroFlags};
 use crate::sync::{Mutex, RwLock};
 use crate::{Error, Result};
@@ -54,6 +56,7 @@ use ::alloc::collections::BTreeSet;
 use ::alloc::sync::Arc;
 use ::alloc::vec::Vec;
 use alloc::{AllocLock, Reftable, ReftablePlace};
+use bitmap::Persistent;
 use cache::TableCache;
 use claims::{Limbo, RangeLocks};
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -94,6 +97,7 @@ pub struct Qcow2 {
     holes: async_lock::OnceCell<bool>,
     /// A metadata write or flush failed: nothing is written any more.
     poisoned: AtomicBool,
+    bitmaps: Persistent,
 }
 
 /// The L1 table in memory.
@@ -250,7 +254,27 @@ impl Driver for Qcow2 {
         size: u64,
         preallocation: Preallocation,
     ) -> BoxFuture<'_, Result<()>> {
-        Box::pin(self.resize(size, preallocation))
+        Box::pin(async move {
+            // The stored ones are of the old length.
+            {
+                let _touched = self.touched.lock().await;
+                self.refuse_poisoned()?;
+                self.poison_on_error(self.mark_bitmaps(true).await)?;
+            }
+            self.resize(size, preallocation).await
+        })
+    }
+
+    fn bitmaps(&self) -> Option<Arc<BitmapSet>> {
+        Some(self.bitmaps.set.clone())
+    }
+
+    fn load_bitmaps(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(Self::load_bitmaps(self))
+    }
+
+    fn can_store_bitmap(&self, bitmap: &DirtyBitmap) -> Result<()> {
+        Self::can_store_bitmap(self, bitmap)
     }
 
     fn describe(&self) -> BoxFuture<'_, Result<FormatInfo>> {

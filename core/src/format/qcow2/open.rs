@@ -1,5 +1,6 @@
 //! Opening: every check of the header against the file, before anything is used.
 
+use super::bitmap::Persistent;
 use super::cache::TableCache;
 use super::claims::{Limbo, RangeLocks};
 use super::header::Header;
@@ -93,8 +94,12 @@ pub(in crate::format) async fn open(
         prepared: AtomicBool::new(false),
         holes: async_lock::OnceCell::new(),
         poisoned: AtomicBool::new(false),
+        bitmaps: Persistent::new(&header, snapshot.is_some()),
         header,
     };
+    if writable {
+        driver.load_bitmaps().await?;
+    }
     Ok(OpenedFormat { driver: Box::new(driver), data, backing })
 }
 
@@ -139,12 +144,6 @@ fn refuse_unsafe_writing(header: &Header, filename: &str) -> Result<()> {
         return refuse(Error::unsupported(format!(
             "'{filename}' was not closed cleanly and its refcounts need a repair, which is not \
              supported yet; it can be read"
-        )));
-    }
-    if header.bitmaps.is_some() && header.autoclear.contains(Autoclear::BITMAPS) {
-        return refuse(Error::unsupported(format!(
-            "'{filename}' has persistent bitmaps, which writing would make wrong; that is not \
-             supported yet"
         )));
     }
     if header.reftable_clusters == 0 {
