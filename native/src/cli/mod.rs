@@ -11,13 +11,14 @@
 //! | `failure` | errors as texts and exit codes |
 //! | `output` | everything that is printed |
 //! | `progress`, `signal` | how far a command is, and how it is stopped |
-//! | `info` … `compare` | one module a verb |
+//! | `bitmap` … `measure` | one module a verb |
 //! | `sample` | the built-in disk |
 //!
 //! Invariants: nothing here knows a format's layout; nothing but `output` and `progress` prints;
 //! what is not supported is refused, never ignored.
 
 mod args;
+mod bitmap;
 mod check;
 mod compare;
 mod convert;
@@ -132,6 +133,8 @@ struct Img {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Change the dirty bitmaps stored with an image
+    Bitmap(bitmap::Args),
     /// Look for damage in an image
     Check(check::Args),
     /// Compare the contents of two images
@@ -151,6 +154,7 @@ enum Verb {
 impl Verb {
     fn run(self) -> Outcome {
         match self {
+            Self::Bitmap(args) => bitmap::run(args),
             Self::Check(args) => check::run(args),
             Self::Compare(args) => compare::run(args),
             Self::Convert(args) => convert::run(args),

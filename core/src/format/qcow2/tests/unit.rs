@@ -451,7 +451,13 @@ fn writing_is_refused_where_it_could_do_harm() {
             "'image' was not closed cleanly",
             None,
         ),
-        ("persistent bitmaps", bitmaps, Unsupported, "persistent bitmaps", None),
+        (
+            "a bitmap directory that is none",
+            bitmaps,
+            Corrupt,
+            "bitmap directory: an entry of type 0",
+            Some(SPARE),
+        ),
         (
             "no refcount table",
             |i| _ = i.be32(h::REFTABLE_CLUSTERS, 0),
