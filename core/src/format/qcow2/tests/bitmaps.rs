@@ -2,11 +2,13 @@
 
 use super::super::{CreateOptions, Version, create};
 use super::{env, findings};
-use crate::Result;
 use crate::bitmap::DirtyBitmap;
 use crate::format::{FindingKind, FormatName, Layer, OpenOptions, open};
-use crate::io::testing::{CrashDevice, Rng, SimRuntime};
+use crate::io::testing::{
+    CallFilter, CallKinds, CrashDevice, Effect, Fault, FaultDevice, Rng, SimRuntime,
+};
 use crate::io::{Access, BlockDevice, Device, MemoryDevice, Preallocation, Runtime, WriteFlags};
+use crate::{ErrorKind, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -248,5 +250,44 @@ fn power_lost_at_any_call_leaves_no_bitmap_that_is_falsely_clean() {
             call += 1;
         }
         assert!(call > 10 && states[0] > 0 && states[1] > 0, "{call} calls, {states:?}");
+    });
+}
+
+#[test]
+fn any_call_that_fails_leaves_no_bitmap_that_is_falsely_clean() {
+    let runtime = SimRuntime::new(1);
+    runtime.block_on(async {
+        let (file, base) = prepared(&runtime).await;
+        let all = || Fault::new(ErrorKind::Io);
+        let writes = || all().on(CallFilter::of(CallKinds::WRITE));
+        let faults: [(&str, &dyn Fn() -> Fault); 3] = [
+            ("not done", &all),
+            ("half done", &|| writes().effect(Effect::Half)),
+            ("done all the same", &|| writes().effect(Effect::Whole)),
+        ];
+        for (kind, fault) in faults {
+            let mut call = 0;
+            loop {
+                let name = alloc::format!("call {call} {kind}");
+                let below: Device = Arc::new(file.fork());
+                let failing = Arc::new(FaultDevice::new(below.clone()));
+                failing.add(fault().nth(call));
+                let result = session(&runtime, failing.clone()).await;
+                let layer = open_image(&runtime, below.clone(), Access::ReadWrite).await;
+                let layer = layer.unwrap_or_else(|e| panic!("{name}: it does not open: {e}"));
+                verify(&name, &layer, &base).await;
+                layer.bitmaps().find("a").expect("never lost");
+                write(&layer, 0x6_0000, 100, 4).await.expect("writable");
+                layer.close().await.expect("closed");
+                let layer = open_image(&runtime, below, Access::ReadOnly).await.expect("opens");
+                verify(&name, &layer, &base).await;
+                if failing.failed() == 0 {
+                    result.expect("nothing has failed");
+                    break;
+                }
+                call += 1;
+            }
+            assert!(call > 5, "{kind}: {call} calls");
+        }
     });
 }
