@@ -38,7 +38,9 @@ const FORMAT_FILES = [
 /** What a format has besides, because others have nothing like it. */
 const FORMAT_EXTRAS = {
   qcow2: [
-    "bitmap.rs", // persistent dirty bitmaps
+    "bitmap/load.rs", // persistent dirty bitmaps: into memory
+    "bitmap/mod.rs", // their directory
+    "bitmap/store.rs", // marked in use, and written back
     "cache.rs", // cached tables
     "encryption.rs", // keys, key slots and where the LUKS header is
     "claims.rs", // ranges that requests in flight hold

@@ -8,6 +8,7 @@
 //! | module | what it holds |
 //! | --- | --- |
 //! | [`io`] | the device trait, buffers, extents, open policy, runtime, memory and middleware devices |
+//! | [`bitmap`] | dirty bitmaps: in memory, their states, merging, serialising |
 //! | [`codec`] | compression and decompression of clusters; no I/O |
 //! | [`crypto`] | encryption of images; no I/O |
 //! | [`filter`] | devices that change what happens on the way |
@@ -29,6 +30,7 @@ extern crate alloc;
 #[cfg(any(test, feature = "std", feature = "zlib-rs", feature = "zstd-c", feature = "zrip-std"))]
 extern crate std;
 
+pub mod bitmap;
 pub mod codec;
 pub mod crypto;
 mod error;

@@ -215,8 +215,10 @@ async fn open_chain(
         }
         _ => None,
     };
+    let bitmaps = opened.driver.bitmaps().unwrap_or_default();
     Ok(Arc::new(Layer {
         driver: opened.driver,
+        bitmaps,
         data: opened.data,
         backing,
         filename: Arc::from(filename),

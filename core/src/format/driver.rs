@@ -2,6 +2,7 @@
 
 use super::Encryption;
 use super::report::{CheckReport, DriverEvent, Repair};
+use crate::bitmap::{BitmapSet, DirtyBitmap};
 use crate::codec::Compression;
 use crate::crypto::luks::AmendOptions;
 use crate::io::{BoxFuture, Capabilities, Hold, Preallocation, ZeroFlags};
@@ -9,6 +10,7 @@ use crate::qapi::{ImageInfoSpecific, SnapshotInfo};
 use crate::{Error, Result};
 use alloc::boxed::Box;
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::any::Any;
 use core::fmt;
@@ -310,6 +312,27 @@ pub trait Driver: Send + Sync + fmt::Debug {
     /// the format has no place for it.
     fn vm_state_offset(&self) -> Option<u64> {
         None
+    }
+
+    /// The named bitmaps that this format loads and [`close`](Driver::close) stores; `None` where it
+    /// keeps none. They are there when the image was opened for writing, or after
+    /// [`load_bitmaps`](Driver::load_bitmaps).
+    fn bitmaps(&self) -> Option<Arc<BitmapSet>> {
+        None
+    }
+
+    /// Loads the bitmaps of an image that is only read; where they are loaded, does nothing.
+    fn load_bitmaps(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(core::future::ready(Ok(())))
+    }
+
+    /// Says whether a new bitmap could be stored with the image.
+    ///
+    /// # Errors
+    /// `Unsupported`, `Limit` or `InvalidInput` where it could not.
+    fn can_store_bitmap(&self, bitmap: &DirtyBitmap) -> Result<()> {
+        let _ = bitmap;
+        Err(Error::unsupported("Operation not supported"))
     }
 
     /// What the format tells of itself.

@@ -1,6 +1,7 @@
 //! A layer: an opened format over its devices, a device itself.
 
 use super::{Child, Driver, FormatName, KeySource, Place, transfer};
+use crate::bitmap::BitmapSet;
 use crate::io::{
     Access, BlockDevice, BoxFuture, Capabilities, Device, DeviceInfo, Extent, ExtentFlags,
     HostRange, Limits, OpenPolicy, Preallocation, Runtime, Segments, WriteFlags, ZeroFlags,
@@ -140,6 +141,7 @@ pub struct DataFile {
 /// Every byte of every format moves through here.
 pub struct Layer {
     pub(super) driver: Box<dyn Driver>,
+    pub(super) bitmaps: Arc<BitmapSet>,
     pub(super) file: Device,
     pub(super) data: Option<DataFile>,
     pub(super) backing: Option<Arc<Layer>>,
@@ -167,6 +169,13 @@ impl Layer {
     #[must_use]
     pub fn driver(&self) -> &dyn Driver {
         &*self.driver
+    }
+
+    /// The named bitmaps of this disk. Every change of its contents is recorded in those that
+    /// record, before it begins.
+    #[must_use]
+    pub fn bitmaps(&self) -> &Arc<BitmapSet> {
+        &self.bitmaps
     }
 
     /// The name the image was opened by.
@@ -399,6 +408,7 @@ impl BlockDevice for Layer {
             self.writable()?;
             crate::io::check_range(offset, data.len(), self.len())?;
             self.refuse_format_change(offset, &data).await?;
+            let _recording = self.bitmaps.record(offset, data.len());
             if self.detect_zeroes != DetectZeroes::Off && data.is_zero() {
                 let unmap = self.detect_zeroes == DetectZeroes::Unmap;
                 let how = if unmap { ZeroFlags::MAY_UNMAP } else { ZeroFlags::empty() };
@@ -420,6 +430,7 @@ impl BlockDevice for Layer {
             self.writable()?;
             crate::io::check_range(offset, len, self.len())?;
             let flags = if self.discard { flags } else { flags - ZeroFlags::MAY_UNMAP };
+            let _recording = self.bitmaps.record(offset, len);
             let plan = self.driver.zero(offset, len, flags).await?;
             if !plan.explicit.is_empty() && flags.contains(ZeroFlags::NO_FALLBACK) {
                 let what = "zeroes cannot be written here without writing the bytes";
@@ -436,6 +447,7 @@ impl BlockDevice for Layer {
         Box::pin(async move {
             self.writable()?;
             crate::io::check_range(offset, len, self.len())?;
+            let _recording = self.bitmaps.record(offset, len);
             match self.discard {
                 true => self.driver.discard(offset, len).await,
                 false => Ok(()),
@@ -453,7 +465,14 @@ impl BlockDevice for Layer {
     fn set_len(&self, len: u64, preallocation: Preallocation) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             self.writable()?;
-            self.driver.set_virtual_size(len, preallocation).await
+            // Before what is gained can be written to.
+            let old = self.len();
+            if len > old {
+                self.bitmaps.resize(len);
+            }
+            let result = self.driver.set_virtual_size(len, preallocation).await;
+            self.bitmaps.resize(self.len());
+            result
         })
     }
 

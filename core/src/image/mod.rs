@@ -4,6 +4,7 @@
 //! operation writes only to the devices it is given; making the result appear under its final
 //! name is the host's last step.
 
+mod bitmap;
 #[cfg(test)]
 mod chain_tests;
 mod check;
@@ -22,6 +23,7 @@ mod rebase;
 mod tests;
 mod walk;
 
+pub use bitmap::{BitmapAction, bitmap};
 pub use check::{Check, check};
 pub use commit::{CommitChain, CommitOptions, commit};
 pub use compare::{CompareOptions, Difference, compare};

@@ -16,6 +16,7 @@
 //! | `info` … `compare` | one module a verb |
 //! | `io` | the command language of `qemu-io` |
 //! | `nbd` | the server `nbd`, also under the name `qemu-nbd` |
+//! | `bitmap` … `measure` | one module a verb |
 //! | `sample` | the built-in disk |
 //!
 //! Invariants: nothing here knows a format's layout; nothing but `output` and `progress` prints;
@@ -23,6 +24,7 @@
 
 mod args;
 mod bench;
+mod bitmap;
 mod check;
 mod commit;
 mod compare;
@@ -191,6 +193,8 @@ struct Img {
 enum Verb {
     /// Time a series of requests
     Bench(bench::Args),
+    /// Change the dirty bitmaps stored with an image
+    Bitmap(bitmap::Args),
     /// Look for damage in an image
     Check(check::Args),
     /// Write what an image holds into the one it stands on
@@ -217,6 +221,7 @@ impl Verb {
     fn run(self) -> Outcome {
         match self {
             Self::Bench(args) => bench::run(args),
+            Self::Bitmap(args) => bitmap::run(args),
             Self::Check(args) => check::run(args),
             Self::Commit(args) => commit::run(args),
             Self::Compare(args) => compare::run(args),

@@ -3,6 +3,7 @@
 // What a long test has looked at is worth a line.
 #![allow(clippy::print_stdout)]
 
+mod bitmaps;
 mod descriptions;
 mod encryption;
 
@@ -24,9 +25,10 @@ use std::sync::Arc;
 
 fn main() {
     let skipped = !have_reference_tools("oracle");
-    let tests: [(&str, fn()); 7] = [
+    let tests: [(&str, fn()); 8] = [
         ("what_we_write_the_reference_reads", what_we_write_the_reference_reads),
         ("what_the_reference_writes_we_read", what_the_reference_writes_we_read),
+        ("bitmaps_go_back_and_forth", bitmaps::bitmaps_go_back_and_forth),
         ("descriptions_are_the_references", descriptions::descriptions_are_the_references),
         ("what_we_encrypt_the_reference_reads", encryption::what_we_encrypt_the_reference_reads),
         (

@@ -496,16 +496,61 @@ impl Header {
             push(extension::FEATURE_NAMES, &feature_name_table());
         }
         if let Some(bitmaps) = &self.bitmaps {
-            let mut data = bitmaps.count.to_be_bytes().to_vec();
-            data.extend_from_slice(&[0; 4]);
-            data.extend_from_slice(&bitmaps.directory_size.to_be_bytes());
-            data.extend_from_slice(&bitmaps.directory_offset.to_be_bytes());
-            push(extension::BITMAPS, &data);
+            push(extension::BITMAPS, &bitmaps.emit());
         }
         for unknown in &self.unknown_extensions {
             push(unknown.kind, &unknown.data);
         }
         push(extension::END, &[]);
+    }
+}
+
+impl BitmapsExtension {
+    /// Its data.
+    pub(super) fn emit(&self) -> [u8; extension::BITMAPS_LEN] {
+        let mut data = [0; extension::BITMAPS_LEN];
+        data[..4].copy_from_slice(&self.count.to_be_bytes());
+        data[8..16].copy_from_slice(&self.directory_size.to_be_bytes());
+        data[16..].copy_from_slice(&self.directory_offset.to_be_bytes());
+        data
+    }
+}
+
+/// Where the extensions of a header cluster are, for changes in place.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ExtensionArea {
+    /// Offset of the bitmaps extension.
+    pub(super) bitmaps: Option<usize>,
+    /// Offset behind the last extension.
+    pub(super) end: usize,
+    /// The backing file's name: offset, and offset behind it.
+    pub(super) backing_name: (usize, usize),
+}
+
+impl ExtensionArea {
+    /// Looks through the bytes of a header cluster, which are parsed like any.
+    pub(super) fn find(bytes: &[u8]) -> Result<Self> {
+        let header = Header::parse(bytes)?;
+        let name = match usize::try_from(be64(bytes, header::BACKING_OFFSET)) {
+            // Within the cluster: it has been parsed.
+            Ok(at) if at != 0 => (at, at + be32(bytes, header::BACKING_SIZE) as usize),
+            _ => (0, 0),
+        };
+        let stop = if name.0 != 0 { name.0.min(bytes.len()) } else { bytes.len() };
+        let mut area =
+            Self { bitmaps: None, end: header.header_length as usize, backing_name: name };
+        while area.end + extension::HEAD_LEN <= stop {
+            let kind = be32(bytes, area.end);
+            if kind == extension::END {
+                break;
+            }
+            if kind == extension::BITMAPS {
+                area.bitmaps = Some(area.end);
+            }
+            let len = be32(bytes, area.end + 4) as usize;
+            area.end += extension::HEAD_LEN + len.next_multiple_of(8);
+        }
+        Ok(area)
     }
 }
 

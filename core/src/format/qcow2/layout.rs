@@ -131,6 +131,8 @@ pub(super) mod limits {
     pub(in super::super) const MAX_BACKING_NAME: u32 = 1023;
     pub(in super::super) const MAX_BITMAPS: u32 = 65_535;
     pub(in super::super) const MAX_BITMAP_DIRECTORY_BYTES: u64 = 65_535 * (24 + 1024 + 8);
+    /// Data of one bitmap.
+    pub(in super::super) const MAX_BITMAP_BYTES: u64 = 512 << 20;
     pub(in super::super) const MAX_VIRTUAL_SIZE: u64 = i64::MAX as u64 & !511;
 }
 

@@ -13,7 +13,8 @@
 //! | `claims` | who may use which range |
 //! | `rewrite` | changes of the header |
 //! | `empty` | giving up all guest data |
-//! | `snapshot`, `bitmap` | tables of snapshots and bitmaps, read |
+//! | `snapshot` | table of snapshots, read |
+//! | `bitmap` | persistent bitmaps: loaded, marked, stored |
 //! | `check` | consistency check and repair |
 //! | `marks` | the features *dirty* and *corrupt* |
 //! | `encryption` | keys, key slots, the LUKS header's place |
@@ -57,6 +58,7 @@ use super::{
     BackingRef, CheckReport, Child, Driver, DriverEvent, Encryption, FormatInfo, Geometry, Mapping,
     Repair, Reservation, Token, ZeroPlan,
 };
+use crate::bitmap::{BitmapSet, DirtyBitmap};
 use crate::crypto::Secret;
 use crate::crypto::luks::AmendOptions;
 use crate::io::{BoxFuture, Capabilities, Device, Preallocation, Runtime, ZeroFlags};
@@ -67,6 +69,7 @@ use ::alloc::collections::BTreeSet;
 use ::alloc::sync::Arc;
 use ::alloc::vec::Vec;
 use alloc::{AllocLock, Reftable, ReftablePlace};
+use bitmap::Persistent;
 use cache::TableCache;
 use claims::{Limbo, RangeLocks};
 use core::fmt;
@@ -127,6 +130,7 @@ pub struct Qcow2 {
     /// Damage was met; whether it was fatal.
     seen_corrupt: Mutex<Option<bool>>,
     events: Mutex<Vec<DriverEvent>>,
+    bitmaps: Persistent,
 }
 
 impl fmt::Debug for Qcow2 {
@@ -305,7 +309,27 @@ impl Driver for Qcow2 {
         size: u64,
         preallocation: Preallocation,
     ) -> BoxFuture<'_, Result<()>> {
-        Box::pin(self.resize(size, preallocation))
+        Box::pin(async move {
+            // The stored ones are of the old length.
+            {
+                let _touched = self.touched.lock().await;
+                self.refuse_poisoned()?;
+                self.poison_on_error(self.mark_bitmaps(true).await)?;
+            }
+            self.resize(size, preallocation).await
+        })
+    }
+
+    fn bitmaps(&self) -> Option<Arc<BitmapSet>> {
+        Some(self.bitmaps.set.clone())
+    }
+
+    fn load_bitmaps(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(Self::load_bitmaps(self))
+    }
+
+    fn can_store_bitmap(&self, bitmap: &DirtyBitmap) -> Result<()> {
+        Self::can_store_bitmap(self, bitmap)
     }
 
     fn set_backing(&self, backing: Option<BackingRef>) -> BoxFuture<'_, Result<()>> {

@@ -1,5 +1,6 @@
 //! Opening: every check of the header against the file, before anything is used.
 
+use super::bitmap::Persistent;
 use super::cache::TableCache;
 use super::claims::{Limbo, RangeLocks};
 use super::header::Header;
@@ -129,8 +130,12 @@ pub(in crate::format) async fn open(
         marks_lock: async_lock::Mutex::new(()),
         seen_corrupt: Mutex::new(None),
         events: Mutex::new(events),
+        bitmaps: Persistent::new(&header, snapshot.is_some()),
         header,
     };
+    if writable && !options.check {
+        driver.load_bitmaps().await?;
+    }
     Ok(OpenedFormat { driver: Box::new(driver), data, backing })
 }
 
@@ -187,12 +192,6 @@ fn refuse_unsafe_writing(header: &Header, filename: &str) -> Result<()> {
     let refuse = |error: Error| Err(error.in_format("qcow2"));
     if header.incompatible.contains(Incompatible::CORRUPT) {
         return refuse(Error::corrupt("Image is corrupt; cannot be opened read/write"));
-    }
-    if header.bitmaps.is_some() && header.autoclear.contains(Autoclear::BITMAPS) {
-        return refuse(Error::unsupported(format!(
-            "'{filename}' has persistent bitmaps, which writing would make wrong; that is not \
-             supported yet"
-        )));
     }
     if header.reftable_clusters == 0 && !header.incompatible.contains(Incompatible::DIRTY) {
         return refuse(Error::corrupt(format!("'{filename}' has no refcount table")));

@@ -55,6 +55,9 @@ impl Qcow2 {
         if self.for_check {
             return Ok(());
         }
+        self.flush_all().await?;
+        self.store_bitmaps().await?;
+        // What the old ones took is free, and their counts go down.
         self.refuse_poisoned()?;
         self.write_back_all(true, false).await?;
         self.flush_refcounts().await?;
@@ -211,19 +214,32 @@ impl Qcow2 {
             .collect()
     }
 
-    /// Before the first change: refuses what must not be written to, and clears the autoclear
-    /// bits that this implementation does not keep true.
+    /// Before the first change: refuses what must not be written to, clears autoclear bits, and marks
+    /// the bitmaps that are going to change *in use*.
     pub(super) async fn prepare_write(&self) -> Result<()> {
         self.refuse_poisoned()?;
-        if self.prepared.load(Ordering::Acquire) {
+        let generation = self.bitmaps.set.generation();
+        if self.prepared.load(Ordering::Acquire)
+            && self.bitmaps.marked.load(Ordering::Acquire) == generation
+        {
             return Ok(());
         }
         self.refuse_locked()?;
+        self.prepare_header().await?;
+        let _touched = self.touched.lock().await;
+        self.poison_on_error(self.mark_bitmaps(false).await)?;
+        self.bitmaps.marked.store(generation, Ordering::Release);
+        self.prepared.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Clears the autoclear bits that this implementation does not keep true, once.
+    pub(super) async fn prepare_header(&self) -> Result<()> {
         let mut touched = self.touched.lock().await;
         if *touched {
             return Ok(());
         }
-        let known = layout::Autoclear::DATA_FILE_RAW;
+        let known = layout::Autoclear::DATA_FILE_RAW | layout::Autoclear::BITMAPS;
         let kept = self.header.autoclear & known;
         if kept != self.header.autoclear {
             let at = header::AUTOCLEAR_FIELD;
@@ -235,7 +251,6 @@ impl Qcow2 {
             self.poison_on_error(result.await)?;
         }
         *touched = true;
-        self.prepared.store(true, Ordering::Release);
         Ok(())
     }
 

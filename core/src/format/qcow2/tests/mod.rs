@@ -2,6 +2,7 @@
 //!
 //! | file | kind |
 //! | --- | --- |
+//! | `bitmaps` | persistent bitmaps, with crashes of their own |
 //! | `builder` | images written byte by byte, for the other kinds |
 //! | `unit` | headers and tables: round trips, and each rule with the smallest image that breaks it |
 //! | `model` | every kind of image against a flat disk |
@@ -16,6 +17,7 @@
 //! `SECTORA_TEST_ROUNDS=n` makes the random ones `n` times as long.
 #![cfg(feature = "testing")]
 
+mod bitmaps;
 mod builder;
 mod crash;
 mod disks;

@@ -444,7 +444,13 @@ fn writing_is_refused_where_it_could_do_harm() {
             "Image is corrupt; cannot be opened read/write",
             None,
         ),
-        ("persistent bitmaps", bitmaps, Unsupported, "persistent bitmaps", None),
+        (
+            "a bitmap directory that is none",
+            bitmaps,
+            Corrupt,
+            "bitmap directory: an entry of type 0",
+            Some(SPARE),
+        ),
         (
             "no refcount table",
             |i| _ = i.be32(h::REFTABLE_CLUSTERS, 0),

@@ -1,8 +1,18 @@
-//! The bitmap directory (sections "Bitmaps extension" and "Bitmaps"), read.
+//! Persistent bitmaps (sections "Bitmaps extension" and "Bitmaps"): the directory.
+//!
+//! | file | part |
+//! | --- | --- |
+//! | `load` | bitmaps into memory |
+//! | `store` | *in use* before the first write, new tables and a new directory at the end |
+
+mod load;
+mod store;
+
+pub(super) use load::Persistent;
 
 use super::Qcow2;
 use super::header::BitmapsExtension;
-use super::layout::{Autoclear, be16, be32, be64};
+use super::layout::{be16, be32, be64};
 use crate::io::{Device, DeviceExt};
 use crate::{Error, Result};
 use alloc::format;
@@ -36,16 +46,32 @@ pub(super) struct Bitmap {
     pub(super) flags: Flags,
     pub(super) granularity_bits: u8,
     pub(super) name: String,
+    /// Offset of the entry in the file.
+    at: u64,
+}
+
+impl Bitmap {
+    /// Adds the entry to a directory.
+    fn emit(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.table_offset.to_be_bytes());
+        out.extend_from_slice(&self.table_size.to_be_bytes());
+        out.extend_from_slice(&self.flags.bits().to_be_bytes());
+        out.extend_from_slice(&[DIRTY_TRACKING, self.granularity_bits]);
+        // At most 1023 bytes.
+        let len = u16::try_from(self.name.len()).unwrap_or(u16::MAX);
+        out.extend_from_slice(&len.to_be_bytes());
+        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(self.name.as_bytes());
+        out.resize(out.len().next_multiple_of(8), 0);
+    }
 }
 
 impl Qcow2 {
     /// The directory, where the image has one that is consistent.
     pub(super) async fn read_bitmaps(&self) -> Result<Vec<Bitmap>> {
-        match &self.header.bitmaps {
-            Some(extension) if self.header.autoclear.contains(Autoclear::BITMAPS) => {
-                read_directory(&self.file, extension).await
-            }
-            _ => Ok(Vec::new()),
+        match self.bitmap_directory() {
+            Some(extension) => read_directory(&self.file, &extension).await,
+            None => Ok(Vec::new()),
         }
     }
 }
@@ -109,6 +135,7 @@ pub(super) async fn read_directory(
             flags: Flags::from_bits_retain(be32(rest, 12)),
             granularity_bits: rest[17],
             name: String::from_utf8_lossy(name).into_owned(),
+            at: here,
         });
         at += (name_at + name_len).next_multiple_of(8);
     }
