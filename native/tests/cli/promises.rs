@@ -216,15 +216,11 @@ pub(crate) fn unsupported() {
     folder.file("a.raw", 1 << 20, &[]);
     let names = folder.names();
     for line in [
-        "img info --image-opts driver=raw",
-        "img info --object secret,id=a a.raw",
-        "img check --image-opts driver=raw",
         "img measure -l snap a.raw",
         "img convert --bitmaps a.raw out",
         "img convert -l snap a.raw out",
         "img convert -n --target-image-opts a.raw driver=raw",
         "img convert -c -O qcow2 a.raw -",
-        "img create -f qcow2 -o encryption=on out 1M",
         "img create -f qcow2 -o nocow=on out 1M",
         "img create -f qcow2 nbd:localhost:1 1M",
         "img info https://host/disk",
