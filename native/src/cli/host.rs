@@ -75,6 +75,8 @@ pub(super) struct Opening<'a> {
     pub(super) image_opts: Option<bool>,
     /// Only to be checked: it opens whatever its damage.
     pub(super) check: bool,
+    /// The snapshot (its id or name) that is read instead of the active state.
+    pub(super) snapshot: Option<&'a str>,
 }
 
 impl<'a> Opening<'a> {
@@ -88,6 +90,7 @@ impl<'a> Opening<'a> {
             shares_raw: true,
             check: false,
             image_opts: None,
+            snapshot: None,
         }
     }
 
@@ -129,7 +132,9 @@ impl Host {
         };
         let (access, env) = (how.access, self.env(how.cache));
         let check = how.check;
-        let base = OpenOptions { access, backing, data_file, check, ..OpenOptions::default() };
+        let snapshot = how.snapshot.map(str::to_owned);
+        let others = OpenOptions::default();
+        let base = OpenOptions { access, backing, data_file, check, snapshot, ..others };
         let image_opts = how.image_opts.unwrap_or(self.image_opts);
         if image_opts && how.format.is_some() {
             return Err(Failure::new("--image-opts and --format are mutually exclusive"));

@@ -11,14 +11,18 @@
 //! | `cache` | L2 tables and refcount blocks in memory |
 //! | `order` | write-back: what must be durable before what |
 //! | `claims` | who may use which range |
+//! | `amend` | version, refcount width and the like of an image |
 //! | `rewrite` | changes of the header |
 //! | `empty` | giving up all guest data |
-//! | `snapshot`, `bitmap` | tables of snapshots and bitmaps, read |
+//! | `snapshot` | internal snapshots |
+//! | `shared` | references of whole tables; the image to oneself |
+//! | `bitmap` | the bitmap directory, read |
 //! | `check` | consistency check and repair |
 //! | `marks` | the features *dirty* and *corrupt* |
 //! | `create`, `measure`, `stream` | new images |
 
 mod alloc;
+mod amend;
 mod bitmap;
 mod cache;
 mod check;
@@ -36,6 +40,7 @@ mod order;
 mod refcount;
 mod resize;
 mod rewrite;
+mod shared;
 mod snapshot;
 mod sparse;
 mod stream;
@@ -50,8 +55,8 @@ pub use stream::{StreamOptions, stream};
 pub(super) use open::open;
 
 use super::{
-    BackingRef, CheckReport, Child, Driver, DriverEvent, FormatInfo, Geometry, Mapping, Repair,
-    Reservation, Token, ZeroPlan,
+    AmendOptions, BackingRef, CheckReport, Child, Driver, DriverEvent, FormatInfo, Geometry,
+    Mapping, Repair, Reservation, Snapshots, Token, ZeroPlan,
 };
 use crate::io::{BoxFuture, Capabilities, Device, Preallocation, ZeroFlags};
 use crate::sync::{Mutex, RwLock};
@@ -66,7 +71,7 @@ use claims::{Limbo, RangeLocks};
 use core::sync::atomic::{AtomicBool, Ordering};
 use header::{CryptMethod, Header};
 use layout::{Autoclear, Incompatible};
-use snapshot::Snapshot;
+use snapshot::SnapshotTable;
 
 /// An opened qcow2 image.
 #[derive(Debug)]
@@ -78,9 +83,7 @@ pub struct Qcow2 {
     refcount_order: u32,
     extended_l2: bool,
     writable: bool,
-    snapshots: Vec<Snapshot>,
-    /// Offset and length of the snapshot table.
-    snapshot_table: (u64, u64),
+    snapshots: RwLock<SnapshotTable>,
     /// The backing file as the header names it.
     backing: RwLock<Option<BackingRef>>,
     virtual_size: RwLock<u64>,
@@ -94,6 +97,11 @@ pub struct Qcow2 {
     /// Serialises write-backs.
     write_back_lock: async_lock::Mutex<()>,
     range_locks: Arc<RangeLocks>,
+    /// Whoever changes the active tables shares this; who swaps them has it alone.
+    exclusive: async_lock::RwLock<()>,
+    /// The copied flags may be wrong: something that changes counts of clusters in use was
+    /// abandoned.
+    flags_stale: AtomicBool,
     limbo: Arc<Limbo>,
     /// The first real change has been prepared (autoclear bits).
     touched: async_lock::Mutex<bool>,
@@ -114,6 +122,8 @@ pub struct Qcow2 {
     /// Damage was met; whether it was fatal.
     seen_corrupt: Mutex<Option<bool>>,
     events: Mutex<Vec<DriverEvent>>,
+    /// The image has become one that this does not describe.
+    retired: AtomicBool,
 }
 
 /// The L1 table in memory.
@@ -123,7 +133,8 @@ struct L1 {
     entries: Vec<u64>,
     /// Groups of entries that differ from the file.
     dirty: BTreeSet<usize>,
-    /// It lies in a new place, which is durable, and the header does not say so yet.
+    /// It lies in a new place, which is durable, or the disk has another size, and the header does not
+    /// say so yet.
     moved: bool,
 }
 
@@ -170,7 +181,17 @@ impl Qcow2 {
         self.poisoned.store(true, Ordering::Release);
     }
 
+    fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Acquire)
+    }
+
     fn refuse_poisoned(&self) -> Result<()> {
+        if self.is_retired() {
+            return Err(Error::invalid(
+                "the image was amended; close and reopen it before it is written to",
+            )
+            .in_format("qcow2"));
+        }
         if self.is_poisoned() {
             return Err(Error::io(
                 "an earlier metadata write failed; what the last flush confirmed is safe, close \
@@ -269,12 +290,32 @@ impl Driver for Qcow2 {
         Box::pin(self.close_all())
     }
 
+    fn prepare_growth(&self, size: u64) -> BoxFuture<'_, Result<()>> {
+        Box::pin(Self::prepare_growth(self, size))
+    }
+
     fn set_virtual_size(
         &self,
         size: u64,
         preallocation: Preallocation,
     ) -> BoxFuture<'_, Result<()>> {
         Box::pin(self.resize(size, preallocation))
+    }
+
+    fn snapshots(&self) -> Option<&dyn Snapshots> {
+        Some(self)
+    }
+
+    fn check_amend(&self, options: &AmendOptions) -> Result<()> {
+        self.check_amendment(options)
+    }
+
+    fn amend<'a>(
+        &'a self,
+        options: &'a AmendOptions,
+        progress: &'a (dyn Fn(u64, u64) + Send + Sync),
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.amend_image(options, progress))
     }
 
     fn set_backing(&self, backing: Option<BackingRef>) -> BoxFuture<'_, Result<()>> {
