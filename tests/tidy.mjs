@@ -38,6 +38,7 @@ const FORMAT_FILES = [
 /** What a format has besides, because others have nothing like it. */
 const FORMAT_EXTRAS = {
   qcow2: [
+    "amend.rs", // changing what an image is like
     "bitmap/load.rs", // persistent dirty bitmaps: into memory
     "bitmap/mod.rs", // their directory
     "bitmap/store.rs", // marked in use, and written back
@@ -49,6 +50,7 @@ const FORMAT_EXTRAS = {
     "order.rs", // what must be durable before what
     "refcount.rs", // reference counts of all widths
     "rewrite.rs", // changes of the header
+    "shared.rs", // references of whole tables, the image to oneself
     "snapshot.rs", // internal snapshots
     "sparse.rs", // whether the file has holes where the tables say data
     "stream.rs", // an image written in one pass

@@ -4,7 +4,7 @@ use super::Encryption;
 use super::report::{CheckReport, DriverEvent, Repair};
 use crate::bitmap::{BitmapSet, DirtyBitmap};
 use crate::codec::Compression;
-use crate::crypto::luks::AmendOptions;
+use crate::crypto::luks;
 use crate::io::{BoxFuture, Capabilities, Hold, Preallocation, ZeroFlags};
 use crate::qapi::{ImageInfoSpecific, SnapshotInfo};
 use crate::{Error, Result};
@@ -200,6 +200,74 @@ pub struct FormatInfo {
     pub specific: Option<ImageInfoSpecific>,
 }
 
+/// What a new internal snapshot is like. The id is the format's choice.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NewSnapshot {
+    /// Its name; others may have the same.
+    pub name: String,
+    /// When it is made: seconds since 1970.
+    pub date_sec: u32,
+    /// And nanoseconds of that second.
+    pub date_nsec: u32,
+    /// How long the guest has run, in nanoseconds.
+    pub vm_clock_nsec: u64,
+    /// How many bytes of the area past the end of the disk are the machine's state.
+    pub vm_state_size: u64,
+    /// The instruction count, where the machine counts.
+    pub icount: Option<u64>,
+}
+
+/// What is to change of an image: what is `None` stays. Names and values are those of the options
+/// of creation.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AmendOptions {
+    /// Compatibility level.
+    pub compat: Option<String>,
+    /// Whether refcount updates may be postponed.
+    pub lazy_refcounts: Option<bool>,
+    /// Width of a refcount in bits.
+    pub refcount_bits: Option<u64>,
+    /// Virtual size in bytes.
+    pub size: Option<u64>,
+    /// Name of the external data file.
+    pub data_file: Option<String>,
+    /// Whether the external data file is a raw image of its own.
+    pub data_file_raw: Option<bool>,
+    /// A backing file or its format was named: that is changed elsewhere.
+    pub backing: bool,
+    /// Options of the encryption, names without `encrypt.`, and values.
+    pub encryption: Vec<(String, String)>,
+}
+
+/// Internal snapshots: states of the whole disk inside its image.
+///
+/// Each method makes one change that is durable when it returns, and that a crash leaves done or
+/// not done. It waits until every operation under way, mappings that somebody keeps included, has
+/// ended, and holds up others meanwhile: do not call it while you keep a mapping or a reservation.
+pub trait Snapshots: Send + Sync {
+    /// All of them, in the order of their table.
+    fn list(&self) -> Vec<SnapshotInfo>;
+
+    /// Keeps the disk as it is now. Gives what the table says of it.
+    ///
+    /// # Errors
+    /// `Unsupported` where the image cannot have snapshots, `Limit` where it cannot have more.
+    fn create(&self, new: NewSnapshot) -> BoxFuture<'_, Result<SnapshotInfo>>;
+
+    /// Makes the disk what it was when the snapshot with this id was made, its size included. What
+    /// it is now is lost; the snapshot stays.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    fn apply<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>>;
+
+    /// Removes the snapshot with this id.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    fn delete<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>>;
+}
+
 /// An opened format: tables and rules over the layer's devices.
 ///
 /// Invariants every driver keeps: a range is mapped only after the bytes in it were written
@@ -225,7 +293,10 @@ pub trait Driver: Send + Sync + fmt::Debug {
     }
 
     /// Changes the key slots of an encrypted image.
-    fn amend_encryption<'a>(&'a self, options: &'a AmendOptions) -> BoxFuture<'a, Result<()>> {
+    fn amend_encryption<'a>(
+        &'a self,
+        options: &'a luks::AmendOptions,
+    ) -> BoxFuture<'a, Result<()>> {
         let _ = options;
         let name = self.name();
         Box::pin(
@@ -274,12 +345,24 @@ pub trait Driver: Send + Sync + fmt::Debug {
     /// that is only dropped is one that has crashed.
     fn close(&self) -> BoxFuture<'_, Result<()>>;
 
+    /// Makes what lies past the end of the disk, up to `size`, a place that can be reserved and
+    /// zeroed, before the disk becomes larger.
+    fn prepare_growth(&self, size: u64) -> BoxFuture<'_, Result<()>> {
+        let _ = size;
+        Box::pin(core::future::ready(Ok(())))
+    }
+
     /// Changes the virtual size.
     fn set_virtual_size(
         &self,
         size: u64,
         preallocation: Preallocation,
     ) -> BoxFuture<'_, Result<()>>;
+
+    /// The image's internal snapshots; `None` where the format has none.
+    fn snapshots(&self) -> Option<&dyn Snapshots> {
+        None
+    }
 
     /// Changes what the image says of its backing file (`None`: it has none any more), durably
     /// and all at once. Only the name: what an image reads of a file that is open under it stays.
@@ -333,6 +416,33 @@ pub trait Driver: Send + Sync + fmt::Debug {
     fn can_store_bitmap(&self, bitmap: &DirtyBitmap) -> Result<()> {
         let _ = bitmap;
         Err(Error::unsupported("Operation not supported"))
+    }
+
+    /// Refuses changes that [`amend`](Self::amend) would refuse; nothing changes.
+    ///
+    /// # Errors
+    /// `InvalidInput` for what contradicts the image; `Unsupported` where the format has nothing
+    /// to change.
+    fn check_amend(&self, options: &AmendOptions) -> Result<()> {
+        let _ = options;
+        let name = self.name();
+        Err(Error::unsupported(alloc::format!(
+            "Format driver '{name}' does not support option amendment"
+        )))
+    }
+
+    /// Changes what the image is like, but for its size. `progress` is told steps done and in all.
+    /// Afterwards the image may have to be opened again before it is written to.
+    ///
+    /// # Errors
+    /// Those of [`check_amend`](Self::check_amend), before anything has changed.
+    fn amend<'a>(
+        &'a self,
+        options: &'a AmendOptions,
+        progress: &'a (dyn Fn(u64, u64) + Send + Sync),
+    ) -> BoxFuture<'a, Result<()>> {
+        let _ = progress;
+        Box::pin(core::future::ready(self.check_amend(options)))
     }
 
     /// What the format tells of itself.

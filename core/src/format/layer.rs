@@ -358,6 +358,42 @@ impl Layer {
         }
     }
 
+    /// A disk that becomes larger gains zeroes. The rest of its last cluster can hold what was there
+    /// before it became smaller, and a backing file can be longer than the disk was: both are
+    /// zeroed, durably, while they still lie past the end.
+    async fn zero_what_is_gained(&self, len: u64) -> Result<()> {
+        let unit = u64::from(self.driver.geometry().cluster_size);
+        if unit == 1 {
+            return Ok(());
+        }
+        let start = self.len();
+        // A data file is as long as the disk.
+        let end = if self.data.is_some() { len } else { len.next_multiple_of(unit) };
+        let below = self.backing.as_ref().map_or(0, |backing| backing.len());
+        let end = below.max(start).next_multiple_of(unit).min(end);
+        if start >= end {
+            return Ok(());
+        }
+        let mut wanted = Vec::new();
+        if below > start {
+            self.driver.prepare_growth(len).await?;
+            let plan = self.driver.zero(start, end - start, ZeroFlags::empty()).await?;
+            wanted.extend(plan.explicit);
+        } else {
+            let mut at = start;
+            for piece in self.driver.map(start, end - start).await?.pieces {
+                if matches!(piece.place, Place::Raw { .. } | Place::Compressed { .. }) {
+                    wanted.push((at, piece.len));
+                }
+                at += piece.len;
+            }
+        }
+        for (start, len) in wanted {
+            transfer::write_zeroes(self, start, len).await?;
+        }
+        self.driver.flush().await
+    }
+
     /// A guest must not be able to turn its raw disk into another format by what it writes: where
     /// the format was only guessed, the first sector may not begin to look like one.
     async fn refuse_format_change(&self, offset: u64, data: &Segments) -> Result<()> {
@@ -468,6 +504,7 @@ impl BlockDevice for Layer {
             // Before what is gained can be written to.
             let old = self.len();
             if len > old {
+                self.zero_what_is_gained(len).await?;
                 self.bitmaps.resize(len);
             }
             let result = self.driver.set_virtual_size(len, preallocation).await;

@@ -4,6 +4,7 @@
 //! operation writes only to the devices it is given; making the result appear under its final
 //! name is the host's last step.
 
+mod amend;
 mod bitmap;
 #[cfg(test)]
 mod chain_tests;
@@ -23,6 +24,7 @@ mod rebase;
 mod tests;
 mod walk;
 
+pub use amend::amend;
 pub use bitmap::{BitmapAction, bitmap};
 pub use check::{Check, check};
 pub use commit::{CommitChain, CommitOptions, commit};
@@ -33,7 +35,9 @@ pub use encryption::{NoSecrets, Secrets, amend_encryption, amend_encryption_opti
 pub use info::{info, info_chain, nested};
 pub use map::{Mapper, map};
 pub use measure::{measure_new, measure_source};
-pub use options::{CreateOption, OptionKind, OptionSet, SizeError, create_options, parse_size};
+pub use options::{
+    CreateOption, OptionKind, OptionSet, SizeError, amend_options, create_options, parse_size,
+};
 pub use rebase::{RebaseOptions, rebase};
 
 /// Is told how much of an operation is done, and how much there is in all. The unit is bytes of

@@ -8,7 +8,7 @@ use super::encryption::encryption_options;
 use super::{NewImage, NoSecrets, Secrets};
 use crate::codec::Compression;
 use crate::format::qcow2::{self, DataFileOptions, Version};
-use crate::format::{BackingRef, FormatName, raw};
+use crate::format::{AmendOptions, BackingRef, FormatName, raw};
 use crate::io::Preallocation;
 use crate::{Error, Result};
 use alloc::borrow::ToOwned;
@@ -125,6 +125,36 @@ static QCOW2: [CreateOption; 23] = [
     EXTENT_SIZE_HINT,
 ];
 
+/// What can be changed of an image, in the order of the help.
+static QCOW2_AMEND: [CreateOption; 13] = [
+    option("backing_file", Text, "File name of a base image"),
+    option("backing_fmt", Text, "Image format of the base image"),
+    option("compat", Text, "Compatibility level (v2 [0.10] or v3 [1.1])"),
+    option("data_file", Text, "File name of an external data file"),
+    option("data_file_raw", Flag, "The external data file must stay valid as a raw image"),
+    option("encrypt.iter-time", Number, "Time to spend in PBKDF in milliseconds"),
+    option("encrypt.keyslot", Number, "Select a single keyslot to modify explicitly"),
+    option(
+        "encrypt.new-secret",
+        Text,
+        "New secret to set in the matching keyslots. Empty string to erase",
+    ),
+    option("encrypt.old-secret", Text, "Select all keyslots that match this password"),
+    option("encrypt.state", Text, "Select new state of affected keyslots (active/inactive)"),
+    option("lazy_refcounts", Flag, "Postpone refcount updates"),
+    option("refcount_bits", Number, "Width of a reference count entry in bits"),
+    SIZE,
+];
+
+/// The options that can be changed of an existing image of `format`; `None` where that is nothing.
+#[must_use]
+pub fn amend_options(format: FormatName) -> Option<&'static [CreateOption]> {
+    match format {
+        FormatName::Qcow2 => Some(&QCOW2_AMEND),
+        _ => None,
+    }
+}
+
 /// The options for creating images of `format`, in the order in which a set of them is shown;
 /// `None` where this engine does not create them.
 #[must_use]
@@ -223,6 +253,41 @@ impl OptionSet {
         })?;
         let values = known.iter().map(|o| o.default.map(ToOwned::to_owned)).collect();
         Ok(Self { format, known, values })
+    }
+
+    /// No option of what can be changed of an image of `format`.
+    ///
+    /// # Errors
+    /// `Unsupported` where that is nothing.
+    pub fn for_amending(format: FormatName) -> Result<Self> {
+        let known = amend_options(format).ok_or_else(|| {
+            Error::unsupported(format!(
+                "Format driver '{format}' does not support option amendment"
+            ))
+        })?;
+        Ok(Self { format, known, values: alloc::vec![None; known.len()] })
+    }
+
+    /// The change that the options of a set [for amending](Self::for_amending) describe.
+    #[must_use]
+    pub fn amendment(&self) -> AmendOptions {
+        let flag = |name| self.get(name).map(|value| value == "on");
+        let text = |name| self.get(name).map(ToOwned::to_owned);
+        let number = |name| self.get(name).map(|n| n.parse().unwrap_or(u64::MAX));
+        let encryption = self.known.iter().filter_map(|o| {
+            let name = o.name.strip_prefix("encrypt.")?;
+            Some((name.to_owned(), self.get(o.name)?.to_owned()))
+        });
+        AmendOptions {
+            compat: text("compat"),
+            lazy_refcounts: flag("lazy_refcounts"),
+            refcount_bits: number("refcount_bits"),
+            size: self.size(),
+            data_file: text("data_file"),
+            data_file_raw: flag("data_file_raw"),
+            backing: self.get("backing_file").or(self.get("backing_fmt")).is_some(),
+            encryption: encryption.collect(),
+        }
     }
 
     /// Takes a list `name=value,…`. A comma within a value is written twice; a flag alone is on,

@@ -5,7 +5,9 @@ use super::objects::Objects;
 use crate::storage::Aio;
 use clap::ValueEnum;
 use sectora_core::format::FormatName;
-use sectora_core::image::{OptionKind, OptionSet, SizeError, create_options, parse_size};
+use sectora_core::image::{
+    CreateOption, OptionKind, OptionSet, SizeError, create_options, parse_size,
+};
 use std::fmt::Write;
 use std::ops::RangeInclusive;
 use std::sync::OnceLock;
@@ -244,17 +246,24 @@ pub(super) fn option_help(format: FormatName, named: bool) -> String {
         true => "Supported options:\n".to_owned(),
         false => format!("Supported {format} options:\n"),
     };
-    for option in options {
-        let kind: OptionKind = option.kind;
-        let usage = format!("{}=<{kind}>", option.name);
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "  {usage:<22} - {}", option.help);
-    }
+    text.push_str(&option_list(options.into_iter()));
     if !named {
         text.push_str(
             "\nThe protocol level may support further options.\n\
              Specify the target filename to include those options.\n",
         );
+    }
+    text
+}
+
+/// Options with what they take and what they mean, a line each.
+pub(super) fn option_list<'a>(options: impl Iterator<Item = &'a CreateOption>) -> String {
+    let mut text = String::new();
+    for option in options {
+        let kind: OptionKind = option.kind;
+        let usage = format!("{}=<{kind}>", option.name);
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "  {usage:<22} - {}", option.help);
     }
     text
 }

@@ -10,6 +10,7 @@ use super::failure::{Failure, Outcome};
 use super::host::{Host, Opening, Threads, block_on};
 use super::output::{complain_as, print};
 use super::progress::{Meter, ProgressArgs};
+use super::snapshot::{SnapshotParam, open_state};
 use crate::storage::SequentialSink;
 use sectora_core::format::{FormatName, Layer, OpenOptions, open};
 use sectora_core::image::{self, ConvertOptions, OptionSet};
@@ -120,6 +121,14 @@ pub(super) struct Args {
     /// all that is done: nothing changes
     #[arg(short = 'C', long)]
     copy_range_offloading: bool,
+    /// Read this internal snapshot of the source: snapshot.id=ID,snapshot.name=NAME, or one of both
+    #[arg(
+        short = 'l',
+        long = "source-snapshot",
+        value_name = "SNAPSHOT",
+        allow_hyphen_values = true
+    )]
+    snapshot: Option<String>,
 
     #[command(flatten)]
     refused: Refused,
@@ -141,8 +150,6 @@ struct Refused {
     bitmaps: bool,
     #[arg(long, hide = true)]
     skip_broken_bitmaps: bool,
-    #[arg(short = 'l', long, hide = true, allow_hyphen_values = true)]
-    source_snapshot: Option<String>,
 }
 
 impl Refused {
@@ -151,7 +158,6 @@ impl Refused {
             (self.target_image_opts, "--target-image-opts"),
             (self.bitmaps, "copying bitmaps (--bitmaps)"),
             (self.skip_broken_bitmaps, "copying bitmaps (--skip-broken-bitmaps)"),
-            (self.source_snapshot.is_some(), "converting a snapshot (-l)"),
         ];
         match given.iter().find(|(given, _)| *given) {
             Some((_, what)) => Err(Failure::unsupported(what)),
@@ -175,6 +181,9 @@ struct Job<'a> {
 pub(super) fn run(args: Args) -> Outcome {
     args.host.check()?;
     args.refused.check()?;
+    if let Some(snapshot) = &args.snapshot {
+        SnapshotParam::parse(snapshot)?;
+    }
     if wants_option_help(&args.target_options) {
         let format = target_format(&args.target_format)?;
         print(&option_help(format, !args.filenames.is_empty()))?;
@@ -191,6 +200,9 @@ pub(super) fn run(args: Args) -> Outcome {
         offloading(&args)?;
     }
     let (sources, target) = match &args.filenames[..] {
+        [_, _, _, ..] if args.snapshot.is_some() => {
+            return Err(Failure::new("No support for concatenating multiple snapshot"));
+        }
         [sources @ .., target] if !sources.is_empty() => (sources, target),
         _ => return Err(Failure::new("Must specify image file name")),
     };
@@ -287,7 +299,8 @@ impl Job<'_> {
         };
         let mut parts = Vec::new();
         for name in self.sources {
-            let device: Device = self.host.open(name, how.clone()).await?;
+            let snapshot = self.args.snapshot.as_deref();
+            let device: Device = open_state(self.host, name, how.clone(), snapshot).await?;
             // Disks are whole sectors long.
             let len = device.len().next_multiple_of(512);
             parts.push(Part { device, start: 0, len });

@@ -12,6 +12,8 @@ pub(super) type Outcome = Result<u8, Failure>;
 pub(super) struct Failure {
     /// What is said; nothing for a reader that went away.
     text: Option<String>,
+    /// What is said after it, each as a message of its own.
+    also: Vec<String>,
     /// The command line was wrong: the help is pointed out.
     usage: bool,
     code: u8,
@@ -20,7 +22,7 @@ pub(super) struct Failure {
 impl Failure {
     /// Something went wrong.
     pub(super) fn new(text: impl Into<String>) -> Self {
-        Self { text: Some(text.into()), usage: false, code: 1 }
+        Self { text: Some(text.into()), also: Vec::new(), usage: false, code: 1 }
     }
 
     /// The command line is wrong in a way that the help explains.
@@ -35,7 +37,7 @@ impl Failure {
 
     /// Whoever reads our output has gone. That is no error.
     pub(super) fn reader_gone() -> Self {
-        Self { text: None, usage: false, code: 0 }
+        Self { text: None, also: Vec::new(), usage: false, code: 0 }
     }
 
     /// A signal asked to stop.
@@ -82,10 +84,20 @@ impl Failure {
         Self { text: self.text.map(|text| format!("{text}\n{line}")), ..self }
     }
 
+    /// The same with another message after it.
+    #[must_use]
+    pub(super) fn and_again(mut self, text: &str) -> Self {
+        self.also.push(text.to_owned());
+        self
+    }
+
     /// Says it on standard error; gives the exit code.
     pub(super) fn report(self, program: Program, invoked: &str) -> u8 {
         if let Some(text) = self.text {
             output::complain(&format!("{}: {text}", program.name()));
+            for text in self.also {
+                output::complain(&format!("{}: {text}", program.name()));
+            }
             if self.usage {
                 output::complain(&try_help(invoked));
             }

@@ -81,6 +81,8 @@ pub(super) struct Opening<'a> {
     pub(super) image_opts: Option<bool>,
     /// Only to be checked: it opens whatever its damage.
     pub(super) check: bool,
+    /// The snapshot (its id or name) that is read instead of the active state.
+    pub(super) snapshot: Option<&'a str>,
 }
 
 impl<'a> Opening<'a> {
@@ -95,6 +97,7 @@ impl<'a> Opening<'a> {
             shares_raw: true,
             check: false,
             image_opts: None,
+            snapshot: None,
         }
     }
 
@@ -157,6 +160,7 @@ impl Host {
             data_file,
             check: how.check,
             key: how.key,
+            snapshot: how.snapshot.map(str::to_owned),
             ..OpenOptions::default()
         };
         let image_opts = how.image_opts.unwrap_or(self.image_opts);

@@ -122,13 +122,7 @@ fn write_node(
         writeln!(text, "{indent}backing file format: {format}")?;
     }
     if let Some(snapshots) = &node.snapshots {
-        writeln!(text, "{indent}Snapshot list:")?;
-        writeln!(
-            text,
-            "{indent}{:<7} {:<16} {:>8} {:>19} {:>15} {:>10}",
-            "ID", "TAG", "VM_SIZE", "DATE", "VM_CLOCK", "ICOUNT"
-        )?;
-        snapshots.iter().try_for_each(|s| write_snapshot(text, indent, s))?;
+        text.push_str(&snapshot_list(indent, snapshots));
     }
     write_specific(text, indent, node)
 }
@@ -148,6 +142,19 @@ fn write_specific(text: &mut String, indent: &str, node: &BlockNodeInfo) -> std:
         write_value(text, &format!("{indent}    "), data)?;
     }
     Ok(())
+}
+
+/// The table of an image's snapshots.
+pub(super) fn snapshot_list(indent: &str, snapshots: &[SnapshotInfo]) -> String {
+    let mut text = format!(
+        "{indent}Snapshot list:\n{indent}{:<7} {:<16} {:>8} {:>19} {:>15} {:>10}\n",
+        "ID", "TAG", "VM_SIZE", "DATE", "VM_CLOCK", "ICOUNT"
+    );
+    for snapshot in snapshots {
+        // Writing to a string cannot fail.
+        let _ = write_snapshot(&mut text, indent, snapshot);
+    }
+    text
 }
 
 fn write_snapshot(text: &mut String, indent: &str, snapshot: &SnapshotInfo) -> std::fmt::Result {

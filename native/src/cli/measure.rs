@@ -5,6 +5,7 @@ use super::args::{target_format, wants_option_help};
 use super::failure::{Failure, Outcome};
 use super::host::{Host, Opening, Threads, block_on};
 use super::output::{print, print_json};
+use super::snapshot::{SnapshotParam, open_state};
 use sectora_core::image::{OptionSet, measure_new, measure_source, no_progress};
 use sectora_core::io::BlockDevice;
 
@@ -32,7 +33,8 @@ pub(super) struct Args {
     #[arg(short, long, value_name = "FMT", allow_hyphen_values = true)]
     format: Option<String>,
 
-    #[arg(short = 'l', long = "snapshot", value_name = "SNAPSHOT", hide = true)]
+    /// Measure this internal snapshot of FILENAME: snapshot.id=ID,snapshot.name=NAME, or one of both
+    #[arg(short = 'l', long = "snapshot", value_name = "SNAPSHOT", allow_hyphen_values = true)]
     snapshot: Option<String>,
 
     /// Read the image although another program writes to it
@@ -71,8 +73,8 @@ pub(super) fn run(args: Args) -> Outcome {
         }
         _ => {}
     }
-    if args.snapshot.is_some() {
-        return Err(Failure::unsupported("measuring a snapshot (-l)"));
+    if let Some(snapshot) = &args.snapshot {
+        SnapshotParam::parse(snapshot)?;
     }
     let format = target_format(&args.target_format)?;
     if wants_option_help(&args.options) {
@@ -90,7 +92,7 @@ pub(super) fn run(args: Args) -> Outcome {
                 }
                 Some(filename) => {
                     let how = Opening::to_look_at(args.format.as_deref());
-                    let source = host.open(filename, how).await?;
+                    let source = open_state(&host, filename, how, args.snapshot.as_deref()).await?;
                     set_size(&mut options, source.len())?;
                     measure_source(&options.image_with(&host.objects)?, &source, &no_progress)
                         .await?

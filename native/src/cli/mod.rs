@@ -22,6 +22,7 @@
 //! Invariants: nothing here knows a format's layout; nothing but `output` and `progress` prints;
 //! what is not supported is refused, never ignored.
 
+mod amend;
 mod args;
 mod bench;
 mod bitmap;
@@ -43,8 +44,10 @@ mod objects;
 mod output;
 mod progress;
 mod rebase;
+mod resize;
 mod sample;
 mod signal;
+mod snapshot;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use failure::Outcome;
@@ -67,6 +70,10 @@ pub fn main() -> ExitCode {
     output::set_program(program);
     if args.is_empty() {
         args.push(program.name().into());
+    }
+    let verb = if program == Program::QemuImg { 1 } else { 2 };
+    if args.get(verb).is_some_and(|verb| verb == "resize") {
+        resize::mark_size(&mut args, verb + 1);
     }
     ExitCode::from(run(program, &args).unwrap_or_else(|failure| {
         let invoked = invoked(program, &args);
@@ -191,6 +198,8 @@ struct Img {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Change what an image is like
+    Amend(amend::Args),
     /// Time a series of requests
     Bench(bench::Args),
     /// Change the dirty bitmaps stored with an image
@@ -215,11 +224,16 @@ enum Verb {
     Measure(measure::Args),
     /// Give an image another backing file
     Rebase(rebase::Args),
+    /// Make a disk larger or smaller
+    Resize(resize::Args),
+    /// List, make, apply and remove the snapshots inside an image
+    Snapshot(snapshot::Args),
 }
 
 impl Verb {
     fn run(self) -> Outcome {
         match self {
+            Self::Amend(args) => amend::run(args),
             Self::Bench(args) => bench::run(args),
             Self::Bitmap(args) => bitmap::run(args),
             Self::Check(args) => check::run(args),
@@ -232,6 +246,8 @@ impl Verb {
             Self::Map(args) => map::run(args),
             Self::Measure(args) => measure::run(args),
             Self::Rebase(args) => rebase::run(args),
+            Self::Resize(args) => resize::run(args),
+            Self::Snapshot(args) => snapshot::run(args),
         }
     }
 }

@@ -216,9 +216,7 @@ pub(crate) fn unsupported() {
     folder.file("a.raw", 1 << 20, &[]);
     let names = folder.names();
     for line in [
-        "img measure -l snap a.raw",
         "img convert --bitmaps a.raw out",
-        "img convert -l snap a.raw out",
         "img convert -n --target-image-opts a.raw driver=raw",
         "img convert -c -O qcow2 a.raw -",
         "img create -f qcow2 -o nocow=on out 1M",

@@ -269,6 +269,26 @@ impl Qcow2 {
         }
     }
 
+    /// Counts a reference more on the first clusters of a run, as many as one slice of a refcount
+    /// block describes. Where one of them is at `max`, nothing changes.
+    pub(super) async fn raise_part(&self, run: Release, max: u64) -> Result<u64> {
+        let _cursor = self.alloc.0.lock().await;
+        let order = self.refcount_order;
+        let (slice, index) = self.refcount_slice(run.first).await?;
+        self.cache.modify(&slice, |bytes| {
+            let len = refcount::entries(bytes.len(), order);
+            let most = usize::try_from(run.count).unwrap_or(usize::MAX).min(len - index);
+            let range = index..index + most;
+            if let Some(full) = range.clone().find(|i| refcount::get(bytes, *i, order) >= max) {
+                return Err(self.too_many_references(run.first + (full - index) as u64));
+            }
+            for i in range {
+                refcount::set(bytes, i, order, refcount::get(bytes, i, order) + 1);
+            }
+            Ok(most as u64)
+        })
+    }
+
     /// Applies `change` to the counts of a run of clusters.
     async fn change_refcounts(
         &self,
@@ -326,6 +346,11 @@ impl Qcow2 {
         let (slice, _) = self.cache.get(slice_offset, Class::Refcount).await?;
         // Smaller than the number of entries in 16 KiB.
         Ok((slice, (index % slice_entries) as usize))
+    }
+
+    /// True where the count of `cluster` has a place.
+    pub(super) fn has_refblock(&self, cluster: u64) -> bool {
+        self.refblock_of(cluster) != 0
     }
 
     fn refblock_of(&self, cluster: u64) -> u64 {
@@ -480,11 +505,12 @@ impl Qcow2 {
         let end = end << self.cluster_bits;
         let l1 = self.l1.read();
         let (table, table_clusters) = *self.reftable_place.lock();
+        let (snapshots, snapshots_len) = self.snapshots.read().place;
         let fixed = [
             ("header", 0, self.cluster_size()),
             ("active L1 table", l1.offset, 8 * l1.entries.len() as u64),
             ("refcount table", table, u64::from(table_clusters) << self.cluster_bits),
-            ("snapshot table", self.snapshot_table.0, self.snapshot_table.1),
+            ("snapshot table", snapshots, snapshots_len),
         ];
         for (what, at, len) in fixed {
             if len > 0 && start < at + len && at < end {

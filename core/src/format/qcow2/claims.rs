@@ -7,6 +7,7 @@ use crate::sync::Mutex;
 use alloc::collections::VecDeque;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
+use event_listener::Event;
 
 /// A run of host clusters, each to lose one reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub(super) struct Release {
 #[derive(Debug)]
 pub(super) struct Limbo {
     state: Mutex<LimboState>,
+    /// Told when an epoch ends.
+    ended: Arc<Event>,
 }
 
 #[derive(Debug)]
@@ -38,13 +41,33 @@ struct LimboState {
 
 /// Its reference count says how many operations of that time are under way.
 #[derive(Debug)]
-struct Epoch;
+struct Epoch(Arc<Event>);
+
+impl Drop for Epoch {
+    fn drop(&mut self) {
+        self.0.notify(usize::MAX);
+    }
+}
 
 impl Limbo {
     pub(super) fn new() -> Self {
-        let state =
-            LimboState { epoch: Arc::new(Epoch), pending: Vec::new(), queue: VecDeque::new() };
-        Self { state: Mutex::new(state) }
+        let ended = Arc::new(Event::new());
+        let epoch = Arc::new(Epoch(ended.clone()));
+        let state = LimboState { epoch, pending: Vec::new(), queue: VecDeque::new() };
+        Self { state: Mutex::new(state), ended }
+    }
+
+    /// Waits until every operation that is under way now has settled.
+    pub(super) async fn quiesce(&self) {
+        let ended = self.state.lock().end_epoch(VecDeque::new());
+        drop(ended);
+        loop {
+            let listener = self.ended.listen();
+            if self.state.lock().queue.iter().all(|(epoch, _)| epoch.strong_count() == 0) {
+                return;
+            }
+            listener.await;
+        }
     }
 
     /// Keeps every cluster that is in use now from being used for anything else.
@@ -134,9 +157,17 @@ impl Drop for Reserved {
 impl LimboState {
     fn retire(&mut self, batch: VecDeque<Release>) {
         if !batch.is_empty() {
-            let ended = core::mem::replace(&mut self.epoch, Arc::new(Epoch));
-            self.queue.push_back((Arc::downgrade(&ended), batch));
+            self.end_epoch(batch);
         }
+    }
+
+    /// Lets what waits for the current epoch wait in the queue, and begins another one. Gives the
+    /// old one, for the case that nobody else holds it.
+    fn end_epoch(&mut self, batch: VecDeque<Release>) -> Arc<Epoch> {
+        let next = Arc::new(Epoch(self.epoch.0.clone()));
+        let ended = core::mem::replace(&mut self.epoch, next);
+        self.queue.push_back((Arc::downgrade(&ended), batch));
+        ended
     }
 }
 

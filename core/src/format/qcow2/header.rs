@@ -45,6 +45,17 @@ pub(crate) enum CryptMethod {
     },
 }
 
+impl CryptMethod {
+    /// The header's number for it.
+    pub(super) fn number(self) -> u32 {
+        match self {
+            Self::None => 0,
+            Self::Aes => 1,
+            Self::Luks { .. } => 2,
+        }
+    }
+}
+
 /// A checked header: no field contradicts another or a limit of the format. Offsets have been
 /// checked for alignment, not yet against the file's length.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -426,12 +437,7 @@ impl Header {
         put(header::VERSION, &self.version.to_be_bytes());
         put(header::CLUSTER_BITS, &self.cluster_bits.to_be_bytes());
         put(header::SIZE, &self.size.to_be_bytes());
-        let method: u32 = match self.crypt {
-            CryptMethod::None => 0,
-            CryptMethod::Aes => 1,
-            CryptMethod::Luks { .. } => 2,
-        };
-        put(header::CRYPT_METHOD, &method.to_be_bytes());
+        put(header::CRYPT_METHOD, &self.crypt.number().to_be_bytes());
         put(header::L1_SIZE, &self.l1_size.to_be_bytes());
         put(header::L1_OFFSET, &self.l1_offset.to_be_bytes());
         put(header::REFTABLE_OFFSET, &self.reftable_offset.to_be_bytes());

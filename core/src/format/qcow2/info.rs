@@ -41,7 +41,7 @@ impl Qcow2 {
             dirty: marks.contains(Incompatible::DIRTY),
             encrypted: h.crypt != CryptMethod::None,
             backing: self.backing_ref(),
-            snapshots: self.snapshots.iter().map(super::Snapshot::info).collect(),
+            snapshots: self.snapshots.read().infos(),
             specific: Some(ImageInfoSpecific::Qcow2(specific)),
         })
     }

@@ -11,9 +11,11 @@
 //! | `cache` | L2 tables and refcount blocks in memory |
 //! | `order` | write-back: what must be durable before what |
 //! | `claims` | who may use which range |
+//! | `amend` | version, refcount width and the like of an image |
 //! | `rewrite` | changes of the header |
 //! | `empty` | giving up all guest data |
-//! | `snapshot` | table of snapshots, read |
+//! | `snapshot` | internal snapshots |
+//! | `shared` | references of whole tables; the image to oneself |
 //! | `bitmap` | persistent bitmaps: loaded, marked, stored |
 //! | `check` | consistency check and repair |
 //! | `marks` | the features *dirty* and *corrupt* |
@@ -21,6 +23,7 @@
 //! | `create`, `measure`, `stream` | new images |
 
 mod alloc;
+mod amend;
 mod bitmap;
 mod cache;
 mod check;
@@ -39,6 +42,7 @@ mod order;
 mod refcount;
 mod resize;
 mod rewrite;
+mod shared;
 mod snapshot;
 mod sparse;
 mod stream;
@@ -55,12 +59,12 @@ pub use stream::{StreamOptions, stream};
 pub(super) use open::open;
 
 use super::{
-    BackingRef, CheckReport, Child, Driver, DriverEvent, Encryption, FormatInfo, Geometry, Mapping,
-    Repair, Reservation, Token, ZeroPlan,
+    AmendOptions, BackingRef, CheckReport, Child, Driver, DriverEvent, Encryption, FormatInfo,
+    Geometry, Mapping, Repair, Reservation, Snapshots, Token, ZeroPlan,
 };
 use crate::bitmap::{BitmapSet, DirtyBitmap};
 use crate::crypto::Secret;
-use crate::crypto::luks::AmendOptions;
+use crate::crypto::luks;
 use crate::io::{BoxFuture, Capabilities, Device, Preallocation, Runtime, ZeroFlags};
 use crate::sync::{Mutex, RwLock};
 use crate::{Error, Result};
@@ -76,7 +80,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 use header::Header;
 use layout::{Autoclear, Incompatible};
-use snapshot::Snapshot;
+use snapshot::SnapshotTable;
 
 /// An opened qcow2 image.
 pub struct Qcow2 {
@@ -94,9 +98,7 @@ pub struct Qcow2 {
     refcount_order: u32,
     extended_l2: bool,
     writable: bool,
-    snapshots: Vec<Snapshot>,
-    /// Offset and length of the snapshot table.
-    snapshot_table: (u64, u64),
+    snapshots: RwLock<SnapshotTable>,
     /// The backing file as the header names it.
     backing: RwLock<Option<BackingRef>>,
     virtual_size: RwLock<u64>,
@@ -110,6 +112,11 @@ pub struct Qcow2 {
     /// Serialises write-backs.
     write_back_lock: async_lock::Mutex<()>,
     range_locks: Arc<RangeLocks>,
+    /// Whoever changes the active tables shares this; who swaps them has it alone.
+    exclusive: async_lock::RwLock<()>,
+    /// The copied flags may be wrong: something that changes counts of clusters in use was
+    /// abandoned.
+    flags_stale: AtomicBool,
     limbo: Arc<Limbo>,
     /// The first real change has been prepared (autoclear bits).
     touched: async_lock::Mutex<bool>,
@@ -131,6 +138,8 @@ pub struct Qcow2 {
     seen_corrupt: Mutex<Option<bool>>,
     events: Mutex<Vec<DriverEvent>>,
     bitmaps: Persistent,
+    /// The image has become one that this does not describe.
+    retired: AtomicBool,
 }
 
 impl fmt::Debug for Qcow2 {
@@ -146,7 +155,8 @@ struct L1 {
     entries: Vec<u64>,
     /// Groups of entries that differ from the file.
     dirty: BTreeSet<usize>,
-    /// It lies in a new place, which is durable, and the header does not say so yet.
+    /// It lies in a new place, which is durable, or the disk has another size, and the header does not
+    /// say so yet.
     moved: bool,
 }
 
@@ -193,7 +203,17 @@ impl Qcow2 {
         self.poisoned.store(true, Ordering::Release);
     }
 
+    fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Acquire)
+    }
+
     fn refuse_poisoned(&self) -> Result<()> {
+        if self.is_retired() {
+            return Err(Error::invalid(
+                "the image was amended; close and reopen it before it is written to",
+            )
+            .in_format("qcow2"));
+        }
         if self.is_poisoned() {
             return Err(Error::io(
                 "an earlier metadata write failed; what the last flush confirmed is safe, close \
@@ -261,7 +281,10 @@ impl Driver for Qcow2 {
         self.encryption.as_ref()
     }
 
-    fn amend_encryption<'a>(&'a self, options: &'a AmendOptions) -> BoxFuture<'a, Result<()>> {
+    fn amend_encryption<'a>(
+        &'a self,
+        options: &'a luks::AmendOptions,
+    ) -> BoxFuture<'a, Result<()>> {
         Box::pin(self.amend_slots(options))
     }
 
@@ -304,6 +327,10 @@ impl Driver for Qcow2 {
         Box::pin(self.close_all())
     }
 
+    fn prepare_growth(&self, size: u64) -> BoxFuture<'_, Result<()>> {
+        Box::pin(Self::prepare_growth(self, size))
+    }
+
     fn set_virtual_size(
         &self,
         size: u64,
@@ -330,6 +357,22 @@ impl Driver for Qcow2 {
 
     fn can_store_bitmap(&self, bitmap: &DirtyBitmap) -> Result<()> {
         Self::can_store_bitmap(self, bitmap)
+    }
+
+    fn snapshots(&self) -> Option<&dyn Snapshots> {
+        Some(self)
+    }
+
+    fn check_amend(&self, options: &AmendOptions) -> Result<()> {
+        self.check_amendment(options)
+    }
+
+    fn amend<'a>(
+        &'a self,
+        options: &'a AmendOptions,
+        progress: &'a (dyn Fn(u64, u64) + Send + Sync),
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.amend_image(options, progress))
     }
 
     fn set_backing(&self, backing: Option<BackingRef>) -> BoxFuture<'_, Result<()>> {

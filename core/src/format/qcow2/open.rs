@@ -5,7 +5,7 @@ use super::cache::TableCache;
 use super::claims::{Limbo, RangeLocks};
 use super::header::Header;
 use super::layout::{self as l, Autoclear, Compatible, Incompatible};
-use super::snapshot::{self, Snapshot};
+use super::snapshot::{self, Snapshot, SnapshotTable};
 use super::{L1, Qcow2};
 use crate::format::detect::OpenedFormat;
 use crate::format::layer::{DataFile, DataSource};
@@ -103,8 +103,11 @@ pub(in crate::format) async fn open(
         refcount_order: header.refcount_order,
         extended_l2: header.incompatible.contains(Incompatible::EXTENDED_L2),
         writable,
-        snapshots,
-        snapshot_table,
+        snapshots: RwLock::new(SnapshotTable {
+            list: snapshots,
+            place: snapshot_table,
+            moved: false,
+        }),
         backing: RwLock::new(backing.clone()),
         virtual_size: RwLock::new(virtual_size.next_multiple_of(l::SECTOR)),
         l1: RwLock::new(L1 { offset: l1_offset, entries: l1, ..L1::default() }),
@@ -114,6 +117,8 @@ pub(in crate::format) async fn open(
         alloc: super::alloc::AllocLock::default(),
         l2_lock: async_lock::Mutex::new(()),
         write_back_lock: async_lock::Mutex::new(()),
+        exclusive: async_lock::RwLock::new(()),
+        flags_stale: AtomicBool::new(false),
         range_locks: Arc::new(RangeLocks::default()),
         limbo: Arc::new(Limbo::new()),
         touched: async_lock::Mutex::new(false),
@@ -131,6 +136,7 @@ pub(in crate::format) async fn open(
         seen_corrupt: Mutex::new(None),
         events: Mutex::new(events),
         bitmaps: Persistent::new(&header, snapshot.is_some()),
+        retired: AtomicBool::new(false),
         header,
     };
     if writable && !options.check {

@@ -31,6 +31,10 @@ pub(super) const L1_GROUP: usize = 64;
 impl Qcow2 {
     /// Makes every completed write durable.
     pub(super) async fn flush_all(&self) -> Result<()> {
+        if self.is_retired() && !self.is_poisoned() {
+            // All of it was durable before.
+            return Ok(());
+        }
         self.refuse_poisoned()?;
         self.write_back(true).await?;
         if self.lazy {
@@ -52,12 +56,13 @@ impl Qcow2 {
 
     /// Ends writing: after this the image is one that was closed cleanly.
     pub(super) async fn close_all(&self) -> Result<()> {
-        if self.for_check {
+        if self.for_check || self.is_retired() && !self.is_poisoned() {
             return Ok(());
         }
         self.flush_all().await?;
         self.store_bitmaps().await?;
         // What the old ones took is free, and their counts go down.
+        self.settle_abandoned().await?;
         self.refuse_poisoned()?;
         self.write_back_all(true, false).await?;
         self.flush_refcounts().await?;
@@ -145,9 +150,19 @@ impl Qcow2 {
             let l1 = self.l1.read();
             if l1.moved {
                 let entries = u32::try_from(l1.entries.len()).unwrap_or(u32::MAX);
-                let mut field = entries.to_be_bytes().to_vec();
+                // The disk may have another size with another table: one write for both.
+                let mut field = self.virtual_size.read().to_be_bytes().to_vec();
+                field.extend_from_slice(&self.header.crypt.number().to_be_bytes());
+                field.extend_from_slice(&entries.to_be_bytes());
                 field.extend_from_slice(&l1.offset.to_be_bytes());
-                fields.push((layout::header::L1_SIZE, field));
+                fields.push((layout::header::SIZE, field));
+            }
+            let snapshots = self.snapshots.read();
+            if snapshots.moved {
+                let count = u32::try_from(snapshots.list.len()).unwrap_or(u32::MAX);
+                let mut field = count.to_be_bytes().to_vec();
+                field.extend_from_slice(&snapshots.place.0.to_be_bytes());
+                fields.push((layout::header::NB_SNAPSHOTS, field));
             }
         }
         if fields.is_empty() {
@@ -160,6 +175,7 @@ impl Qcow2 {
         // No table moves without the lock that the caller holds.
         self.reftable.lock().moved = false;
         self.l1.write().moved = false;
+        self.snapshots.write().moved = false;
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use super::claims::{RangeGuard, Release, Reserved};
 use super::layout::{self as l, be64};
 use super::map::{Descriptor, Entry, Subclusters, subcluster_mask};
 use crate::format::{Place, Reservation, Target, Token, ZeroPlan};
-use crate::io::ZeroFlags;
+use crate::io::{Hold, ZeroFlags};
 use crate::{Error, Result};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -21,6 +21,8 @@ use smallvec::SmallVec;
 struct Pending {
     change: Change,
     _guards: Vec<RangeGuard>,
+    /// Until the change is made, nobody has the image to himself.
+    _hold: Hold,
     /// Taken for this write; given back if it never becomes visible.
     reserved: Reserved,
 }
@@ -47,6 +49,7 @@ struct Run {
 impl Qcow2 {
     pub(super) async fn reserve_range(&self, start: u64, len: u64) -> Result<Reservation> {
         self.prepare_write().await?;
+        let _with_others = self.with_others().await?;
         let hold = Some(self.limbo.hold());
         if let Some(targets) = self.in_place(start, start + len).await? {
             return Ok(Reservation { targets, token: None, hold });
@@ -85,7 +88,8 @@ impl Qcow2 {
             after: run.end - stop,
         };
         let change = Change::Standard { start: run.start, end: run.end, host, fresh };
-        let pending = Pending { change, _guards: Vec::from([guard]), reserved };
+        let _hold = self.limbo.hold();
+        let pending = Pending { change, _guards: Vec::from([guard]), _hold, reserved };
         let mut targets = SmallVec::new();
         targets.push(target);
         Ok(Reservation { targets, token: Some(Token(Box::new(pending))), hold })
@@ -255,6 +259,7 @@ impl Qcow2 {
                 Error::unsupported("compressed clusters with a data file").in_format("qcow2")
             );
         }
+        let _with_others = self.with_others().await?;
         let hold = Some(self.limbo.hold());
         let mut guards = Vec::new();
         for (start, _) in units {
@@ -276,7 +281,8 @@ impl Qcow2 {
             });
             entries.push((*start, Descriptor::emit(offset, *len, self.cluster_bits)));
         }
-        let pending = Pending { change: Change::Compressed(entries), _guards: guards, reserved };
+        let (change, _hold) = (Change::Compressed(entries), self.limbo.hold());
+        let pending = Pending { change, _guards: guards, _hold, reserved };
         Ok(Reservation { targets, token: Some(Token(Box::new(pending))), hold })
     }
 
@@ -452,7 +458,7 @@ impl Qcow2 {
     }
 
     /// Writes metadata back when too much of it waits.
-    async fn relieve_cache(&self) -> Result<()> {
+    pub(super) async fn relieve_cache(&self) -> Result<()> {
         if self.cache.is_crowded() { self.write_back(false).await } else { Ok(()) }
     }
 
@@ -467,6 +473,7 @@ impl Qcow2 {
             return Ok(plan);
         }
         self.prepare_write().await?;
+        let _with_others = self.with_others().await?;
         let by_metadata = self.header.version >= 3 || !self.has_backing();
         if self.data_file_is_raw() || !by_metadata {
             plan.explicit.push((start, len));
@@ -624,6 +631,7 @@ impl Qcow2 {
         if self.data_file_is_raw() || !possible {
             return Ok(());
         }
+        let _with_others = self.with_others().await?;
         let mut at = first;
         while at < last {
             let stop = last.min(self.slice_end(at));
@@ -696,6 +704,6 @@ fn reusable(entry: &Entry) -> Option<u64> {
 }
 
 /// Writes a table entry.
-fn put(bytes: &mut [u8], at: usize, value: u64) {
+pub(super) fn put(bytes: &mut [u8], at: usize, value: u64) {
     bytes[at..at + 8].copy_from_slice(&value.to_be_bytes());
 }

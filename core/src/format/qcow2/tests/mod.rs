@@ -12,6 +12,7 @@
 //! | `interleave` | futures dropped at each await, writes that land late, several threads |
 //! | `repair` | repairs, and the marks that call for them |
 //! | `rewrite` | changes of the header |
+//! | `states` | snapshots, sizes and amendments, whatever fails |
 //! | `hostile` | truncated, flipped and forged images |
 //!
 //! `SECTORA_TEST_ROUNDS=n` makes the random ones `n` times as long.
@@ -28,6 +29,7 @@ mod interleave;
 mod model;
 mod repair;
 mod rewrite;
+mod states;
 mod unit;
 
 use crate::format::{Env, Finding, Layer, Repair};
