@@ -284,8 +284,13 @@ impl Qcow2 {
         let _alone = self.alone().await?;
         let list = self.snapshots.read().list.clone();
         let wanted = &list[position(&list, id)?];
+        // All of the disk changes, as far as bitmaps can tell.
+        let recorded = self.bitmaps.set.record(0, *self.virtual_size.read());
         let applied = self.return_to(wanted).await;
-        self.after(applied).await
+        self.after(applied).await?;
+        self.bitmaps.set.resize(*self.virtual_size.read());
+        drop(recorded);
+        Ok(())
     }
 
     async fn return_to(&self, wanted: &Snapshot) -> Result<()> {
