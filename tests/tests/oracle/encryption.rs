@@ -205,7 +205,11 @@ pub(super) fn what_the_reference_encrypts_we_read_and_write() {
             let wrong = open_with(&env, file.clone(), "wrong").await;
             if !matches!(create.encryption.as_ref().map(|e| e.method), Some(EncryptionMethod::Aes))
             {
-                assert_eq!(wrong.map(drop).expect_err("refused").kind(), ErrorKind::Denied, "{what}");
+                assert_eq!(
+                    wrong.map(drop).expect_err("refused").kind(),
+                    ErrorKind::Denied,
+                    "{what}"
+                );
             }
             let layer = open_with(&env, file.clone(), PASSPHRASE).await.expect(&what);
             let got = contents(&(layer.clone() as Device)).await;
