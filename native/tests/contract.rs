@@ -21,6 +21,10 @@ const WAYS: [(&str, Aio, bool); 4] = [
     ("threads_direct", Aio::Threads, true),
 ];
 
+/// On a busy machine a thread can be done before anybody has asked, and there is nothing in flight
+/// to be dropped: a case that does not apply is tried so many times.
+const TRIES: usize = 10;
+
 fn main() {
     let mut trials = Vec::new();
     for (way, aio, direct) in WAYS {
@@ -76,7 +80,16 @@ fn run(case: &Case, options: &FileOptions) -> std::result::Result<(), Failed> {
         rounds: 4,
         ..ContractOptions::default()
     };
-    let outcome = block_on(|runtime| async move { case.run(&make, &runtime, &how).await })?;
+    let outcome = block_on(|runtime| async move {
+        let mut outcome = case.run(&make, &runtime, &how).await;
+        for _ in 1..TRIES {
+            if !matches!(outcome, Outcome::Skipped(_)) {
+                break;
+            }
+            outcome = case.run(&make, &runtime, &how).await;
+        }
+        outcome
+    })?;
     match outcome {
         Outcome::Passed => Ok(()),
         Outcome::Skipped(reason) => Err(format!("does not apply: {reason}").into()),
