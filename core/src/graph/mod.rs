@@ -2,8 +2,8 @@
 //!
 //! | module | what it holds |
 //! | --- | --- |
-//! | [`options`] | a node's options as a flat list of dotted names, and how they are read as text |
-//! | [`open`] | a tree of nodes opened from them |
+//! | `options` | a node's options as a flat list of dotted names, and how they are read as text |
+//! | `open` | a tree of nodes opened from them |
 //! | `drivers` | the options that only one format has |
 //!
 //! A name that stands for a file, a socket or a server is the host's business: [`Protocols`].
