@@ -136,7 +136,8 @@ fn encrypted_images_without_their_key_are_described_and_neither_read_nor_written
             layer.discard(0, SIZE).await.expect_err("discard"),
         ];
         for error in errors {
-            assert_eq!((error.kind(), error.what()), (InvalidInput, missing));
+            assert_eq!(error.kind(), InvalidInput);
+            assert!(error.what().ends_with(missing), "{error}");
         }
         let extents = layer.extents(0, SIZE).await.expect("extents");
         assert!(extents.iter().all(|e| e.host.is_none()), "{extents:?}");
