@@ -127,8 +127,10 @@ async fn open_with(env: &Env, file: Device, secret: &str) -> Result<Arc<Layer>> 
 /// The reference finds in `image.qcow2` what is in `want`.
 fn reference_agrees(folder: &Path, want: &[u8], what: &str) {
     std::fs::write(folder.join("want"), want).expect("write");
-    let check = run(folder, "qemu-img", &["check", "image.qcow2"]);
-    assert!(check.status.success(), "{what}: {}", String::from_utf8_lossy(&check.stdout));
+    let check = run(folder, "qemu-img", &with_secrets("check", &["--image-opts", IMAGE]));
+    let found = String::from_utf8_lossy(&check.stdout);
+    let said = String::from_utf8_lossy(&check.stderr);
+    assert!(check.status.success(), "{what}: {found}{said}");
     let plain = "driver=raw,file.filename=want";
     let args = with_secrets("compare", &["--image-opts", IMAGE, plain]);
     let compare = run(folder, "qemu-img", &args);
@@ -175,22 +177,18 @@ pub(super) fn what_we_encrypt_the_reference_reads() {
 pub(super) fn what_the_reference_encrypts_we_read_and_write() {
     let folder = tempfile::tempdir().expect("folder");
     let folder = folder.path();
-    let (all, size) = (images(), SIZE.to_string());
+    let (all, mut without_compressed) = (images(), 0);
     for (i, create) in all.iter().enumerate() {
         let what = format!("{create:?}");
         let mut rng = Rng::new(5_000 + i as u64);
-        let _ = std::fs::remove_file(folder.join("image.qcow2"));
-        let _ = std::fs::remove_file(folder.join("data"));
-        let options = creation_options(create);
-        let make = ["-q", "-f", "qcow2", "-o", &options, "image.qcow2", &size];
-        succeed(folder, "qemu-img", &with_secrets("create", &make));
         let mut commands = commands(&mut rng, create);
-        // Version 10.0 fails compressed writes of small clusters at times.
-        commands.retain(|c| create.cluster_size >= 65_536 || !c.starts_with("write -c"));
-        let mut args: Vec<&str> = SECRETS.to_vec();
-        args.extend(["--image-opts", IMAGE]);
-        args.extend(commands.iter().flat_map(|command| ["-c", command]));
-        succeed(folder, "qemu-io", &args);
+        if !make_by_reference(folder, create, &commands) {
+            // Version 10.0 fails compressed writes of small clusters, or over allocated ones, at
+            // times: this is about what it can write.
+            without_compressed += 1;
+            commands.retain(|c| !c.starts_with("write -c"));
+            assert!(make_by_reference(folder, create, &commands), "{what}: {commands:?}");
+        }
         let convert = ["--image-opts", IMAGE, "-O", "raw", "want"];
         succeed(folder, "qemu-img", &with_secrets("convert", &convert));
         let want = std::fs::read(folder.join("want")).expect("read");
@@ -206,7 +204,7 @@ pub(super) fn what_the_reference_encrypts_we_read_and_write() {
             if !matches!(create.encryption.as_ref().map(|e| e.method), Some(EncryptionMethod::Aes))
             {
                 assert_eq!(
-                    wrong.map(drop).expect_err("refused").kind(),
+                    wrong.map(drop).expect_err("a wrong passphrase").kind(),
                     ErrorKind::Denied,
                     "{what}"
                 );
@@ -224,7 +222,24 @@ pub(super) fn what_the_reference_encrypts_we_read_and_write() {
         }
         reference_agrees(folder, &expected, &what);
     }
-    println!("{} encrypted images of theirs", all.len());
+    println!(
+        "{} encrypted images of theirs, {without_compressed} of them without compressed clusters",
+        all.len()
+    );
+    assert!(without_compressed < all.len(), "the reference wrote no compressed clusters");
+}
+
+/// Makes `image.qcow2` by the reference tools. False where they failed to write it.
+fn make_by_reference(folder: &Path, create: &CreateOptions, commands: &[String]) -> bool {
+    let _ = std::fs::remove_file(folder.join("image.qcow2"));
+    let _ = std::fs::remove_file(folder.join("data"));
+    let (options, size) = (creation_options(create), SIZE.to_string());
+    let make = ["-q", "-f", "qcow2", "-o", &options, "image.qcow2", &size];
+    succeed(folder, "qemu-img", &with_secrets("create", &make));
+    let mut args: Vec<&str> = SECRETS.to_vec();
+    args.extend(["--image-opts", IMAGE]);
+    args.extend(commands.iter().flat_map(|command| ["-c", command]));
+    run(folder, "qemu-io", &args).status.success()
 }
 
 /// Both sides tell the same of an image, and of the size that one will have.

@@ -30,8 +30,11 @@ pub fn measure(options: &CreateOptions, data: u64) -> Result<Measured> {
     let l1_clusters = (l2_tables * 8).div_ceil(cluster);
     // With a data file the guest's clusters are elsewhere.
     let inside = if options.data_file.is_some() { 0 } else { clusters };
-    let fixed = 1 + l1_clusters + l2_tables + options.encryption_clusters();
+    let fixed = 1 + l1_clusters + l2_tables;
     let layout = Layout::with(&header, fixed + inside, l1_clusters);
+    // As QEMU's tools have it: the refcounts of the encryption header are not counted. They matter
+    // only with clusters of a few hundred bytes.
+    let fixed = fixed + options.encryption_clusters();
     let metadata = fixed + layout.reftable_clusters + layout.refblock_count;
     let metadata = metadata * cluster;
     let fully_allocated = metadata + inside * cluster;
