@@ -6,7 +6,7 @@
 
 use sectora_core::codec::{self, Compression};
 use sectora_core::crypto::luks::{Header, Limits, SLOT_COUNT, Step, Unlock};
-use sectora_core::format::{Env, FormatName, Layer, OpenOptions, open, qcow2};
+use sectora_core::format::{Env, FormatName, Layer, OpenOptions, Repair, open, qcow2};
 use sectora_core::image::{self, no_progress};
 use sectora_core::io::testing::SimRuntime;
 use sectora_core::io::testing::model::{Op, Plan, Session, Subject};

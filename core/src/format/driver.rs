@@ -4,7 +4,7 @@ use super::Encryption;
 use super::report::{CheckReport, DriverEvent, Repair};
 use crate::bitmap::{BitmapSet, DirtyBitmap};
 use crate::codec::Compression;
-use crate::crypto::luks;
+use crate::crypto::luks::AmendOptions;
 use crate::io::{BoxFuture, Capabilities, Hold, Preallocation, ZeroFlags};
 use crate::qapi::{ImageInfoSpecific, SnapshotInfo};
 use crate::{Error, Result};
@@ -220,7 +220,7 @@ pub struct NewSnapshot {
 /// What is to change of an image: what is `None` stays. Names and values are those of the options
 /// of creation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct AmendOptions {
+pub struct Amendment {
     /// Compatibility level.
     pub compat: Option<String>,
     /// Whether refcount updates may be postponed.
@@ -293,10 +293,7 @@ pub trait Driver: Send + Sync + fmt::Debug {
     }
 
     /// Changes the key slots of an encrypted image.
-    fn amend_encryption<'a>(
-        &'a self,
-        options: &'a luks::AmendOptions,
-    ) -> BoxFuture<'a, Result<()>> {
+    fn amend_encryption<'a>(&'a self, options: &'a AmendOptions) -> BoxFuture<'a, Result<()>> {
         let _ = options;
         let name = self.name();
         Box::pin(
@@ -423,7 +420,7 @@ pub trait Driver: Send + Sync + fmt::Debug {
     /// # Errors
     /// `InvalidInput` for what contradicts the image; `Unsupported` where the format has nothing
     /// to change.
-    fn check_amend(&self, options: &AmendOptions) -> Result<()> {
+    fn check_amend(&self, options: &Amendment) -> Result<()> {
         let _ = options;
         let name = self.name();
         Err(Error::unsupported(alloc::format!(
@@ -431,14 +428,15 @@ pub trait Driver: Send + Sync + fmt::Debug {
         )))
     }
 
-    /// Changes what the image is like, but for its size. `progress` is told steps done and in all.
-    /// Afterwards the image may have to be opened again before it is written to.
+    /// Changes what the image is like, but for its size and its encryption. `progress` is told
+    /// steps done and in all. Afterwards the image may have to be opened again before it is
+    /// written to.
     ///
     /// # Errors
     /// Those of [`check_amend`](Self::check_amend), before anything has changed.
     fn amend<'a>(
         &'a self,
-        options: &'a AmendOptions,
+        options: &'a Amendment,
         progress: &'a (dyn Fn(u64, u64) + Send + Sync),
     ) -> BoxFuture<'a, Result<()>> {
         let _ = progress;

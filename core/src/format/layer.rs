@@ -504,10 +504,15 @@ impl BlockDevice for Layer {
             // Before what is gained can be written to.
             let old = self.len();
             if len > old {
-                self.zero_what_is_gained(len).await?;
                 self.bitmaps.resize(len);
             }
-            let result = self.driver.set_virtual_size(len, preallocation).await;
+            let result = async {
+                if len > old {
+                    self.zero_what_is_gained(len).await?;
+                }
+                self.driver.set_virtual_size(len, preallocation).await
+            };
+            let result = result.await;
             self.bitmaps.resize(self.len());
             result
         })

@@ -23,8 +23,8 @@ mod transfer;
 
 pub use detect::{FormatName, open, probe};
 pub use driver::{
-    AmendOptions, BackingRef, Child, Driver, FormatInfo, Geometry, Mapping, NewSnapshot, Piece,
-    Place, Reservation, Snapshots, Target, Token, ZeroPlan,
+    Amendment, BackingRef, Child, Driver, FormatInfo, Geometry, Mapping, NewSnapshot, Piece, Place,
+    Reservation, Snapshots, Target, Token, ZeroPlan,
 };
 pub use encryption::{Encryption, EncryptionFormat, Key, KeySource, Numbering};
 pub use layer::{Backing, DataFile, DataSource, DetectZeroes, Env, Layer, OpenOptions};

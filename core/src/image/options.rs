@@ -8,7 +8,7 @@ use super::encryption::encryption_options;
 use super::{NewImage, NoSecrets, Secrets};
 use crate::codec::Compression;
 use crate::format::qcow2::{self, DataFileOptions, Version};
-use crate::format::{AmendOptions, BackingRef, FormatName, raw};
+use crate::format::{Amendment, BackingRef, FormatName, raw};
 use crate::io::Preallocation;
 use crate::{Error, Result};
 use alloc::borrow::ToOwned;
@@ -270,7 +270,7 @@ impl OptionSet {
 
     /// The change that the options of a set [for amending](Self::for_amending) describe.
     #[must_use]
-    pub fn amendment(&self) -> AmendOptions {
+    pub fn amendment(&self) -> Amendment {
         let flag = |name| self.get(name).map(|value| value == "on");
         let text = |name| self.get(name).map(ToOwned::to_owned);
         let number = |name| self.get(name).map(|n| n.parse().unwrap_or(u64::MAX));
@@ -278,7 +278,7 @@ impl OptionSet {
             let name = o.name.strip_prefix("encrypt.")?;
             Some((name.to_owned(), self.get(o.name)?.to_owned()))
         });
-        AmendOptions {
+        Amendment {
             compat: text("compat"),
             lazy_refcounts: flag("lazy_refcounts"),
             refcount_bits: number("refcount_bits"),

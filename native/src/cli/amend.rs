@@ -7,7 +7,9 @@ use super::output::print;
 use super::progress::{Meter, ProgressArgs};
 use sectora_core::Error;
 use sectora_core::format::FormatName;
-use sectora_core::image::{OptionSet, amend, amend_options, create_options};
+use sectora_core::image::{
+    OptionSet, amend, amend_encryption, amend_encryption_options, amend_options, create_options,
+};
 use sectora_core::io::Access;
 
 #[derive(Debug, clap::Args)]
@@ -73,9 +75,16 @@ pub(super) fn run(args: Args) -> Outcome {
             if help {
                 return amend_help(format);
             }
-            let change = options(format, &args.options)?.amendment();
+            let options = options(format, &args.options)?;
+            let change = options.amendment();
+            let slots =
+                amend_encryption_options(|name| options.get(name), &host.objects, args.force)?;
             let meter = Meter::new(&args.progress, args.quiet);
             let tell = |done, total| meter.tell(done, total);
+            if let Some(slots) = slots {
+                image.driver().check_amend(&change).map_err(refusal)?;
+                amend_encryption(&image, &slots).await?;
+            }
             amend(&image, &change, &tell).await.map_err(refusal)?;
             image.close().await?;
             meter.finish();

@@ -123,8 +123,10 @@ async fn perform(host: &Host, image: &Layer, action: Action<'_>) -> Result<(), F
             let snapshots = snapshots
                 .ok_or_else(|| Failure::new(failed("Block driver does not support snapshots")))?;
             let list = snapshots.list();
-            snapshots.apply(find(&list, name).unwrap_or(name)).await.map_err(|e| {
-                Failure::new(failed(&format!("Failed to load snapshot: {}", reason(&e))))
+            let applied = snapshots.apply(find(&list, name).unwrap_or(name)).await;
+            applied.map_err(|e| match e.kind() {
+                ErrorKind::InUse => Failure::new(failed(e.what())),
+                _ => Failure::new(failed(&format!("Failed to load snapshot: {}", reason(&e)))),
             })?;
         }
         Action::Delete(name) => {

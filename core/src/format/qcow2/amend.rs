@@ -10,7 +10,7 @@ use super::layout::{self as l, Autoclear, Compatible, Incompatible};
 use super::map::Entry;
 use super::write::put;
 use super::{Qcow2, refcount};
-use crate::format::AmendOptions;
+use crate::format::Amendment;
 use crate::io::{WriteFlags, ZeroFlags};
 use crate::{Error, Result};
 use alloc::format;
@@ -46,13 +46,13 @@ fn invalid(what: impl Into<alloc::borrow::Cow<'static, str>>) -> Error {
 }
 
 impl Qcow2 {
-    pub(super) fn check_amendment(&self, options: &AmendOptions) -> Result<()> {
+    pub(super) fn check_amendment(&self, options: &Amendment) -> Result<()> {
         self.plan_amendment(options).map(|_| ())
     }
 
     pub(super) async fn amend_image(
         &self,
-        options: &AmendOptions,
+        options: &Amendment,
         progress: &(dyn Fn(u64, u64) + Send + Sync),
     ) -> Result<()> {
         let plan = self.plan_amendment(options)?;
@@ -66,11 +66,17 @@ impl Qcow2 {
         if plan.version == 2 && self.header.version == 3 {
             self.expand_all(progress).await?;
         }
+        let moved = plan.version != self.header.version
+            || plan.refcount_order.is_some_and(|order| order != self.refcount_order);
+        if moved {
+            // There is no storing them after it.
+            self.store_bitmaps().await?;
+            self.settle_metadata().await?;
+        }
         let counts = match plan.refcount_order {
             Some(order) if order != self.refcount_order => Some(self.rebuild_counts(order).await?),
             _ => None,
         };
-        let moved = counts.is_some() || plan.version != self.header.version;
         let changed = self.change_header(|header| {
             // What is in memory does not describe the image that will be.
             self.retired.store(moved, Ordering::Release);
@@ -92,7 +98,7 @@ impl Qcow2 {
     }
 
     /// Refuses what contradicts itself, the image or the format, before anything changes.
-    fn plan_amendment(&self, o: &AmendOptions) -> Result<Plan> {
+    fn plan_amendment(&self, o: &Amendment) -> Result<Plan> {
         let header = &self.header;
         let version = match o.compat.as_deref() {
             None => header.version,
@@ -103,14 +109,8 @@ impl Qcow2 {
         if o.data_file_raw == Some(true) && !self.data_file_is_raw() {
             return Err(invalid("data-file-raw cannot be set on existing images"));
         }
-        if !o.encryption.is_empty() {
-            // The header of the encryption is changed by whoever understands it.
-            return Err(match header.crypt {
-                super::header::CryptMethod::None => {
-                    invalid("Can't amend encryption options - encryption not present")
-                }
-                _ => Error::unsupported("amending encryption options").in_format("qcow2"),
-            });
+        if !o.encryption.is_empty() && header.crypt == super::header::CryptMethod::None {
+            return Err(invalid("Can't amend encryption options - encryption not present"));
         }
         let refcount_order = match o.refcount_bits {
             None => None,
@@ -168,6 +168,9 @@ impl Qcow2 {
                 "Cannot downgrade an image with incompatible features {:#x} set",
                 features.bits()
             )));
+        }
+        if !self.bitmaps.set.all().is_empty() {
+            return Err(invalid("Cannot downgrade an image with bitmaps; remove them first"));
         }
         let size = *self.virtual_size.read();
         let fits = |s: &super::snapshot::Snapshot| {

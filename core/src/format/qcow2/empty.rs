@@ -21,9 +21,9 @@ impl Qcow2 {
             .in_format("qcow2"));
         }
         self.prepare_write().await?;
+        let _with_others = self.with_others().await?;
         // All of the disk changes, as far as bitmaps can tell.
         let _recorded = self.bitmaps.set.record(0, *self.virtual_size.read());
-        let _with_others = self.with_others().await?;
         let _everything = self.range_locks.lock(0, u64::MAX).await;
         {
             let _tables = self.l2_lock.lock().await;

@@ -59,12 +59,12 @@ pub use stream::{StreamOptions, stream};
 pub(super) use open::open;
 
 use super::{
-    AmendOptions, BackingRef, CheckReport, Child, Driver, DriverEvent, Encryption, FormatInfo,
+    Amendment, BackingRef, CheckReport, Child, Driver, DriverEvent, Encryption, FormatInfo,
     Geometry, Mapping, Repair, Reservation, Snapshots, Token, ZeroPlan,
 };
 use crate::bitmap::{BitmapSet, DirtyBitmap};
 use crate::crypto::Secret;
-use crate::crypto::luks;
+use crate::crypto::luks::AmendOptions;
 use crate::io::{BoxFuture, Capabilities, Device, Preallocation, Runtime, ZeroFlags};
 use crate::sync::{Mutex, RwLock};
 use crate::{Error, Result};
@@ -137,9 +137,9 @@ pub struct Qcow2 {
     /// Damage was met; whether it was fatal.
     seen_corrupt: Mutex<Option<bool>>,
     events: Mutex<Vec<DriverEvent>>,
-    bitmaps: Persistent,
     /// The image has become one that this does not describe.
     retired: AtomicBool,
+    bitmaps: Persistent,
 }
 
 impl fmt::Debug for Qcow2 {
@@ -281,10 +281,7 @@ impl Driver for Qcow2 {
         self.encryption.as_ref()
     }
 
-    fn amend_encryption<'a>(
-        &'a self,
-        options: &'a luks::AmendOptions,
-    ) -> BoxFuture<'a, Result<()>> {
+    fn amend_encryption<'a>(&'a self, options: &'a AmendOptions) -> BoxFuture<'a, Result<()>> {
         Box::pin(self.amend_slots(options))
     }
 
@@ -363,13 +360,13 @@ impl Driver for Qcow2 {
         Some(self)
     }
 
-    fn check_amend(&self, options: &AmendOptions) -> Result<()> {
+    fn check_amend(&self, options: &Amendment) -> Result<()> {
         self.check_amendment(options)
     }
 
     fn amend<'a>(
         &'a self,
-        options: &'a AmendOptions,
+        options: &'a Amendment,
         progress: &'a (dyn Fn(u64, u64) + Send + Sync),
     ) -> BoxFuture<'a, Result<()>> {
         Box::pin(self.amend_image(options, progress))

@@ -59,10 +59,10 @@ impl Qcow2 {
         if self.for_check || self.is_retired() && !self.is_poisoned() {
             return Ok(());
         }
+        self.settle_abandoned().await?;
         self.flush_all().await?;
         self.store_bitmaps().await?;
         // What the old ones took is free, and their counts go down.
-        self.settle_abandoned().await?;
         self.refuse_poisoned()?;
         self.write_back_all(true, false).await?;
         self.flush_refcounts().await?;

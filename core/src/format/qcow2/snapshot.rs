@@ -280,17 +280,17 @@ impl Qcow2 {
 
     async fn apply_snapshot(&self, id: &str) -> Result<()> {
         self.refuse_snapshots()?;
+        if !self.bitmaps.set.all().is_empty() {
+            // They tell of the disk as it is.
+            let what = "Device has active dirty bitmaps";
+            return Err(Error::new(ErrorKind::InUse, what).in_format("qcow2"));
+        }
         self.prepare_write().await?;
         let _alone = self.alone().await?;
         let list = self.snapshots.read().list.clone();
         let wanted = &list[position(&list, id)?];
-        // All of the disk changes, as far as bitmaps can tell.
-        let recorded = self.bitmaps.set.record(0, *self.virtual_size.read());
         let applied = self.return_to(wanted).await;
-        self.after(applied).await?;
-        self.bitmaps.set.resize(*self.virtual_size.read());
-        drop(recorded);
-        Ok(())
+        self.after(applied).await
     }
 
     async fn return_to(&self, wanted: &Snapshot) -> Result<()> {

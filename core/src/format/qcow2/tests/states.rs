@@ -7,8 +7,8 @@
 use super::super::{CreateOptions, Version, create};
 use super::{Always, findings, rounds};
 use crate::format::{
-    AmendOptions, BackingRef, Env, Finding, FindingKind, FormatName, Layer, NewSnapshot,
-    OpenOptions, open,
+    Amendment, BackingRef, Env, Finding, FindingKind, FormatName, Layer, NewSnapshot, OpenOptions,
+    open,
 };
 use crate::image::{amend, no_progress};
 use crate::io::testing::{
@@ -36,7 +36,7 @@ enum Step {
     Apply(&'static str),
     Delete(&'static str),
     Resize(u64, Preallocation),
-    Amend(AmendOptions),
+    Amend(Amendment),
 }
 
 use Step::{Amend, Apply, Compressed, Create, Delete, Resize, Write, Zero};
@@ -169,10 +169,9 @@ impl Story {
             Apply("one"),
             Delete("one"),
         ];
-        let compat =
-            |compat: &str| AmendOptions { compat: Some(compat.into()), ..Default::default() };
-        let bits = |bits| AmendOptions { refcount_bits: Some(bits), ..Default::default() };
-        let lazy = |on| AmendOptions { lazy_refcounts: Some(on), ..Default::default() };
+        let compat = |compat: &str| Amendment { compat: Some(compat.into()), ..Default::default() };
+        let bits = |bits| Amendment { refcount_bits: Some(bits), ..Default::default() };
+        let lazy = |on| Amendment { lazy_refcounts: Some(on), ..Default::default() };
         let amended = vec![
             Write(0x300, 0x900, 1),
             Zero(0x2000, 0x800, ZeroFlags::empty()),
@@ -189,7 +188,7 @@ impl Story {
             Delete("one"),
             Write(0, 0x1000, 5),
             Amend(bits(1)),
-            Amend(AmendOptions { refcount_bits: Some(16), ..compat("0.10") }),
+            Amend(Amendment { refcount_bits: Some(16), ..compat("0.10") }),
         ];
         for (name, options, steps) in [
             ("states", &base, &states),
