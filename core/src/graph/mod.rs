@@ -5,10 +5,12 @@
 //! | `options` | a node's options as a flat list of dotted names, and how they are read as text |
 //! | `open` | a tree of nodes opened from them |
 //! | `drivers` | the options that only one format has |
+//! | `json` | JSON as QEMU's programs read it |
 //!
 //! A name that stands for a file, a socket or a server is the host's business: [`Protocols`].
 
 mod drivers;
+mod json;
 mod open;
 mod options;
 #[cfg(test)]

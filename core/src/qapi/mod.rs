@@ -10,7 +10,6 @@
 mod block_core;
 mod common;
 mod crypto;
-pub mod json;
 
 pub use block_core::{
     BlockChildInfo, BlockGraphInfo, BlockMeasureInfo, BlockNodeInfo, BlockdevQcow2EncryptionFormat,

@@ -17,7 +17,7 @@ const MAX_DEPTH: usize = 1024;
 ///
 /// # Errors
 /// `InvalidInput`, saying what is wrong.
-pub fn parse(text: &str) -> Result<Value> {
+pub(super) fn parse(text: &str) -> Result<Value> {
     let mut parser = Parser { text, chars: text.char_indices().peekable() };
     let Some(first) = parser.token()? else {
         return Err(Error::invalid("Expecting a JSON value"));
