@@ -12,6 +12,9 @@ mod setup;
 use libtest_mimic::{Arguments, Trial};
 use setup::have;
 
+/// A test with another program: its name, what it does, and the programs it needs.
+type Peer<'a> = (&'a str, fn(), &'a [&'a str]);
+
 fn main() {
     let mut trials = devices::trials();
     let own: [(&str, fn()); 7] = [
@@ -24,7 +27,7 @@ fn main() {
         ("devices::requests_are_sent_again_after_reconnecting", devices::reconnects),
     ];
     trials.extend(own.map(|(name, test)| trial(name, test, &[])));
-    let peers: [(&str, fn(), &[&str]); 8] = [
+    let peers: [Peer; 8] = [
         ("peers::our_client_on_qemu_nbd", peers::client_on_qemu, &["qemu-nbd", "qemu-img"]),
         ("peers::our_client_on_nbdkit", peers::client_on_nbdkit, &["nbdkit"]),
         ("peers::qemu_io_on_our_server", peers::qemu_on_server, &["qemu-io", "qemu-img"]),
