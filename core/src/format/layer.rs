@@ -444,12 +444,18 @@ impl BlockDevice for Layer {
             self.writable()?;
             crate::io::check_range(offset, data.len(), self.len())?;
             self.refuse_format_change(offset, &data).await?;
-            let _recording = self.bitmaps.record(offset, data.len());
             if self.detect_zeroes != DetectZeroes::Off && data.is_zero() {
                 let unmap = self.detect_zeroes == DetectZeroes::Unmap;
                 let how = if unmap { ZeroFlags::MAY_UNMAP } else { ZeroFlags::empty() };
+                // It is recorded there.
                 self.write_zeroes(offset, data.len(), how).await?;
-            } else if flags.contains(WriteFlags::COMPRESSED) {
+                return match flags.contains(WriteFlags::FUA) {
+                    true => self.driver.flush().await,
+                    false => Ok(()),
+                };
+            }
+            let _recording = self.bitmaps.record(offset, data.len());
+            if flags.contains(WriteFlags::COMPRESSED) {
                 transfer::write_compressed(self, offset, data).await?;
             } else {
                 transfer::write(self, offset, data).await?;

@@ -6,7 +6,7 @@ use super::args::{Cache, HostArgs};
 use super::failure::{Failure, Outcome};
 use super::nodes::Nodes;
 use super::objects::Objects;
-use super::output::{complain, warn};
+use super::output::{complain, warn, warn_of_guess};
 use super::signal;
 use crate::protocol::{NameOpener, Remote};
 use crate::runtime::NativeRuntime;
@@ -190,12 +190,7 @@ impl Host {
         };
         tell_events(&layer);
         if access == Access::ReadWrite && layer.guessed_raw() {
-            complain(&format!(
-                "WARNING: Image format was not specified for '{name}' and probing guessed raw.\n         \
-                 Automatically detecting the format is dangerous for raw images, write operations \
-                 on block 0 will be restricted.\n         \
-                 Specify the 'raw' format explicitly to remove the restrictions."
-            ));
+            warn_of_guess(name);
         }
         if let Some(file) = file.filter(|_| how.shares_raw && layer.driver().name() == "raw") {
             file.set_claim(Claim::raw(access)).map_err(failed)?;

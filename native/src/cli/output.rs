@@ -48,6 +48,16 @@ pub(super) fn warn(text: &str) {
     complain(&format!("{}: warning: {text}", program.name()));
 }
 
+/// Says that a guess is no good base for writing to the image `name`.
+pub(super) fn warn_of_guess(name: &str) {
+    complain(&format!(
+        "WARNING: Image format was not specified for '{name}' and probing guessed raw.\n         \
+         Automatically detecting the format is dangerous for raw images, write operations on block \
+         0 will be restricted.\n         \
+         Specify the 'raw' format explicitly to remove the restrictions."
+    ));
+}
+
 /// Writes to standard output, at once.
 pub(super) fn print(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();

@@ -60,12 +60,11 @@ impl Qcow2 {
             return Ok(());
         }
         self.settle_abandoned().await?;
-        self.flush_all().await?;
-        self.store_bitmaps().await?;
-        // What the old ones took is free, and their counts go down.
-        self.refuse_poisoned()?;
-        self.write_back_all(true, false).await?;
-        self.flush_refcounts().await?;
+        self.settle_metadata().await?;
+        if self.store_bitmaps().await? {
+            // What the old ones took is free, and their counts go down.
+            self.settle_metadata().await?;
+        }
         if self.incompatible.lock().contains(Incompatible::DIRTY) {
             self.barrier().await?;
             self.mark_clean().await?;

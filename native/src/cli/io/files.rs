@@ -1,7 +1,7 @@
 //! `open`, `close`, `reopen`.
 
 use super::super::failure::told;
-use super::super::output::complain;
+use super::super::output::{complain, warn_of_guess};
 use super::commands::Command;
 use super::disk::{AioMode, CacheMode, Disk, Settings};
 use super::getopt::{Found, Options};
@@ -40,17 +40,6 @@ pub(super) async fn open_into(session: &mut Session, name: &str, settings: Setti
 
 fn cause(error: &Error) -> String {
     told(error)
-}
-
-fn warn_of_guess(name: &str) {
-    complain(&format!(
-        "WARNING: Image format was not specified for '{name}' and probing guessed raw."
-    ));
-    complain(
-        "         Automatically detecting the format is dangerous for raw images, write \
-         operations on block 0 will be restricted.",
-    );
-    complain("         Specify the 'raw' format explicitly to remove the restrictions.");
 }
 
 /// Options of a node: what of them this program knows.

@@ -61,7 +61,7 @@ pub(super) async fn open_image(
             _ => engine(&e),
         })?;
     if layer.guessed_raw() && format.is_none() {
-        warn_of_guess(&described.filename);
+        crate::cli::output::warn_of_guess(&described.filename);
     }
     let layer = match how.snapshot && !how.read_only {
         true => overlay(host, how, &layer, &filename).await?,
@@ -78,15 +78,6 @@ fn told(filename: &str, error: &sectora_core::Error) -> String {
         true => text,
         false => format!("Could not open '{shown}': {text}"),
     }
-}
-
-fn warn_of_guess(name: &str) {
-    crate::cli::output::complain(&format!(
-        "WARNING: Image format was not specified for '{name}' and probing guessed raw.\n         \
-         Automatically detecting the format is dangerous for raw images, write operations on block \
-         0 will be restricted.\n         Specify the 'raw' format explicitly to remove the \
-         restrictions."
-    ));
 }
 
 /// `ID_OR_NAME`, or `snapshot.id=ID,snapshot.name=NAME`.

@@ -67,10 +67,10 @@ impl Qcow2 {
 
     /// Writes what differs from the file: data and tables, then the directory, then the header's
     /// reference to it. The old ones are freed when that is durable.
-    pub(in super::super) async fn store_bitmaps(&self) -> Result<()> {
+    pub(in super::super) async fn store_bitmaps(&self) -> Result<bool> {
         let loaded = self.bitmaps.loaded.lock().await;
         if !*loaded {
-            return Ok(());
+            return Ok(false);
         }
         let kept = self.bitmaps.kept.lock().clone();
         // A change of length may have been given up halfway.
@@ -84,7 +84,7 @@ impl Qcow2 {
                     && entry.flags == flags(bitmap, entry.flags)
             });
         if same {
-            return Ok(());
+            return Ok(false);
         }
         self.prepare_header().await?;
         let mut reserved = Reserved::new(&self.limbo);
@@ -114,7 +114,7 @@ impl Qcow2 {
         self.limbo.free_later(freed);
         *self.bitmaps.kept.lock() = super::load::Kept { directory, entries };
         bitmaps.iter().for_each(|bitmap| bitmap.stored());
-        Ok(())
+        Ok(true)
     }
 
     /// Writes one bitmap to a new place.

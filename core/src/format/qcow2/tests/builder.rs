@@ -106,6 +106,25 @@ impl Image {
         self
     }
 
+    /// A snapshot that shares everything with the disk. Its entry is at `table`, with an id of one
+    /// byte and a name of three, and it is for the caller to go on with.
+    pub(super) fn snapshot_of_all(&mut self, table: usize) -> &mut Self {
+        self.len(8 * CLUSTER)
+            .be64(L1, L2 as u64)
+            .be64(L2, DATA as u64)
+            .be64(SPARE, L2 as u64)
+            .refcount(4, 2)
+            .refcount(5, 2)
+            .refcount(6, 1)
+            .refcount(7, 1)
+            .be32(header::NB_SNAPSHOTS, 1)
+            .be64(header::SNAPSHOTS_OFFSET, table as u64)
+            .be64(table, SPARE as u64)
+            .be32(table + 8, 1)
+            .be16(table + 12, 1)
+            .be16(table + 14, 3)
+    }
+
     pub(super) fn device(&self) -> Arc<MemoryDevice> {
         Arc::new(MemoryDevice::with_data(&self.bytes))
     }

@@ -1,10 +1,10 @@
 //! Images in every state that matters to what goes wrong, each with operations that take its
 //! tables through all their changes.
 
-use super::super::layout::{self as l, header as h};
+use super::super::layout as l;
 use super::super::{CreateOptions, DataFileOptions, Version, create};
 use super::Always;
-use super::builder::{CLUSTER, DATA, Image, L1, L2, SIZE, SPARE};
+use super::builder::{CLUSTER, Image, SIZE, SPARE};
 use crate::Result;
 use crate::codec::Compression;
 use crate::format::layer::DataFile;
@@ -142,20 +142,7 @@ impl Disk {
         let table = SPARE + CLUSTER;
         let mut image = Image::v3();
         image
-            .len(8 * CLUSTER)
-            .be64(L1, L2 as u64)
-            .be64(L2, DATA as u64)
-            .be64(SPARE, L2 as u64)
-            .refcount(4, 2)
-            .refcount(5, 2)
-            .refcount(6, 1)
-            .refcount(7, 1)
-            .be32(h::NB_SNAPSHOTS, 1)
-            .be64(h::SNAPSHOTS_OFFSET, table as u64)
-            .be64(table, SPARE as u64)
-            .be32(table + 8, 1)
-            .be16(table + 12, 1)
-            .be16(table + 14, 3)
+            .snapshot_of_all(table)
             .be32(table + 36, 16)
             .be64(table + 48, SIZE)
             .put(table + 56, b"1one");
