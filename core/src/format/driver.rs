@@ -131,6 +131,9 @@ pub struct Target {
     pub before: u64,
     /// So many bytes directly after must be written too, with what the guest reads there now.
     pub after: u64,
+    /// All of it, `before` and `after` included, is zeroes on the device now: zeroes need not be
+    /// written.
+    pub blank: bool,
 }
 
 /// What [`Driver::commit`] needs to make a reservation true. Dropping it gives the reserved space

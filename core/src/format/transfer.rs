@@ -3,8 +3,9 @@
 
 use super::{Layer, Piece, Place, Target};
 use crate::codec::{self, Compression};
-use crate::io::{BlockDevice, DeviceExt, Segments, WriteFlags, ZeroFlags, check_range};
+use crate::io::{BlockDevice, DeviceExt, Segment, Segments, WriteFlags, ZeroFlags, check_range};
 use crate::{Error, Result};
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::vec::Vec;
 use bytes::Bytes;
@@ -22,6 +23,9 @@ const ZERO_STEP: u64 = 2 << 20;
 /// Zeroes shorter than this are written as data where the place is known: a zero write of the
 /// host costs more than the bytes.
 const MIN_HOST_ZERO: u64 = 32 << 10;
+
+/// What lies on both sides of a write is read at once where no more than this is between.
+const READ_THROUGH: u64 = 32 << 10;
 
 /// Reads `len` bytes at guest offset `offset`.
 pub(super) async fn read(layer: &Layer, offset: u64, len: u64) -> Result<Segments> {
@@ -183,10 +187,12 @@ pub(super) async fn write(layer: &Layer, offset: u64, data: Segments) -> Result<
         }
         for target in &reservation.targets {
             let target = &encryption.map_or(*target, |e| e.whole_sectors(*target));
-            let mut bytes =
+            let (mut host, mut bytes) =
                 padded(layer, target, data.slice(target.start - offset, target.len)).await?;
             if let Some(encryption) = encryption {
                 bytes = encryption.encrypt(&layer.runtime, target, bytes).await?;
+            } else if target.blank {
+                (host, bytes) = without_zero_edges(host, bytes);
             }
             if let Some(sectors) = &sectors {
                 bytes.hold(sectors.clone());
@@ -195,7 +201,6 @@ pub(super) async fn write(layer: &Layer, offset: u64, data: Segments) -> Result<
                 bytes.hold(hold.clone());
             }
             let child = layer.child(target.child);
-            let host = target.offset - target.before;
             if encryption.is_none() && bytes.is_zero() && bytes.len() >= MIN_HOST_ZERO {
                 child.write_zeroes(host, bytes.len(), ZeroFlags::empty()).await
             } else {
@@ -211,16 +216,39 @@ pub(super) async fn write(layer: &Layer, offset: u64, data: Segments) -> Result<
     Ok(())
 }
 
-/// `data` with what the guest reads around it now, as far as the target wants it.
-async fn padded(layer: &Layer, target: &Target, data: Segments) -> Result<Segments> {
-    if target.before == 0 && target.after == 0 {
-        return Ok(data);
+/// `data` with what the guest reads around it now, as far as the target wants it, and the host offset
+/// at which that begins.
+async fn padded(layer: &Layer, target: &Target, data: Segments) -> Result<(u64, Segments)> {
+    let host = target.offset - target.before;
+    let (start, end) = (target.start - target.before, target.start + target.len);
+    if target.before > 0 && target.after > 0 && target.len <= READ_THROUGH {
+        // What cannot be read may be just what is going to be replaced.
+        if let Ok(all) = current(layer, start, target.before + target.len + target.after).await {
+            let mut out = all.slice(0, target.before);
+            out.append(data);
+            out.append(all.slice(target.before + target.len, target.after));
+            return Ok((host, out));
+        }
     }
-    let mut out = current(layer, target.start - target.before, target.before).await?;
-    let end = target.start + target.len;
+    let mut out = current(layer, start, target.before).await?;
     out.append(data);
     out.append(current(layer, end, target.after).await?);
-    Ok(out)
+    Ok((host, out))
+}
+
+/// The same without the zeroes it begins and ends with.
+fn without_zero_edges(host: u64, bytes: Segments) -> (u64, Segments) {
+    let list = bytes.as_slice();
+    let zeroes = |segment: &Segment| match segment {
+        Segment::Zero(len) => Some(*len),
+        Segment::Data(_) => None,
+    };
+    let head: u64 = list.iter().map_while(zeroes).sum();
+    let tail: u64 = list.iter().rev().map_while(zeroes).sum();
+    match bytes.len().saturating_sub(head + tail) {
+        0 => (host, Segments::new()),
+        len => (host + head, bytes.slice(head, len)),
+    }
 }
 
 /// What the guest reads now; zeroes past the virtual size (the rest of the last cluster).
@@ -228,7 +256,7 @@ async fn current(layer: &Layer, start: u64, len: u64) -> Result<Segments> {
     let inside = layer.len().saturating_sub(start).min(len);
     let mut out = match inside {
         0 => Segments::new(),
-        n => alloc::boxed::Box::pin(read(layer, start, n)).await?,
+        n => Box::pin(read(layer, start, n)).await?,
     };
     out.push_zero(len - inside);
     Ok(out)

@@ -8,7 +8,7 @@ use super::cache::Class;
 use super::claims::{Release, Reserved};
 use super::layout as l;
 use super::{Qcow2, refcount};
-use crate::io::{Preallocation, Segments, WriteFlags, ZeroFlags};
+use crate::io::{Capabilities, Preallocation, Segments, WriteFlags, ZeroFlags};
 use crate::sync::Mutex;
 use crate::{Error, ErrorKind, Result};
 use alloc::collections::BTreeSet;
@@ -45,6 +45,31 @@ pub(super) struct Cursor {
     hint: u64,
     /// The next free byte after the last compressed cluster, if its host cluster has room.
     tail: Option<u64>,
+    /// Nobody has taken this cluster or one after it since the image was opened.
+    top: u64,
+    /// From `top` to this cluster the file is zeroes; 0 where none were made.
+    ///
+    /// A write of less than a cluster needs the rest of it zeroed. Behind everything else that is
+    /// done for many clusters at a time, by a zero write that the host has a fast way for.
+    zeroed: u64,
+}
+
+/// So many clusters are zeroed ahead …
+const BLANK_CLUSTERS: u64 = 16;
+/// … and not more than so many bytes, unless that is less than a cluster.
+const BLANK_BYTES: u64 = 1 << 20;
+
+impl Cursor {
+    /// Somebody has this run now.
+    fn took(&mut self, run: &Release) {
+        self.top = self.top.max(run.first + run.count);
+    }
+
+    /// The first cluster that nobody has ever written to, in a file of `len` clusters.
+    fn untouched(&self, len: u64) -> u64 {
+        // What was zeroed ahead makes the file longer.
+        if self.zeroed > 0 { self.top } else { self.top.max(len) }
+    }
 }
 
 type Locked<'a> = MutexGuard<'a, Cursor>;
@@ -55,6 +80,58 @@ impl Qcow2 {
         let mut cursor = self.alloc.0.lock().await;
         self.reclaim(&mut cursor).await?;
         self.allocate_locked(&mut cursor, want).await
+    }
+
+    /// The same for guest data. With `padded` some of it is going to be written with zeroes around
+    /// it; the answer says whether all of what was taken is zeroes in the file already.
+    pub(super) async fn allocate_data(&self, want: u64, padded: bool) -> Result<(Release, bool)> {
+        let mut cursor = self.alloc.0.lock().await;
+        self.reclaim(&mut cursor).await?;
+        if !padded
+            || !self.file.capabilities().contains(Capabilities::GROW | Capabilities::FAST_ZERO)
+        {
+            return Ok((self.allocate_locked(&mut cursor, want).await?, false));
+        }
+        let untouched = cursor.untouched(self.file.len().div_ceil(self.cluster_size()));
+        let mut reserved = Reserved::new(&self.limbo);
+        let taken = self.allocate_locked(&mut cursor, want).await?;
+        reserved.releases.push_back(taken);
+        let mut is_blank = taken.first >= untouched;
+        if is_blank && cursor.top > cursor.zeroed {
+            let ahead = BLANK_CLUSTERS.min(BLANK_BYTES >> self.cluster_bits).max(taken.count);
+            let (from, to) = (taken.first.max(cursor.zeroed), taken.first + ahead);
+            is_blank = self.zero_ahead(from, to).await;
+            if is_blank {
+                cursor.zeroed = to;
+            }
+        }
+        reserved.linked();
+        Ok((taken, is_blank))
+    }
+
+    /// Zeroes clusters past the end of everything, where the host has a fast way.
+    async fn zero_ahead(&self, from: u64, to: u64) -> bool {
+        let (offset, len) = (from << self.cluster_bits, (to - from) << self.cluster_bits);
+        // Whatever the reason is why it cannot: the write that this is for meets it too.
+        self.file.write_zeroes(offset, len, ZeroFlags::NO_FALLBACK).await.is_ok()
+    }
+
+    /// Cuts off what was zeroed ahead and not used. Nobody takes clusters meanwhile.
+    pub(super) async fn cut_blank_end(&self) -> Result<()> {
+        let mut cursor = self.alloc.0.lock().await;
+        let zeroed = core::mem::take(&mut cursor.zeroed);
+        if zeroed <= cursor.top || self.file.len() != zeroed << self.cluster_bits {
+            return Ok(());
+        }
+        self.set_file_len(cursor.top << self.cluster_bits).await
+    }
+
+    /// Where the file cannot get shorter it stays as it is.
+    async fn set_file_len(&self, len: u64) -> Result<()> {
+        match self.file.set_len(len, Preallocation::Off).await {
+            Err(e) if e.kind() == ErrorKind::Unsupported => Ok(()),
+            result => result,
+        }
     }
 
     async fn allocate_locked(&self, cursor: &mut Locked<'_>, want: u64) -> Result<Release> {
@@ -100,6 +177,7 @@ impl Qcow2 {
                 }
             });
             cursor.hint += run as u64;
+            cursor.took(&found);
             return Ok(found);
         }
     }
@@ -121,6 +199,7 @@ impl Qcow2 {
         }
         let found = Release { first: start, count };
         self.refuse_overlap(&found)?;
+        cursor.took(&found);
         self.change_refcounts(found, |_| Ok(1)).await?;
         Ok(found)
     }
@@ -263,10 +342,8 @@ impl Qcow2 {
             return Ok(());
         }
         cursor.hint = cursor.hint.min(end);
-        match self.file.set_len(len, Preallocation::Off).await {
-            Err(e) if e.kind() == ErrorKind::Unsupported => Ok(()),
-            result => result,
-        }
+        cursor.zeroed = 0;
+        self.set_file_len(len).await
     }
 
     /// Counts a reference more on the first clusters of a run, as many as one slice of a refcount
@@ -377,12 +454,16 @@ impl Qcow2 {
         }
         let index = usize::try_from(cluster / self.refblock_entries())
             .map_err(|_| Error::limit("refcount table index").in_format("qcow2"))?;
+        cursor.took(&Release { first: cluster, count: 1 });
         let used = if index < self.reftable.lock().entries.len() {
             self.make_refblock(cluster, index).await?;
             1
         } else {
+            // It writes to clusters behind this one, and may be dropped before they count.
+            cursor.zeroed = 0;
             self.grow_reftable(cluster).await?
         };
+        cursor.took(&Release { first: cluster, count: used });
         if cursor.hint == cluster {
             cursor.hint += used;
         }

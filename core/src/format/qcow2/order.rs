@@ -65,6 +65,7 @@ impl Qcow2 {
             // What the old ones took is free, and their counts go down.
             self.settle_metadata().await?;
         }
+        self.cut_blank_end().await?;
         if self.incompatible.lock().contains(Incompatible::DIRTY) {
             self.barrier().await?;
             self.mark_clean().await?;

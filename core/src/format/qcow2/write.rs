@@ -65,17 +65,19 @@ impl Qcow2 {
         let (slice, position) = self.l2_slice(l2, start).await?;
         let mut run = slice.with(|bytes| self.plan_run(bytes, position, start, end))?;
         let mut reserved = Reserved::new(&self.limbo);
-        let (host, fresh) = match run.host {
-            Some(host) => (host, false),
-            None if self.data.is_some() => (first, true),
+        // Encrypted zeroes are not zeroes.
+        let padded = (run.start < start || run.end > end) && self.encryption.is_none();
+        let (host, fresh, blank) = match run.host {
+            Some(host) => (host, false, false),
+            None if self.data.is_some() => (first, true, false),
             None => {
-                let taken = self.allocate(run.clusters).await?;
+                let (taken, blank) = self.allocate_data(run.clusters, padded).await?;
                 if taken.count < run.clusters {
                     run.end = run.end.min(first + (taken.count << self.cluster_bits));
                 }
                 let host = taken.first << self.cluster_bits;
                 reserved.releases.push_back(taken);
-                (host, true)
+                (host, true, blank)
             }
         };
         let stop = end.min(run.end);
@@ -86,6 +88,7 @@ impl Qcow2 {
             offset: host + (start - first),
             before: start - run.start,
             after: run.end - stop,
+            blank,
         };
         let change = Change::Standard { start: run.start, end: run.end, host, fresh };
         let _hold = self.limbo.hold();
@@ -134,7 +137,10 @@ impl Qcow2 {
             let (len, offset) = (next - at, host + (at - cluster));
             match targets.last_mut() {
                 Some(last) if last.offset + last.len == offset => last.len += len,
-                _ => targets.push(Target { start: at, len, child, offset, before: 0, after: 0 }),
+                _ => {
+                    let (before, after, blank) = (0, 0, false);
+                    targets.push(Target { start: at, len, child, offset, before, after, blank });
+                }
             }
             at = next;
             position += 1 << self.header.l2_entry_bits();
@@ -278,6 +284,7 @@ impl Qcow2 {
                 offset,
                 before: 0,
                 after: 0,
+                blank: false,
             });
             entries.push((*start, Descriptor::emit(offset, *len, self.cluster_bits)));
         }

@@ -94,7 +94,8 @@ impl Driver for Raw {
 
     fn reserve(&self, start: u64, len: u64) -> BoxFuture<'_, Result<Reservation>> {
         let offset = self.part.offset + start;
-        let target = Target { start, len, child: Child::File, offset, before: 0, after: 0 };
+        let target =
+            Target { start, len, child: Child::File, offset, before: 0, after: 0, blank: false };
         let reservation = Reservation { targets: smallvec![target], token: None, hold: None };
         Box::pin(ready(Ok(reservation)))
     }

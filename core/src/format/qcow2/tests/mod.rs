@@ -3,6 +3,7 @@
 //! | file | kind |
 //! | --- | --- |
 //! | `bitmaps` | persistent bitmaps, with crashes of their own |
+//! | `blank` | zeroes around small writes |
 //! | `builder` | images written byte by byte, for the other kinds |
 //! | `unit` | headers and tables: round trips, and each rule with the smallest image that breaks it |
 //! | `model` | every kind of image against a flat disk |
@@ -19,6 +20,7 @@
 #![cfg(feature = "testing")]
 
 mod bitmaps;
+mod blank;
 mod builder;
 mod crash;
 mod disks;
