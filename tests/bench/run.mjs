@@ -8,7 +8,7 @@
 //   npm run bench -- --json              a line of JSON a case as well
 //
 // Inputs: a disk with an ext4 file system full of this machine's own programs, libraries and
-// documents, and a sparse disk of 1 TiB with a few megabytes in it. A ratio is qemu-img's time by
+// documents, a sparse disk of 1 TiB with a few megabytes in it, and what requests.mjs makes. A ratio is qemu-img's time by
 // ours, pair by pair: above 1 we are ahead. Peak memory is the kernel's count of the process. Every
 // result is compared with its source by qemu-img once.
 
@@ -17,6 +17,7 @@ import { closeSync, cpSync, existsSync, ftruncateSync, mkdirSync, mkdtempSync, o
 import { cpus, tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { smallCases } from "./requests.mjs";
 
 const TOP = join(dirname(fileURLToPath(import.meta.url)), "../..");
 const OURS = join(TOP, "target/release/sectora");
@@ -37,7 +38,8 @@ function main() {
   console.log(`\n${cpus()[0].model.trim()}, ${cpus().length} cores; ${options.mib} MiB disk; medians of ${options.runs} pairs`);
   console.log(`${spawnSync(THEIRS, ["--version"], { encoding: "utf8" }).stdout.split("\n")[0]}\n`);
   console.log(row(["case", "sectora", "reference", "ratio", "(range)", "MiB", "MiB ref."]));
-  for (const bench of [...cases(inputs), ...wasmCases(inputs)]) {
+  const small = smallCases({ folder, full: inputs.qcow2, mib: options.mib, program: OURS, theirs: THEIRS });
+  for (const bench of [...cases(inputs), ...small, ...wasmCases(inputs)]) {
     if (options.only && !options.only.some((part) => bench.name.includes(part))) continue;
     report(bench, measure(bench));
   }
@@ -93,14 +95,17 @@ function wasmCases({ qcow2, sparseQcow2 }) {
   ];
 }
 
-function measure({ name, ours, theirs, check }) {
+function measure({ name, fresh, serve, ours, theirs, check }) {
   const out = join(folder, "out");
   const times = { ours: [], theirs: [] };
   const memory = { ours: 0, theirs: 0 };
   for (let run = -1; run < options.runs; run++) {
     for (const [side, command] of [["ours", ours], ["theirs", theirs]]) {
       rmSync(out, { force: true });
+      fresh?.(out);
+      const end = serve?.(side, out);
       const { seconds, mib } = time(command(out));
+      end?.();
       if (run < 0) {
         if (check && side === "ours") compare(name, check, out);
         continue;
