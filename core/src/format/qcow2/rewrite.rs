@@ -2,7 +2,8 @@
 //!
 //! A header and its extensions can be longer than what a medium writes as a whole (512 bytes, see
 //! "Underlying media" in the format's document). Every change is one write of the first sector, all
-//! the same: what lies behind it is made ready before, where the header in force does not look.
+//! the same: what lies behind it is made ready before, where the header in force does not look. Only
+//! where the first cluster has no room for that is the header written at once.
 
 use super::Qcow2;
 use super::header::Header;
@@ -87,10 +88,15 @@ impl Qcow2 {
     async fn staged_header(&self, header: &Header, new: &[u8]) -> Result<Option<Staged>> {
         let old = self.first_cluster().await?;
         let used = old.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-        let at = used.max(new.len()).next_multiple_of(SECTOR);
+        let free = used.max(new.len());
         let brief = Header { has_feature_names: false, backing_name: None, ..header.clone() };
         let mut first = brief.emit()?;
         let name = header.backing_name.as_deref().unwrap_or_default().as_bytes();
+        // In sectors of its own where the cluster has some.
+        let at = match free.next_multiple_of(SECTOR) {
+            at if at + name.len() <= old.len() => at,
+            _ => free,
+        };
         if first.len() > SECTOR || at + name.len() > old.len() {
             return Ok(None);
         }
@@ -110,17 +116,30 @@ impl Qcow2 {
         let len = new.len();
         new.resize(len.next_multiple_of(SECTOR), 0);
         let rest = new.split_off(SECTOR);
+        // From here on the cluster is cleared at the end.
+        let mut end = len.next_multiple_of(SECTOR);
         let same = old.get(SECTOR..SECTOR + rest.len()).is_some_and(|tail| tail == rest);
         match staged {
             // What follows the first sector is there already, or is not needed.
             _ if same => {}
             Some(staged) => {
                 if !staged.name.1.is_empty() {
-                    write(staged.name.0, staged.name.1.into()).await?;
+                    write(staged.name.0, staged.name.1.clone().into()).await?;
                     self.barrier().await?;
                 }
                 write(0, staged.first.into()).await?;
                 self.barrier().await?;
+                let (at, name) = staged.name;
+                // It fits: the name lies in the first cluster.
+                let at = usize::try_from(at).unwrap_or(usize::MAX);
+                let mut rest = rest;
+                if !name.is_empty() && at < end {
+                    // The name that is in force shares a sector with what is written.
+                    let from = at - SECTOR;
+                    rest.resize(rest.len().max(from + name.len()), 0);
+                    rest[from..from + name.len()].copy_from_slice(&name);
+                    end = len;
+                }
                 write(SECTOR as u64, rest.into()).await?;
                 self.barrier().await?;
             }
@@ -134,7 +153,6 @@ impl Qcow2 {
         write(0, new.into()).await?;
         self.barrier().await?;
         // Nobody looks at what is left behind; a name that is gone should be gone.
-        let end = len.next_multiple_of(SECTOR);
         if old[end.min(old.len())..].iter().any(|byte| *byte != 0) || !same {
             let left = self.cluster_size() - end as u64;
             if left > 0 {

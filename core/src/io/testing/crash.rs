@@ -45,7 +45,7 @@ struct State {
     crashed: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Change {
     number: u64,
     call: Call,
@@ -113,7 +113,7 @@ impl CrashDevice {
                 parts: match (kept, rng.chance(torn)) {
                     (false, _) => Vec::new(),
                     (true, false) => change.whole(),
-                    (true, true) => tear(change, &mut rng),
+                    (true, true) => tear(change, SECTOR, &mut rng),
                 },
                 length: rng.chance(if kept { 75 } else { 25 }),
             }
@@ -130,6 +130,42 @@ impl CrashDevice {
             place += 1;
             Survival { parts: if kept { change.whole() } else { Vec::new() }, length: kept }
         })
+    }
+
+    /// The same, where of each change that `keep` chooses only some pieces have landed: any subset
+    /// of the units of `unit` bytes that it touches, by `seed`.
+    #[must_use]
+    pub fn crash_tearing(
+        &self,
+        unit: u64,
+        seed: u64,
+        mut keep: impl FnMut(usize) -> bool,
+    ) -> MemoryDevice {
+        let mut rng = Rng::new(seed);
+        let mut place = 0;
+        self.crash_by(|change| {
+            let kept = keep(place);
+            place += 1;
+            let parts = if kept { tear(change, unit.max(1), &mut rng) } else { Vec::new() };
+            Survival { parts, length: kept && rng.chance(75) }
+        })
+    }
+
+    /// A device in the same state, which goes on by itself: it is not armed, and has not crashed.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        let state = self.state.lock();
+        Self {
+            state: Mutex::new(State {
+                volatile: state.volatile.fork(),
+                durable: state.durable.fork(),
+                unflushed: state.unflushed.clone(),
+                next: state.next,
+                calls: state.calls,
+                last_call: None,
+                crashed: false,
+            }),
+        }
     }
 
     fn crash_by(&self, mut survival: impl FnMut(&Change) -> Survival) -> MemoryDevice {
@@ -247,15 +283,15 @@ impl Change {
     }
 }
 
-/// Any subset of the sectors of a change; of a long one, of pieces of several sectors.
-fn tear(change: &Change, rng: &mut Rng) -> Vec<Range<u64>> {
+/// Any subset of the units of a change; of a long one, of pieces of several units.
+fn tear(change: &Change, unit: u64, rng: &mut Rng) -> Vec<Range<u64>> {
     let (start, end) = (change.call.offset, change.end());
-    let sectors = (end - start) / SECTOR + 2;
-    let step = sectors.div_ceil(MOST_PARTS).saturating_mul(SECTOR);
+    let units = (end - start) / unit + 2;
+    let step = units.div_ceil(MOST_PARTS).saturating_mul(unit);
     let mut parts: Vec<Range<u64>> = Vec::new();
     let mut at = start;
     while at < end {
-        let border = (at / SECTOR * SECTOR).saturating_add(step).min(end);
+        let border = (at / unit * unit).saturating_add(step).min(end);
         if rng.chance(50) {
             parts.push(at..border);
         }
@@ -390,6 +426,29 @@ mod tests {
                 device.state.lock().volatile.to_vec()
             );
             assert_eq!(device.crash_keeping(|_| false).to_vec(), [1; LEN]);
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn torn_survivors_are_whole_units_of_the_chosen_changes() {
+        run(async {
+            let device = device();
+            write(&device, 0, 2 * 512, 2).await?;
+            write(&device, 1024, 1024, 3).await?;
+            let torn = |unit, keep: fn(usize) -> bool| -> BTreeSet<(u8, u8, u8, u8)> {
+                let disks = (0..200).map(|seed| device.crash_tearing(unit, seed, keep).to_vec());
+                disks.map(|d| (d[0], d[512], d[1024], d[1536])).collect()
+            };
+            assert_eq!(torn(512, |_| true).len(), 16);
+            let second = torn(512, |place| place == 1);
+            assert!(second.len() == 4 && second.iter().all(|d| (d.0, d.1) == (1, 1)));
+            assert_eq!(torn(1024, |_| true).len(), 4);
+            let copy = device.fork();
+            write(&copy, 0, 512, 9).await?;
+            copy.flush().await?;
+            assert_eq!((device.unflushed().len(), copy.unflushed().len()), (2, 0));
+            assert_eq!(device.crash_keeping(|_| true).to_vec()[0], 2);
             Ok(())
         });
     }

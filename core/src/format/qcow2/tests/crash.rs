@@ -5,7 +5,7 @@
 //! image can be written to.
 
 use super::disks::Disk;
-use super::{findings, rounds};
+use super::{campaign, findings, rounds};
 use crate::Result;
 use crate::format::FindingKind;
 use crate::io::testing::model::{OnError, Session, Subject};
@@ -147,4 +147,25 @@ fn power_lost_while_an_image_is_made_leaves_a_whole_one_or_none() {
             }
         }
     });
+}
+
+/// `SECTORA_CRASH_POINTS=n` judges `n` points; `SECTORA_CRASH_SEED=n` draws others.
+#[test]
+fn power_lost_in_any_way_during_any_operation_keeps_what_is_promised() {
+    let number =
+        |name, default| std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(default);
+    let points = number("SECTORA_CRASH_POINTS", 5000);
+    let tally = campaign::run(number("SECTORA_CRASH_SEED", 1), points, &mut |_| ());
+    assert!(tally.broken.is_empty(), "{}", tally.broken.join("\n\n"));
+    assert!(tally.points >= points, "{tally:?}");
+    assert!(points < 1000 || tally.operations.values().all(|n| *n >= 8), "{tally:?}");
+    assert!(points < 1000 || tally.torn * 3 > tally.points, "{tally:?}");
+}
+
+/// The campaign finds what is to be found.
+#[test]
+fn files_that_lie_about_flushes_are_found_out() {
+    let tally = campaign::run_over_liars(1, 1000);
+    let broken = tally.broken.len();
+    assert!(broken > tally.operations.len(), "only {broken}: {tally:?}");
 }

@@ -206,7 +206,7 @@ pub(super) fn perform(device: Device, op: Op) -> BoxFuture<'static, Result<()>> 
             Op::Flush => device.flush().await,
             Op::SetLen(len) => device.set_len(len, Preallocation::Off).await,
             Op::Extents(r) => device.extents(r.start, r.end - r.start).await.map(|_| ()),
-            Op::Reopen => Ok(()),
+            Op::Keep(_) | Op::GoBack(_) | Op::Throw(_) | Op::Reopen => Ok(()),
             Op::Batch(ops) => {
                 let all = ops.into_iter().map(|op| perform(device.clone(), op));
                 futures_util::future::try_join_all(all).await.map(|_| ())

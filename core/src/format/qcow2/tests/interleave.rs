@@ -1,17 +1,11 @@
 //! Futures dropped at each await, requests that land late, and several threads on one image.
 
-use super::builder::{CLUSTER, DATA, FILL, Image, L2, open_file};
 use super::disks::{Disk, note, perform};
-use super::{findings, rounds};
+use super::{campaign, findings, rounds};
 use crate::format::Layer;
 use crate::io::testing::model::{self, Flat, ModelOptions, Op, Session, Subject, payload};
-use crate::io::testing::{
-    CallFilter, CallKinds, DelayDevice, HoldDevice, Rng, SimRuntime, YieldDevice, abandon_at,
-    drop_at_each_await, yield_now,
-};
-use crate::io::{
-    Access, BlockDevice, BoxFuture, Device, MemoryDevice, Runtime, WriteFlags, ZeroFlags,
-};
+use crate::io::testing::{DelayDevice, Rng, SimRuntime, YieldDevice, drop_at_each_await};
+use crate::io::{Access, BlockDevice, BoxFuture, Device, WriteFlags, ZeroFlags};
 use crate::{Error, Result};
 use alloc::boxed::Box;
 use alloc::format;
@@ -103,166 +97,14 @@ fn an_operation_dropped_at_any_await_leaves_the_image_whole() {
     });
 }
 
-/// An image over a device that holds calls, and its runtime.
-fn held() -> (SimRuntime, Arc<MemoryDevice>, Arc<HoldDevice>, Arc<Layer>) {
-    let runtime = SimRuntime::new(1);
-    let file = Image::v3().device();
-    let hold = Arc::new(HoldDevice::new(file.clone(), runtime.handle()));
-    let layer =
-        runtime.block_on(open_file(&runtime, hold.clone(), Access::ReadWrite)).expect("it opens");
-    (runtime, file, hold, layer)
-}
-
-async fn write(layer: &Layer, guest: u64, byte: u8) -> Result<()> {
-    layer.write(guest, alloc::vec![byte; CLUSTER].into(), WriteFlags::empty()).await
-}
-
-/// Where a guest cluster lies.
-async fn host(layer: &Layer, guest: u64) -> Option<u64> {
-    let extents = layer.extents(guest, CLUSTER as u64).await.expect("extents");
-    extents[0].host.as_ref().map(|host| host.offset)
-}
-
-async fn assert_clean_again(runtime: &SimRuntime, file: &Arc<MemoryDevice>, layer: Arc<Layer>) {
-    layer.flush().await.expect("durable");
-    layer.flush().await.expect("durable");
-    drop(layer);
-    let layer = open_file(runtime, file.clone(), Access::ReadOnly).await.expect("it opens");
-    assert_eq!(findings(&layer).await.expect("a report"), []);
-}
-
-/// The write of a dropped future is under way in its host cluster: nobody else may get that
-/// cluster before it has landed.
+/// Everything that changes an image, not only its data: the table of the crash campaign.
 #[test]
-fn the_cluster_of_an_abandoned_write_is_not_reused_before_the_write_has_landed() {
-    let (runtime, file, hold, layer) = held();
-    runtime.block_on(async {
-        hold.hold(CallFilter::of(CallKinds::WRITE));
-        assert!(abandon_at(write(&layer, 0x1000, 0x11), 1).await.is_none());
-        // The task of the held write is entered, and nothing more.
-        yield_now().await;
-        let held = hold.held();
-        assert_eq!(held.len(), 1, "{held:?}");
-        assert!(held[0].abandoned);
-        let late = held[0].call.offset;
-        hold.pass();
-        for i in 0..8 {
-            write(&layer, 0x2000 + i * CLUSTER as u64, 0x20).await.expect("writable");
-            let place = host(&layer, 0x2000 + i * CLUSTER as u64).await;
-            assert_ne!(place, Some(late), "cluster {i} lies where the write will land");
-        }
-        assert!(hold.release(held[0].id));
-        hold.landed().await;
-        assert_eq!(file.to_vec()[late as usize], 0x11);
-        // Now it can be had.
-        layer.flush().await.expect("durable");
-        write(&layer, 0x3000, 0x30).await.expect("writable");
-        assert_eq!(host(&layer, 0x3000).await, Some(late), "it is never used again");
-        assert_eq!(layer.read(0x1000, 1).await.expect("readable").to_vec(), [0]);
-        assert_eq!(layer.read(0x3000, 1).await.expect("readable").to_vec(), [0x30]);
-        assert_clean_again(&runtime, &file, layer).await;
-    });
-}
-
-/// A write in place is under way while its cluster is discarded, and somebody looks for space.
-#[test]
-fn a_discarded_cluster_is_not_reused_while_a_write_to_it_is_under_way() {
-    let (runtime, file, hold, layer) = held();
-    runtime.block_on(async {
-        hold.hold(CallFilter::of(CallKinds::WRITE).within(DATA as u64..(DATA + CLUSTER) as u64));
-        let writer = layer.clone();
-        runtime.spawn(Box::pin(async move {
-            write(&writer, 0, 0x11).await.expect("it completes in the end");
-        }));
-        while hold.held().is_empty() {
-            yield_now().await;
-        }
-        hold.pass();
-        layer.discard(0, CLUSTER as u64).await.expect("discard");
-        layer.flush().await.expect("durable");
-        layer.flush().await.expect("durable");
-        for i in 1..9 {
-            write(&layer, i * CLUSTER as u64, 0x20).await.expect("writable");
-            assert_ne!(host(&layer, i * CLUSTER as u64).await, Some(DATA as u64), "cluster {i}");
-        }
-        assert_eq!(hold.release_all(), 1);
-        hold.landed().await;
-        while Arc::strong_count(&layer) > 1 {
-            yield_now().await;
-        }
-        layer.flush().await.expect("durable");
-        write(&layer, 0x2000, 0x30).await.expect("writable");
-        assert_eq!(host(&layer, 0x2000).await, Some(DATA as u64), "it is never used again");
-        let found = layer.read(0, 9 * CLUSTER as u64).await.expect("readable").to_vec();
-        assert!(found[..CLUSTER].iter().all(|b| *b == 0));
-        assert!(found[CLUSTER..].iter().all(|b| *b == 0x20));
-        assert_clean_again(&runtime, &file, layer).await;
-    });
-}
-
-/// A read has learnt an address before the cluster was given up: it must not see what others put
-/// there.
-#[test]
-fn a_discarded_cluster_is_not_reused_while_a_read_of_it_is_under_way() {
-    let (runtime, file, hold, layer) = held();
-    runtime.block_on(async {
-        // The table is in memory, so that the read is of data.
-        layer.read(CLUSTER as u64, 1).await.expect("readable");
-        hold.hold(CallFilter::of(CallKinds::READ));
-        let (reader, done) = (layer.clone(), Arc::new(crate::sync::Mutex::new(None)));
-        let out = done.clone();
-        runtime.spawn(Box::pin(async move {
-            let found = reader.read(0, CLUSTER as u64).await.expect("readable").to_vec();
-            *out.lock() = Some(found);
-        }));
-        while hold.held().is_empty() {
-            yield_now().await;
-        }
-        hold.pass();
-        layer.discard(0, CLUSTER as u64).await.expect("discard");
-        layer.flush().await.expect("durable");
-        layer.flush().await.expect("durable");
-        for i in 1..9 {
-            write(&layer, i * CLUSTER as u64, 0x20).await.expect("writable");
-        }
-        assert_eq!(hold.release_all(), 1);
-        let found = loop {
-            if let Some(found) = done.lock().take() {
-                break found;
-            }
-            yield_now().await;
-        };
-        assert_eq!(found, [FILL; CLUSTER], "the read sees what was there when it began");
-        layer.flush().await.expect("durable");
-        write(&layer, 0x2000, 0x30).await.expect("writable");
-        assert_eq!(host(&layer, 0x2000).await, Some(DATA as u64), "it is never used again");
-        assert_clean_again(&runtime, &file, layer).await;
-    });
-}
-
-/// The mapping of a new cluster is on disk only after its bytes are, whatever lands when.
-#[test]
-fn a_mapping_is_not_written_before_its_bytes_have_landed() {
-    let (runtime, file, hold, layer) = held();
-    runtime.block_on(async {
-        hold.hold(CallFilter::of(CallKinds::WRITE).within(6 * CLUSTER as u64..u64::MAX));
-        let writer = layer.clone();
-        runtime.spawn(Box::pin(async move {
-            write(&writer, 0x1000, 0x11).await.expect("it completes in the end");
-        }));
-        while hold.held().is_empty() {
-            yield_now().await;
-        }
-        layer.flush().await.expect("durable");
-        let entry = L2 + 8 * 0x1000 / CLUSTER;
-        assert_eq!(file.to_vec()[entry..entry + 8], [0; 8], "it shows what is not there yet");
-        hold.pass();
-        hold.release_all();
-        while Arc::strong_count(&layer) > 1 {
-            yield_now().await;
-        }
-        assert_clean_again(&runtime, &file, layer).await;
-    });
+fn any_step_dropped_at_any_await_leaves_what_a_crash_may_leave() {
+    for round in 0..rounds() {
+        let tally = campaign::drop_anywhere(1 + round, 8);
+        assert!(tally.broken.is_empty(), "{}", tally.broken.join("\n\n"));
+        assert!(tally.moments > 500 && tally.points > 200, "{tally:?}");
+    }
 }
 
 /// An image over a device on which requests overtake each other.
@@ -360,7 +202,11 @@ async fn drive(layer: &Layer, lane: u64, lanes: u64, seed: u64) -> Result<Flat, 
                 layer.write_zeroes(at, PART, ZeroFlags::MAY_UNMAP).await?;
                 model.zero(at, PART);
             }
-            2..=4 => {
+            2 => {
+                layer.discard(at, PART).await?;
+                model.discard(at, PART);
+            }
+            3 | 4 => {
                 let found = layer.read(at, PART).await?;
                 model.check(at, &found.to_bytes()).map_err(Error::bug)?;
             }

@@ -8,9 +8,11 @@
 //! | `unit` | headers and tables: round trips, and each rule with the smallest image that breaks it |
 //! | `model` | every kind of image against a flat disk |
 //! | `disks` | images in every state, with operations, for the next three |
+//! | `campaign` | power goes at each call of every operation there is, in thousands of ways |
 //! | `faults` | each call of the file fails once |
 //! | `crash` | power goes at each call |
 //! | `interleave` | futures dropped at each await, writes that land late, several threads |
+//! | `known_failures` | what other writers have got wrong |
 //! | `repair` | repairs, and the marks that call for them |
 //! | `rewrite` | changes of the header |
 //! | `states` | snapshots, sizes and amendments, whatever fails |
@@ -22,12 +24,14 @@
 mod bitmaps;
 mod blank;
 mod builder;
+mod campaign;
 mod crash;
 mod disks;
 mod faults;
 mod headers;
 mod hostile;
 mod interleave;
+mod known_failures;
 mod model;
 mod repair;
 mod rewrite;

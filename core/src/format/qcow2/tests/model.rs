@@ -1,18 +1,18 @@
 //! Every kind of image against a flat disk, checked after every step.
 
 use super::super::{CreateOptions, DataFileOptions, Version, create};
-use super::{Always, findings};
+use super::{Always, findings, rounds};
 use crate::codec::Compression;
 use crate::format::layer::DataFile;
-use crate::format::{BackingRef, Env, FormatName, Layer, OpenOptions, open};
-use crate::io::testing::model::{self, ModelOptions, Subject};
+use crate::format::{BackingRef, Env, FormatName, Layer, NewSnapshot, OpenOptions, open};
+use crate::io::testing::model::{self, ModelOptions, Op, Subject};
 use crate::io::testing::{SimRuntime, YieldDevice};
 use crate::io::{Access, BlockDevice, BoxFuture, Device, MemoryDevice, Preallocation, Runtime};
 use crate::{Error, Result};
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 
 /// An image in memory, checked after every step.
@@ -23,6 +23,8 @@ struct Fixture {
     backing: Device,
     files: crate::sync::Mutex<Option<(Device, Option<Device>)>>,
     yielding: bool,
+    /// The image as it is open, for what is more than a device.
+    layer: crate::sync::Mutex<Weak<Layer>>,
 }
 
 impl Fixture {
@@ -34,6 +36,7 @@ impl Fixture {
             backing,
             files: crate::sync::Mutex::new(None),
             yielding: false,
+            layer: crate::sync::Mutex::new(Weak::new()),
         }
     }
 
@@ -74,7 +77,9 @@ impl Subject for Fixture {
             create(&self.runtime, &file, data.as_ref(), &self.options).await?;
             *self.files.lock() = Some((file, data));
             self.assert_clean().await?;
-            Ok(self.open(Access::ReadWrite).await? as Device)
+            let layer = self.open(Access::ReadWrite).await?;
+            *self.layer.lock() = Arc::downgrade(&layer);
+            Ok(layer as Device)
         })
     }
 
@@ -82,7 +87,32 @@ impl Subject for Fixture {
         Box::pin(async move {
             device.flush().await?;
             drop(device);
-            Ok(self.open(Access::ReadWrite).await? as Device)
+            let layer = self.open(Access::ReadWrite).await?;
+            *self.layer.lock() = Arc::downgrade(&layer);
+            Ok(layer as Device)
+        })
+    }
+
+    fn change_state<'a>(&'a self, _: &'a Device, change: &'a Op) -> BoxFuture<'a, Result<()>> {
+        let layer = self.layer.lock().upgrade();
+        Box::pin(async move {
+            let layer = layer.ok_or_else(|| Error::bug("no image is open"))?;
+            let snapshots =
+                layer.driver().snapshots().ok_or_else(|| Error::bug("qcow2 has snapshots"))?;
+            let id = |number: u32| {
+                let list = snapshots.list();
+                let found = list.iter().find(|s| s.name == format!("{number}"));
+                found.map(|s| s.id.clone()).ok_or_else(|| Error::bug("a snapshot is gone"))
+            };
+            match *change {
+                Op::Keep(number) => {
+                    let new = NewSnapshot { name: format!("{number}"), ..NewSnapshot::default() };
+                    snapshots.create(new).await.map(|_| ())
+                }
+                Op::GoBack(number) => snapshots.apply(&id(number)?).await,
+                Op::Throw(number) => snapshots.delete(&id(number)?).await,
+                _ => Ok(()),
+            }
         })
     }
 
@@ -170,4 +200,57 @@ fn every_kind_of_image_behaves_like_a_flat_disk() {
 #[test]
 fn interleaved_requests_behave_like_a_flat_disk() {
     run_model(1_000, 40, true);
+}
+
+#[test]
+fn snapshots_and_sizes_behave_like_a_flat_disk() {
+    let size = 100 * 1024;
+    let backing = || Some(BackingRef { name: "base".into(), format: Some("raw".into()) });
+    let base = CreateOptions { size, cluster_size: 512, ..CreateOptions::default() };
+    let kinds = [
+        ("512", base.clone()),
+        ("4096", CreateOptions { cluster_size: 4096, ..base.clone() }),
+        ("65536", CreateOptions { cluster_size: 65536, ..base.clone() }),
+        ("version 2", CreateOptions { version: Version::V2, ..base.clone() }),
+        ("refcounts of 64 bits", CreateOptions { refcount_bits: 64, ..base.clone() }),
+        ("refcounts of 4 bits", CreateOptions { refcount_bits: 4, ..base.clone() }),
+        ("backed", CreateOptions { backing: backing(), ..base.clone() }),
+        ("extended L2", CreateOptions { extended_l2: true, cluster_size: 16384, ..base.clone() }),
+        (
+            "extended L2, backed",
+            CreateOptions {
+                extended_l2: true,
+                cluster_size: 16384,
+                backing: backing(),
+                ..base.clone()
+            },
+        ),
+        ("lazy refcounts", CreateOptions { lazy_refcounts: true, ..base.clone() }),
+    ];
+    for round in 0..2 * rounds() {
+        for (i, (name, create)) in kinds.iter().enumerate() {
+            let seed = 2_000 + 100 * round + i as u64;
+            let runtime = SimRuntime::new(seed);
+            let mut fixture = Fixture::new(&runtime, create.clone());
+            fixture.yielding = round % 2 == 1;
+            let options = ModelOptions {
+                seed,
+                ops: 120,
+                window: 2 * size,
+                longest: 16 << 10,
+                // Version 2 cannot say how large the disk of a snapshot was.
+                max_len: (create.version == Version::V3).then_some(size * 3 / 2),
+                len_unit: 512,
+                states: 4,
+                in_flight: 6,
+                // Of many references to one host cluster a narrow refcount is soon full.
+                compressed: create.refcount_bits >= 16,
+                reopen: true,
+                ..ModelOptions::default()
+            };
+            if let Err(failure) = runtime.block_on(model::check(&fixture, &options)) {
+                panic!("{name}: {failure}");
+            }
+        }
+    }
 }

@@ -192,3 +192,44 @@ fn a_call_that_fails_while_the_name_changes_leaves_the_old_one_or_the_new_one() 
         assert!(calls > 10, "{calls} calls");
     });
 }
+
+/// A cluster of 1024 bytes has no sectors for the name to wait in: it waits beside the old one. Once
+/// the whole header was written at once there, and half a name could be left.
+#[test]
+fn a_long_name_in_a_small_cluster_is_never_left_in_part() {
+    let runtime = SimRuntime::new(1);
+    runtime.block_on(async {
+        let name = |letter: char, len| Some(core::iter::repeat_n(letter, len).collect::<String>());
+        let names = [name('n', 180), name('m', 200), name('n', 20), name('m', 180), None];
+        let made = image(&runtime, 1024, Version::V3).await;
+        for call in 0.. {
+            let file = Arc::new(CrashDevice::new(made.fork()));
+            file.crash_after(call);
+            let layer = open_over(&runtime, file.clone()).await.expect("it opens");
+            let (mut old, mut new) = (None, None);
+            for name in &names {
+                let want = name.as_ref().and_then(|name| backing(name, Some("raw")));
+                new.clone_from(&want);
+                if layer.driver().set_backing(want.clone()).await.is_err() {
+                    break;
+                }
+                old = want;
+            }
+            let count = file.unflushed().len();
+            for seed in 0..8 {
+                let left: Device = Arc::new(file.crash_tearing(512, seed, |_| true));
+                let layer = open_over(&runtime, left.clone()).await;
+                let layer = layer.unwrap_or_else(|e| panic!("{call}: {e}"));
+                let found = named(&layer).await;
+                assert!(found == old || found == new, "{call}, {count} unflushed: {found:?}");
+            }
+            if !file.crashed() {
+                assert!(call > 10, "{call} calls");
+                let bytes = file.read(0, 1024).await.expect("readable").to_vec();
+                let kept = bytes.windows(4).any(|w| w == b"nnnn" || w == b"mmmm");
+                assert!(!kept, "an old name stays behind");
+                break;
+            }
+        }
+    });
+}

@@ -24,6 +24,10 @@ pub struct Flat {
     lens: Vec<RangeInclusive<u64>>,
 }
 
+/// The state of a whole disk, kept.
+#[derive(Clone, Debug)]
+pub(super) struct Kept(Contents);
+
 #[derive(Clone, Debug)]
 struct Contents {
     bytes: Vec<u8>,
@@ -211,6 +215,17 @@ impl Flat {
         // The rest of the change may yet land.
         self.lens.push(old.min(wanted)..=old.max(wanted));
         Ok(())
+    }
+
+    /// The state as it is now.
+    pub(super) fn keep(&self) -> Kept {
+        Kept(self.now.clone())
+    }
+
+    /// The device has gone back to a state, durably.
+    pub(super) fn go_back(&mut self, kept: &Kept) {
+        self.now = kept.0.clone();
+        self.flush();
     }
 
     /// A flush has completed that began now: what has completed is durable.

@@ -38,6 +38,14 @@ pub trait Subject: Send + Sync {
         Box::pin(ready(Ok(device)))
     }
 
+    /// Keeps the state of the whole disk, goes back to one or throws one away; durably, and others
+    /// stay as they are. Asked only with [`ModelOptions::states`].
+    fn change_state<'a>(&'a self, device: &'a Device, change: &'a Op) -> BoxFuture<'a, Result<()>> {
+        let _ = device;
+        let what = alloc::format!("{change}: the subject keeps no states");
+        Box::pin(ready(Err(crate::Error::unsupported(what))))
+    }
+
     /// Looks for broken invariants (an allocator that differs from a fresh scan …). Asked after
     /// each step, while nothing is in flight. The default has none to look for.
     fn inspect<'a>(&'a self, _device: &'a dyn BlockDevice) -> BoxFuture<'a, Result<()>> {
@@ -72,6 +80,10 @@ pub struct ModelOptions {
     pub kinds: CallKinds,
     /// Length changes and growing writes go up to this length; without it there are none.
     pub max_len: Option<u64>,
+    /// Length changes lead to multiples of it.
+    pub len_unit: u64,
+    /// At most so many states of the whole disk are kept at the same time.
+    pub states: usize,
     /// At most so many operations at the same time.
     pub in_flight: usize,
     /// Compressed writes too, on devices that take them.
@@ -92,6 +104,8 @@ impl Default for ModelOptions {
             longest: 128 << 10,
             kinds: CallKinds::all(),
             max_len: None,
+            len_unit: 1,
+            states: 0,
             in_flight: 8,
             compressed: false,
             reopen: false,
@@ -208,6 +222,10 @@ pub fn generate(device: &dyn BlockDevice, options: &ModelOptions) -> Plan {
         kinds,
         compressed: options.compressed && can.contains(Capabilities::COMPRESSED),
         reopen: options.reopen,
+        len_unit: options.len_unit.max(1),
+        states: options.states,
+        kept: Vec::new(),
+        numbers: 0,
         tag: 0,
     };
     let mut plan = Vec::new();
@@ -240,12 +258,20 @@ struct Draw {
     kinds: CallKinds,
     compressed: bool,
     reopen: bool,
+    len_unit: u64,
+    states: usize,
+    /// States that are kept: the number, and the length.
+    kept: Vec<(u32, u64)>,
+    numbers: u32,
     tag: u32,
 }
 
 impl Draw {
     /// One operation; none where the one drawn is not wanted.
     fn op(&mut self, in_batch: bool) -> Option<Op> {
+        if self.states > 0 && !in_batch && self.rng.chance(8) {
+            return self.state();
+        }
         let kind = match self.rng.below(100) {
             0..25 => CallKind::Read,
             25..62 => CallKind::Write,
@@ -270,11 +296,29 @@ impl Draw {
             CallKind::Write => self.write(limit),
             CallKind::WriteZeroes => self.zero(limit),
             CallKind::SetLen => {
-                self.len = self.range(self.max_len, self.align, false).end;
+                let len = self.range(self.max_len, self.align, false).end;
+                self.len = len / self.len_unit * self.len_unit;
                 Op::SetLen(self.len)
             }
             CallKind::Flush | CallKind::Info => Op::Flush,
         })
+    }
+
+    /// A change of the state of the whole disk.
+    fn state(&mut self) -> Option<Op> {
+        if self.kept.is_empty() || self.kept.len() < self.states && self.rng.chance(40) {
+            self.numbers += 1;
+            self.kept.push((self.numbers, self.len));
+            return Some(Op::Keep(self.numbers));
+        }
+        let place = self.rng.index(self.kept.len());
+        if self.rng.chance(50) {
+            let (number, _) = self.kept.remove(place);
+            return Some(Op::Throw(number));
+        }
+        let (number, len) = *self.kept.get(place)?;
+        self.len = len;
+        Some(Op::GoBack(number))
     }
 
     fn write(&mut self, limit: u64) -> Op {

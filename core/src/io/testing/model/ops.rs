@@ -11,6 +11,9 @@
 //! | `f` | flush |
 //! | `l1000` | change the length |
 //! | `x200+10` | ask for the extents |
+//! | `k3` | keep the state of the whole disk under the number 3 (decimal) |
+//! | `g3` | go back to it |
+//! | `t3` | throw it away |
 //! | `o` | close and open again |
 //! | `(r0+10 w10+10=8)` | all at the same time |
 
@@ -54,10 +57,16 @@ pub enum Op {
     SetLen(u64),
     /// Asks for all extents of a range.
     Extents(Range<u64>),
+    /// Keeps the state of the whole disk under a number.
+    Keep(u32),
+    /// Goes back to a state that was kept. Where there is none of that number, nothing is done.
+    GoBack(u32),
+    /// Throws such a state away.
+    Throw(u32),
     /// Closes the device and opens it again, where the subject can.
     Reopen,
     /// All of these at the same time. Those that touch a byte that one before them touches are
-    /// left out, as are length changes, reopening and whatever exceeds the length.
+    /// left out, as are length changes, states, reopening and whatever exceeds the length.
     Batch(Vec<Self>),
 }
 
@@ -71,7 +80,13 @@ impl Op {
             | Self::Zero { range, .. }
             | Self::Discard(range)
             | Self::Extents(range) => Some(range),
-            Self::Flush | Self::SetLen(_) | Self::Reopen | Self::Batch(_) => None,
+            Self::Flush
+            | Self::SetLen(_)
+            | Self::Keep(_)
+            | Self::GoBack(_)
+            | Self::Throw(_)
+            | Self::Reopen
+            | Self::Batch(_) => None,
         }
     }
 }
@@ -134,6 +149,9 @@ impl fmt::Display for Op {
             Self::Flush => return f.write_str("f"),
             Self::Reopen => return f.write_str("o"),
             Self::SetLen(len) => return write!(f, "l{len:x}"),
+            Self::Keep(number) => return write!(f, "k{number}"),
+            Self::GoBack(number) => return write!(f, "g{number}"),
+            Self::Throw(number) => return write!(f, "t{number}"),
             Self::Batch(ops) => return write!(f, "({})", Plan(ops.clone())),
         };
         if let Some(Range { start, end }) = self.range() {
@@ -193,13 +211,16 @@ impl Reader<'_> {
         let mut ops = Vec::new();
         loop {
             while self.rest.next_if(|c| c.is_whitespace()).is_some() {}
-            let Some(letter) = self.rest.next_if(|c| "rwzdxflo(".contains(*c)) else {
+            let Some(letter) = self.rest.next_if(|c| "rwzdxflkgto(".contains(*c)) else {
                 return Ok(ops);
             };
             ops.push(match letter {
                 'f' => Op::Flush,
                 'o' => Op::Reopen,
                 'l' => Op::SetLen(self.number(16)?),
+                'k' => Op::Keep(self.small()?),
+                'g' => Op::GoBack(self.small()?),
+                't' => Op::Throw(self.small()?),
                 'r' => Op::Read(self.range()?),
                 'd' => Op::Discard(self.range()?),
                 'x' => Op::Extents(self.range()?),
@@ -217,9 +238,7 @@ impl Reader<'_> {
     fn write(&mut self) -> Result<Op, String> {
         let range = self.range()?;
         self.expect('=')?;
-        let tag = self.number(10)?;
-        let tag =
-            u32::try_from(tag).map_err(|e| format!("the tag {tag} in '{}': {e}", self.text))?;
+        let tag = self.small()?;
         let mut flags = WriteFlags::empty();
         flags.set(WriteFlags::COMPRESSED, self.rest.next_if_eq(&'C').is_some());
         flags.set(WriteFlags::FUA, self.rest.next_if_eq(&'F').is_some());
@@ -250,6 +269,11 @@ impl Reader<'_> {
         u64::from_str_radix(&digits, radix).map_err(|e| format!("a number in '{}': {e}", self.text))
     }
 
+    fn small(&mut self) -> Result<u32, String> {
+        let number = self.number(10)?;
+        u32::try_from(number).map_err(|e| format!("the number {number} in '{}': {e}", self.text))
+    }
+
     fn expect(&mut self, want: char) -> Result<(), String> {
         match self.rest.next() {
             Some(c) if c == want => Ok(()),
@@ -269,10 +293,10 @@ mod tests {
     #[test]
     fn the_text_of_a_plan_reads_back() {
         let text = "r0+10 w1ff+3=17 w0+1000=2C w0+1=3F w0+1=4CF z5+5 z5+5U z5+5N z5+5UN \
-                    d20+1 f l1000 xc0de+f o (r0+1 w1+1=5 f (z2+1)) ()";
+                    d20+1 f l1000 xc0de+f k1 g1 t12 o (r0+1 w1+1=5 f (z2+1)) ()";
         let plan: Plan = text.parse().expect("a plan");
         assert_eq!(plan.to_string(), text);
-        assert_eq!(plan.0.len(), 16);
+        assert_eq!(plan.0.len(), 19);
         assert_eq!(
             plan.0[1],
             Op::Write { range: 0x1ff..0x202, tag: 17, flags: WriteFlags::empty() }

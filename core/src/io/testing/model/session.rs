@@ -3,6 +3,7 @@
 use super::super::call::overlaps;
 use super::super::caught::caught;
 use super::super::transfer::{Stray, check_answer, read_all, walk_extents};
+use super::flat::Kept;
 use super::{Flat, Op, Plan, Subject, payload};
 use crate::io::{
     BoxFuture, Capabilities, Device, Extent, MemoryDevice, Preallocation, Segments, WriteFlags,
@@ -36,6 +37,8 @@ pub struct Session<'a> {
     model: Flat,
     /// The model covers the whole device, so its length is checked and may change.
     whole: bool,
+    /// States that are kept, in order.
+    kept: Vec<(u32, Kept)>,
     steps: usize,
     on_error: OnError,
     stopped: Option<Error>,
@@ -63,7 +66,16 @@ impl<'a> Session<'a> {
         let len = if whole { device.len() } else { window / align * align };
         let bytes = caught(read_all(&*device, 0, len)).await??;
         let model = Flat::new(bytes);
-        Ok(Self { subject, device, model, whole, steps: 0, on_error: OnError::Fail, stopped: None })
+        Ok(Self {
+            subject,
+            device,
+            model,
+            whole,
+            kept: Vec::new(),
+            steps: 0,
+            on_error: OnError::Fail,
+            stopped: None,
+        })
     }
 
     /// Sets what happens when an operation fails.
@@ -112,7 +124,8 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Compares everything: bytes, extents, length, invariants.
+    /// Compares everything: bytes, extents, length, invariants, and every state that is kept, to
+    /// which the device goes back.
     ///
     /// # Errors
     /// Where an answer is not what the model allows.
@@ -122,7 +135,16 @@ impl<'a> Session<'a> {
             let all = 0..self.model.len();
             let extents = walk_extents(&*self.device, 0, all.end).await?;
             self.check_zeroes(&extents)?;
-            self.check_device().await
+            self.check_device().await?;
+            for (number, _) in self.kept.clone() {
+                let result = async {
+                    self.change_state(&Op::GoBack(number)).await?;
+                    self.model.verify(&*self.device).await?;
+                    self.check_device().await
+                };
+                result.await.map_err(|what| format!("the state {number}: {what}"))?;
+            }
+            Ok(())
         })
         .await?
     }
@@ -130,6 +152,7 @@ impl<'a> Session<'a> {
     async fn step(&mut self, op: &Op) -> Result<(), String> {
         match op {
             Op::Batch(ops) => self.batch(ops).await?,
+            Op::Keep(_) | Op::GoBack(_) | Op::Throw(_) => self.change_state(op).await?,
             Op::Reopen => {
                 let device = self.device.clone();
                 // The old handle must not keep the image open while it is opened again.
@@ -153,11 +176,30 @@ impl<'a> Session<'a> {
         if self.on_error == OnError::Fail { self.check_device().await } else { Ok(()) }
     }
 
+    /// Makes a change of the state of the whole disk, with device and model.
+    async fn change_state(&mut self, op: &Op) -> Result<(), String> {
+        let (Op::Keep(number) | Op::GoBack(number) | Op::Throw(number)) = op else { return Ok(()) };
+        let place = self.kept.iter().position(|(other, _)| other == number);
+        if place.is_some() == matches!(op, Op::Keep(_)) {
+            // Of a plan from which something was left out.
+            return Ok(());
+        }
+        let changed = self.subject.change_state(&self.device, op).await;
+        changed.map_err(|error| format!("it fails: {error:?}"))?;
+        match (op, place) {
+            (Op::GoBack(_), Some(place)) => self.model.go_back(&self.kept[place].1),
+            (Op::Throw(_), Some(place)) => drop(self.kept.remove(place)),
+            _ => self.kept.push((*number, self.model.keep())),
+        }
+        Ok(())
+    }
+
     async fn batch(&mut self, ops: &[Op]) -> Result<(), String> {
         let mut chosen: Vec<&Op> = Vec::new();
         for op in ops {
             let fits = match op {
                 Op::SetLen(_) | Op::Reopen | Op::Batch(_) => false,
+                Op::Keep(_) | Op::GoBack(_) | Op::Throw(_) => false,
                 op => op.range().is_none_or(|range| {
                     range.end <= self.model.len()
                         && chosen
@@ -327,7 +369,7 @@ fn issue<'d>(device: &'d Device, op: &Op) -> BoxFuture<'d, Result<Answer, Error>
                     Err(Stray::Broken(what)) => Ok(Answer::Broken(what)),
                 }
             }
-            Op::Reopen | Op::Batch(_) => Ok(Answer::Done),
+            _ => Ok(Answer::Done),
         }
     })
 }

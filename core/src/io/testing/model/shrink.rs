@@ -112,7 +112,7 @@ fn halve(op: &mut Op, align: u64) -> bool {
         Op::Write { flags, .. } if flags.contains(WriteFlags::COMPRESSED) => return false,
         Op::Read(range) | Op::Write { range, .. } => (range, align),
         Op::Zero { range, .. } | Op::Discard(range) | Op::Extents(range) => (range, 1),
-        Op::Flush | Op::SetLen(_) | Op::Reopen | Op::Batch(_) => return false,
+        _ => return false,
     };
     let half = (range.end - range.start) / 2 / align * align;
     if half == 0 {

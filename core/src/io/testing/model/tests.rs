@@ -8,6 +8,7 @@ use super::*;
 use crate::io::{Limits, MemoryDevice, Segments};
 use crate::sync::Mutex;
 use crate::{Error, ErrorKind};
+use alloc::collections::BTreeMap;
 use alloc::string::ToString;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -69,6 +70,7 @@ fn operations_are_drawn_as_the_device_wants_them() {
                 Op::SetLen(_) => CallKind::SetLen,
                 Op::Extents(_) => CallKind::Extents,
                 Op::Reopen => CallKind::Info,
+                Op::Keep(_) | Op::GoBack(_) | Op::Throw(_) => unreachable!("not asked for"),
                 Op::Batch(_) => unreachable!("batches do not nest"),
             };
             seen |= kind.into();
@@ -283,6 +285,67 @@ fn overlapping_members_of_a_batch_are_left_out() {
         CallKinds::all(),
         &["write 0x0+0x10", "read 0x10+0x8", "flush", "discard 0x18+0x4"],
     );
+}
+
+/// A disk that keeps its states in memory, or (`forgetful`) loses a byte of them.
+struct Kept {
+    disk: Arc<MemoryDevice>,
+    states: Mutex<BTreeMap<u32, Vec<u8>>>,
+    forgetful: bool,
+}
+
+impl Subject for Kept {
+    fn make(&self) -> BoxFuture<'_, Result<Device>> {
+        self.states.lock().clear();
+        Box::pin(async {
+            self.disk.set_len(0, Default::default()).await?;
+            self.disk.set_len(64 << 10, Default::default()).await?;
+            Ok(self.disk.clone() as Device)
+        })
+    }
+    fn change_state<'a>(&'a self, device: &'a Device, op: &'a Op) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            match op {
+                Op::Keep(number) => {
+                    let mut bytes = device.read(0, device.len()).await?.to_vec();
+                    if let (true, Some(byte)) = (self.forgetful, bytes.last_mut()) {
+                        *byte = 0;
+                    }
+                    self.states.lock().insert(*number, bytes);
+                }
+                Op::GoBack(number) => {
+                    let bytes = self.states.lock().get(number).cloned().unwrap_or_default();
+                    device.set_len(bytes.len() as u64, Default::default()).await?;
+                    device.write(0, bytes.into(), Default::default()).await?;
+                }
+                Op::Throw(number) => drop(self.states.lock().remove(number)),
+                op => return Err(Error::bug(alloc::format!("{op} is no state"))),
+            }
+            Ok(())
+        })
+    }
+}
+
+#[test]
+fn states_of_the_whole_disk_are_gone_back_to() {
+    let sim = SimRuntime::new(1);
+    let subject = |forgetful| Kept {
+        disk: Arc::new(MemoryDevice::new(0)),
+        states: Mutex::default(),
+        forgetful,
+    };
+    for seed in 0..20 {
+        let options = ModelOptions { states: 3, len_unit: 512, ..options(seed) };
+        sim.block_on(check(&subject(false), &options)).expect("it keeps everything");
+    }
+    let plan = "wfff0+10=5 k1 w0+10=6 g1";
+    let failure = sim.block_on(replay(&subject(true), 1 << 20, plan)).expect_err("a lost byte");
+    assert!(failure.what.contains("0xffff is 0x00"), "{failure}");
+    let kept = "wfff0+10=5 k1 w0+10=6";
+    let failure = sim.block_on(replay(&subject(true), 1 << 20, kept)).expect_err("at the end");
+    assert!(failure.what.contains("the state 1"), "{failure}");
+    // What was left out is not missed.
+    sim.block_on(replay(&subject(true), 1 << 20, "g7 t7 w0+10=6")).expect("nothing to do");
 }
 
 /// A subject that counts how it is used.
