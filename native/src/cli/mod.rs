@@ -29,6 +29,7 @@ mod bench;
 mod bitmap;
 mod check;
 mod commit;
+mod compact;
 mod compare;
 mod convert;
 mod create;
@@ -238,6 +239,8 @@ enum Verb {
     Check(check::Args),
     /// Write what an image holds into the one it stands on
     Commit(commit::Args),
+    /// Give space back in place: clusters that are zero, and the unused end of the file
+    Compact(compact::Args),
     /// Compare the contents of two images
     Compare(compare::Args),
     /// Copy an image into a new one, in the same or another format
@@ -268,6 +271,7 @@ impl Verb {
             Self::Bitmap(args) => bitmap::run(args),
             Self::Check(args) => check::run(args),
             Self::Commit(args) => commit::run(args),
+            Self::Compact(args) => compact::run(args),
             Self::Compare(args) => compare::run(args),
             Self::Convert(args) => convert::run(args),
             Self::Create(args) => create::run(args),

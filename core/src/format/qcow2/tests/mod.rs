@@ -10,6 +10,7 @@
 //! | `disks` | images in every state, with operations, for the next three |
 //! | `faults` | each call of the file fails once |
 //! | `crash` | power goes at each call |
+//! | `compact` | giving space back, whatever happens midway |
 //! | `interleave` | futures dropped at each await, writes that land late, several threads |
 //! | `repair` | repairs, and the marks that call for them |
 //! | `rewrite` | changes of the header |
@@ -22,6 +23,7 @@
 mod bitmaps;
 mod blank;
 mod builder;
+mod compact;
 mod crash;
 mod disks;
 mod faults;
