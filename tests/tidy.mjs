@@ -46,6 +46,7 @@ const FORMAT_EXTRAS = {
     "encryption.rs", // keys, key slots and where the LUKS header is
     "claims.rs", // ranges that requests in flight hold
     "marks.rs", // the features that say how far an image can be trusted
+    "compact.rs", // giving up what nobody needs
     "empty.rs", // giving up all guest data
     "order.rs", // what must be durable before what
     "refcount.rs", // reference counts of all widths

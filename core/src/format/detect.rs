@@ -102,7 +102,7 @@ impl FromStr for FormatName {
         Self::ALL
             .into_iter()
             .find(|f| f.as_str() == name)
-            .ok_or_else(|| Error::unsupported(format!("unknown driver '{name}'")))
+            .ok_or_else(|| Error::unsupported(format!("Unknown driver '{name}'")))
     }
 }
 
@@ -211,7 +211,8 @@ async fn open_chain(
                 KeySource::Ignore => KeySource::Ignore,
                 _ => KeySource::None,
             };
-            Some(open_backing(env, filename, wanted, key, chain).await?)
+            let opened = open_backing(env, filename, wanted, key, chain).await;
+            Some(opened.map_err(|e| e.context(BACKING_FAILED))?)
         }
         _ => None,
     };
@@ -247,11 +248,7 @@ async fn open_backing(
         referrer,
         access: Access::ReadOnly,
     };
-    let found = env
-        .policy
-        .open(reference)
-        .await
-        .map_err(|e| e.context(format!("could not open backing file of '{referrer}'")))?;
+    let found = env.policy.open(reference).await?;
     if chain.contains(&found.filename) {
         return Err(Error::corrupt(format!(
             "backing file '{}' creates an infinite loop",
@@ -262,6 +259,9 @@ async fn open_backing(
     let options = OpenOptions { format, key, ..OpenOptions::default() };
     Box::pin(open_chain(env, found.device, &found.filename, options, chain)).await
 }
+
+/// What stands before the error of a backing file, once for each image of the chain above it.
+pub(crate) const BACKING_FAILED: &str = "Could not open backing file";
 
 /// The error for more than [`MAX_CHAIN`] images.
 pub(crate) fn too_long() -> Error {

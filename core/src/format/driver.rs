@@ -1,6 +1,7 @@
 //! What a format is to the engine: maps, reservations and commits.
 
 use super::Encryption;
+use super::compaction::Compaction;
 use super::report::{CheckReport, DriverEvent, Repair};
 use crate::bitmap::{BitmapSet, DirtyBitmap};
 use crate::codec::Compression;
@@ -389,6 +390,12 @@ pub trait Driver: Send + Sync + fmt::Debug {
         Box::pin(async move {
             Err(Error::unsupported("the format has no backing files").in_format(name))
         })
+    }
+
+    /// How the image gives back what it need not keep; `None` where the format has nothing of the
+    /// kind.
+    fn compaction(&self) -> Option<&dyn Compaction> {
+        None
     }
 
     /// Guest offset at which the state of a machine would be stored, behind the disk; `None` where

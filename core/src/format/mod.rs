@@ -9,6 +9,7 @@
 //! [`detect`] is the one place that knows all formats: probing and dispatch. Adding a format
 //! touches its folder, that file and one feature.
 
+mod compaction;
 pub mod detect;
 mod driver;
 mod encryption;
@@ -21,6 +22,7 @@ pub mod raw;
 mod report;
 mod transfer;
 
+pub use compaction::{Compaction, Instead, Still};
 pub use detect::{FormatName, open, probe};
 pub use driver::{
     Amendment, BackingRef, Child, Driver, FormatInfo, Geometry, Mapping, NewSnapshot, Piece, Place,

@@ -3,7 +3,7 @@
 use super::Progress;
 use super::rate::RateLimit;
 use super::walk::Walker;
-use crate::format::detect::{MAX_CHAIN, too_long};
+use crate::format::detect::{BACKING_FAILED, MAX_CHAIN, too_long};
 use crate::format::{Backing, BackingRef, Env, FormatName, Layer, OpenOptions, open};
 use crate::io::{
     Access, BlockDevice, Device, Preallocation, Reference, ReferenceKind, Runtime, ZeroFlags,
@@ -56,7 +56,9 @@ impl CommitChain {
         loop {
             let options =
                 OpenOptions { format, access, backing: Backing::Ignore, ..OpenOptions::default() };
-            let layer = open(env, file, &filename, options).await?;
+            let above = layers.len();
+            let layer = open(env, file, &filename, options).await;
+            let layer = layer.map_err(|e| (0..above).fold(e, |e, _| e.context(BACKING_FAILED)))?;
             let backing = layer.driver().describe().await?.backing;
             layers.push(layer);
             let Some(BackingRef { name, format: named }) = backing else { return Ok(None) };
@@ -64,10 +66,10 @@ impl CommitChain {
             access = if found { Access::ReadWrite } else { Access::ReadOnly };
             let kind = ReferenceKind::Backing;
             let reference = Reference { kind, name: &name, referrer: &filename, access };
-            let opened =
-                env.policy.open(reference).await.map_err(|e| {
-                    e.context(format!("could not open backing file of '{filename}'"))
-                })?;
+            // Each image of the chain says so of the one below it.
+            let depth = layers.len();
+            let failed = |e: Error| (0..depth).fold(e, |e, _| e.context(BACKING_FAILED));
+            let opened = env.policy.open(reference).await.map_err(failed)?;
             seen.push(filename);
             if seen.contains(&opened.filename) {
                 let what = format!("backing file '{}' creates an infinite loop", opened.filename);
@@ -79,7 +81,8 @@ impl CommitChain {
             format = named.as_deref().map(FormatName::from_str).transpose()?;
             if found {
                 let options = OpenOptions { format, access, ..OpenOptions::default() };
-                let base = open(env, opened.device, &opened.filename, options).await?;
+                let base = open(env, opened.device, &opened.filename, options).await;
+                let base = base.map_err(failed)?;
                 return Ok(Some(Self { layers, base }));
             }
             (file, filename) = (opened.device, opened.filename);

@@ -96,7 +96,9 @@ pub async fn info_chain(env: &Env, top: Arc<Layer>) -> Result<Vec<BlockGraphInfo
             referrer: layer.filename(),
             access: Access::ReadOnly,
         };
-        let found = env.policy.open(reference).await?;
+        let failed = |name: &str, e: Error| e.context(format!("Could not open '{name}'"));
+        let found = env.policy.open(reference).await;
+        let found = found.map_err(|e| failed(&combine_path(layer.filename(), &name), e))?;
         let filename = found.filename;
         if seen.contains(&filename) {
             return Err(Error::corrupt(format!(
@@ -110,9 +112,8 @@ pub async fn info_chain(env: &Env, top: Arc<Layer>) -> Result<Vec<BlockGraphInfo
             key: KeySource::Ignore,
             ..OpenOptions::default()
         };
-        layer = open(env, found.device, &filename, options)
-            .await
-            .map_err(|e| e.context(format!("could not open '{filename}'")))?;
+        layer =
+            open(env, found.device, &filename, options).await.map_err(|e| failed(&filename, e))?;
     }
 }
 

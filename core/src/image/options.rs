@@ -249,7 +249,7 @@ impl OptionSet {
     /// `Unsupported` where this engine creates no such images.
     pub fn new(format: FormatName) -> Result<Self> {
         let known = create_options(format).ok_or_else(|| {
-            Error::unsupported(format!("format driver '{format}' does not support image creation"))
+            Error::unsupported(format!("Format driver '{format}' does not support image creation"))
         })?;
         let values = known.iter().map(|o| o.default.map(ToOwned::to_owned)).collect();
         Ok(Self { format, known, values })
@@ -325,24 +325,24 @@ impl OptionSet {
                 "on" | "off" => value.to_owned(),
                 _ => {
                     return Err(Error::invalid(format!(
-                        "parameter '{name}' expects 'on' or 'off'"
+                        "Parameter '{name}' expects 'on' or 'off'"
                     )));
                 }
             },
             Number => value
                 .parse::<u64>()
-                .map_err(|_| Error::invalid(format!("parameter '{name}' expects a number")))?
+                .map_err(|_| Error::invalid(format!("Parameter '{name}' expects a number")))?
                 .to_string(),
             Size => match parse_size(value) {
                 Ok(size) => size.to_string(),
                 Err(SizeError::Range) => {
                     return Err(Error::invalid(format!(
-                        "value '{value}' is out of range for parameter '{name}'"
+                        "Value '{value}' is out of range for parameter '{name}'"
                     )));
                 }
                 Err(SizeError::Syntax) => {
                     return Err(Error::invalid(format!(
-                        "parameter '{name}' expects a non-negative number below 2^64\n\
+                        "Parameter '{name}' expects a non-negative number below 2^64\n\
                          Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, \
                          peta-\nand exabytes, respectively."
                     )));
@@ -357,7 +357,7 @@ impl OptionSet {
         self.known
             .iter()
             .position(|o| o.name == name)
-            .ok_or_else(|| Error::invalid(format!("invalid parameter '{name}'")))
+            .ok_or_else(|| Error::invalid(format!("Invalid parameter '{name}'")))
     }
 
     /// The format.
@@ -408,7 +408,7 @@ impl OptionSet {
             FormatName::Raw => {
                 let preallocation = self.preallocation()?;
                 if preallocation == Preallocation::Metadata {
-                    return Err(Error::invalid("unsupported preallocation mode: metadata"));
+                    return Err(Error::invalid("Unsupported preallocation mode: metadata"));
                 }
                 Ok(NewImage::Raw(raw::CreateOptions { size, preallocation }))
             }
@@ -430,7 +430,13 @@ impl OptionSet {
         let name = self.get("backing_file").filter(|name| !name.is_empty());
         let format = self.get("backing_fmt").map(ToOwned::to_owned);
         if name.is_none() && format.is_some() {
-            return Err(Error::invalid("backing format cannot be used without backing file"));
+            return Err(Error::invalid("Backing format cannot be used without backing file"));
+        }
+        let is_driver = |name: &str| {
+            name.parse::<FormatName>().is_ok() || ["file", "host_device", "nbd"].contains(&name)
+        };
+        if let Some(other) = format.as_deref().filter(|name| !is_driver(name)) {
+            return Err(not_accepted("backing-fmt", other));
         }
         let backing = name.map(|name| BackingRef { name: name.to_owned(), format });
         let raw = self.is_on("data_file_raw");
@@ -465,6 +471,10 @@ impl OptionSet {
             Some("metadata") => Ok(Preallocation::Metadata),
             Some("falloc") => Ok(Preallocation::Falloc),
             Some("full") => Ok(Preallocation::Full),
+            // The file that holds a raw image is asked, not a format.
+            Some(other) if self.format == FormatName::Raw => {
+                Err(Error::invalid(format!("invalid parameter value: {other}")))
+            }
             Some(other) => Err(not_accepted("preallocation", other)),
         }
     }
@@ -485,7 +495,7 @@ impl fmt::Display for OptionSet {
 }
 
 fn not_accepted(name: &str, value: &str) -> Error {
-    Error::invalid(format!("parameter '{name}' does not accept value '{value}'"))
+    Error::invalid(format!("Parameter '{name}' does not accept value '{value}'"))
 }
 
 /// The items of a list; a doubled comma is a comma of the item.
@@ -556,16 +566,16 @@ mod tests {
     #[test]
     fn wrong_and_impossible_options_are_refused() {
         for (list, text) in [
-            ("foo=1", "invalid parameter 'foo'"),
-            ("", "invalid parameter ''"),
-            ("cluster_size=x", "parameter 'cluster_size' expects a non-negative number"),
-            ("size=-1", "value '-1' is out of range for parameter 'size'"),
-            ("lazy_refcounts=maybe", "parameter 'lazy_refcounts' expects 'on' or 'off'"),
-            ("refcount_bits=x", "parameter 'refcount_bits' expects a number"),
-            ("compat=3", "parameter 'version' does not accept value '3'"),
-            ("compression_type=lz4", "parameter 'compression-type' does not accept value 'lz4'"),
-            ("preallocation=x", "parameter 'preallocation' does not accept value 'x'"),
-            ("backing_fmt=raw", "backing format cannot be used without backing file"),
+            ("foo=1", "Invalid parameter 'foo'"),
+            ("", "Invalid parameter ''"),
+            ("cluster_size=x", "Parameter 'cluster_size' expects a non-negative number"),
+            ("size=-1", "Value '-1' is out of range for parameter 'size'"),
+            ("lazy_refcounts=maybe", "Parameter 'lazy_refcounts' expects 'on' or 'off'"),
+            ("refcount_bits=x", "Parameter 'refcount_bits' expects a number"),
+            ("compat=3", "Parameter 'version' does not accept value '3'"),
+            ("compression_type=lz4", "Parameter 'compression-type' does not accept value 'lz4'"),
+            ("preallocation=x", "Parameter 'preallocation' does not accept value 'x'"),
+            ("backing_fmt=raw", "Backing format cannot be used without backing file"),
             ("data_file_raw=on", "data-file-raw requires data-file"),
             ("encrypt.format=foo", "Parameter 'format' does not accept value 'foo'"),
             ("encrypt.key-secret=s", "Parameter 'encrypt.format' is missing"),

@@ -1,6 +1,6 @@
 //! `amend`: changes what an image is like.
 
-use super::args::{Cache, HostArgs, option_list, wants_option_help};
+use super::args::{Cache, HostArgs, check_list, option_list, wants_option_help};
 use super::failure::{Failure, Outcome};
 use super::host::{Host, Opening, Threads, block_on};
 use super::output::print;
@@ -101,13 +101,10 @@ fn refusal(error: Error) -> Failure {
 fn options(format: FormatName, lists: &[String]) -> Result<OptionSet, Failure> {
     let mut set = OptionSet::for_amending(format)?;
     for list in lists {
-        if list.is_empty() || list.starts_with(',') || list.ends_with(',') && !list.ends_with(",,")
-        {
-            return Err(Failure::new(format!("Invalid option list: {list}")));
-        }
+        check_list(list)?;
         set.add(list).map_err(|error| {
             let only_made = create_options(format).unwrap_or_default().iter().any(|o| {
-                !o.of_file && error.what().ends_with(&format!("invalid parameter '{}'", o.name))
+                !o.of_file && error.what().ends_with(&format!("Invalid parameter '{}'", o.name))
             });
             let failure = Failure::from(error);
             match only_made {

@@ -187,7 +187,7 @@ fn in_range(
 }
 
 /// A number as C's `strtoull` with base 0 takes it; nothing may follow.
-fn parse_number(text: &str) -> Result<u64, SizeError> {
+pub(super) fn parse_number(text: &str) -> Result<u64, SizeError> {
     let text = text.trim_start_matches([' ', '\t', '\n', '\x0b', '\x0c', '\r']);
     let (negative, digits) = match text.strip_prefix('-') {
         Some(digits) => (true, digits),
@@ -223,13 +223,19 @@ pub(super) fn target_format(name: &str) -> Result<FormatName, Failure> {
 pub(super) fn option_set(format: FormatName, lists: &[String]) -> Result<OptionSet, Failure> {
     let mut set = OptionSet::new(format)?;
     for list in lists {
-        if list.is_empty() || list.starts_with(',') || list.ends_with(',') && !list.ends_with(",,")
-        {
-            return Err(Failure::new(format!("Invalid option list: {list}")));
-        }
+        check_list(list)?;
         set.add(list)?;
     }
     Ok(set)
+}
+
+/// Refuses what is no list of options whatever the format.
+pub(super) fn check_list(list: &str) -> Result<(), Failure> {
+    let cut_short = list.ends_with(',') && !list.ends_with(",,");
+    if list.is_empty() || list.starts_with(',') || cut_short {
+        return Err(Failure::new(format!("Invalid option list: {list}")));
+    }
+    Ok(())
 }
 
 /// True where one of the lists asks which options there are.

@@ -104,8 +104,8 @@ fn tell(args: &Args, found: &Check) -> Outcome {
         return Err(Failure::new(format!("Check failed: {why}")));
     }
     match args.image.output {
+        _ if args.quiet => {}
         OutputFormat::Json => print_json(summary)?,
-        OutputFormat::Human if args.quiet => {}
         OutputFormat::Human => print(&self::human(summary))?,
     }
     match summary.check_errors {

@@ -2,8 +2,8 @@
 
 use super::args::{Cache, HostArgs, bytes};
 use super::failure::{Failure, Outcome};
-use super::host::{Host, Threads, block_on, shown};
-use super::output::print;
+use super::host::{Host, Opening, Threads, block_on, shown};
+use super::output::{print, warn_of_guess};
 use super::progress::{Meter, ProgressArgs};
 use crate::storage::FileOpener;
 use sectora_core::image::{CommitChain, CommitOptions, commit};
@@ -90,7 +90,16 @@ async fn open(host: &Host, name: &str, args: &Args, cache: Cache) -> Result<Comm
     let base = args.base.as_deref();
     let is_base = |found: &str| base.is_none_or(|base| means(name, base, found));
     let chain = CommitChain::open(&host.env(cache), file, name, format, &is_base).await;
-    chain.map_err(failed)?.ok_or_else(|| match base {
+    if let Some(chain) = chain.map_err(failed)? {
+        return Ok(chain);
+    }
+    if args.format.is_none() {
+        let guessed = host.open(name, Opening::to_look_at(None)).await;
+        if guessed.is_ok_and(|image| image.guessed_raw()) {
+            warn_of_guess(name);
+        }
+    }
+    Err(match base {
         None => Failure::new("Image does not have a backing file"),
         Some(base) => {
             Failure::new(format!("Did not find '{base}' in the backing chain of '{name}'"))

@@ -186,7 +186,7 @@ pub(super) fn run(args: Args) -> Outcome {
     }
     if wants_option_help(&args.target_options) {
         let format = target_format(&args.target_format)?;
-        print(&option_help(format, !args.filenames.is_empty()))?;
+        print(&option_help(format, args.filenames.len() > 1))?;
         return Ok(0);
     }
     let options = convert_options(&args)?;
@@ -206,10 +206,10 @@ pub(super) fn run(args: Args) -> Outcome {
         [sources @ .., target] if !sources.is_empty() => (sources, target),
         _ => return Err(Failure::new("Must specify image file name")),
     };
-    let target_cache = Cache::parse(&args.target_cache)
-        .ok_or_else(|| Failure::new(format!("Invalid cache option: {}", args.target_cache)))?;
     let source_cache = Cache::source(args.source_cache.as_deref())?;
-    let format = target_format(&args.target_format)?;
+    // Whether there are such a format and such a mode matters when the target's turn comes.
+    let format = target_format(&args.target_format).unwrap_or(FormatName::Raw);
+    let target_cache = Cache::parse(&args.target_cache).unwrap_or_default();
     block_on(Threads::PerCore, |runtime| {
         let host = Host::new(runtime, &args.host, args.force_share);
         let args = &args;
@@ -234,26 +234,11 @@ fn offloading(args: &Args) -> Result<(), Failure> {
 }
 
 fn convert_options(args: &Args) -> Result<ConvertOptions, Failure> {
-    let parallel = args.parallel.parse::<i64>().map_err(|_| {
-        Failure::new(format!("Invalid number of coroutines specified: '{}'.", args.parallel))
-    })?;
-    let parallel =
-        u16::try_from(parallel).ok().filter(|n| (1..=16).contains(n)).ok_or_else(|| {
-            Failure::new("Invalid number of coroutines specified. Must be between 1 and 16.")
-        })?;
+    let parallel = parse_parallel(&args.parallel)?;
     let defaults = ConvertOptions::default();
     let sparse_size = match &args.sparse_size {
         None => defaults.sparse_size,
-        Some(text) => {
-            let size = bytes("buffer size for sparse output", text)?;
-            u32::try_from(size).ok().filter(|s| *s <= 16 << 20 && s % 512 == 0).ok_or_else(|| {
-                Failure::new(
-                    "Invalid buffer size for sparse output specified. Valid sizes are multiples of \
-                     512 up to 16777216. Select 0 to disable sparse detection (fully allocates \
-                     output).",
-                )
-            })?
-        }
+        Some(text) => parse_sparse_size(text)?,
     };
     Ok(ConvertOptions {
         compress: args.compress,
@@ -265,13 +250,42 @@ fn convert_options(args: &Args) -> Result<ConvertOptions, Failure> {
     })
 }
 
+/// How many requests are in flight at a time.
+pub(super) fn parse_parallel(text: &str) -> Result<u16, Failure> {
+    let parallel = text
+        .parse::<i64>()
+        .map_err(|_| Failure::new(format!("Invalid number of coroutines specified: '{text}'.")))?;
+    u16::try_from(parallel).ok().filter(|n| (1..=16).contains(n)).ok_or_else(|| {
+        Failure::new("Invalid number of coroutines specified. Must be between 1 and 16.")
+    })
+}
+
+/// From what length on zeroes are left out.
+pub(super) fn parse_sparse_size(text: &str) -> Result<u32, Failure> {
+    let size = bytes("buffer size for sparse output", text)?;
+    u32::try_from(size).ok().filter(|s| *s <= 16 << 20 && s % 512 == 0).ok_or_else(|| {
+        Failure::new(
+            "Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 up \
+             to 16777216. Select 0 to disable sparse detection (fully allocates output).",
+        )
+    })
+}
+
 impl Job<'_> {
     async fn run(self) -> Result<(), Failure> {
         let source = self.open_sources().await?;
         if self.args.no_create {
+            Cache::target(&self.args.target_cache)?;
             return self.write_existing(&source).await;
         }
+        target_format(&self.args.target_format)?;
         let options = self.target_options(&source)?;
+        let image = options.image_with(&self.host.objects).map_err(Failure::from);
+        let image = image.and_then(|image| Ok(image.check().map(|()| image)?));
+        image.map_err(|f| {
+            f.context(&format!("{}: error while converting {}", self.target, self.format))
+        })?;
+        Cache::target(&self.args.target_cache)?;
         if self.target == "-" {
             self.stream(&source, &options).await
         } else {
@@ -281,7 +295,7 @@ impl Job<'_> {
             let new = NewTarget::new(
                 self.host,
                 self.target,
-                options.image_with(&self.host.objects)?,
+                options.image_with(&self.host.objects).map_err(Failure::from).map_err(named)?,
                 self.target_cache,
             )
             .map_err(named)?;
@@ -346,6 +360,12 @@ impl Job<'_> {
         if self.options.compress && self.format == FormatName::Raw {
             return Err(Failure::new("Compression not supported for this file format"));
         }
+        let prepared = options.get("preallocation").is_some_and(|mode| mode != "off");
+        if self.options.compress && prepared {
+            return Err(Failure::new(
+                "Compression and preallocation not supported at the same time",
+            ));
+        }
         let encrypts = |name| options.get(name).is_some_and(|value| value != "off");
         if self.options.compress && (encrypts("encryption") || encrypts("encrypt.format")) {
             return Err(Failure::new("Compression and encryption not supported at the same time"));
@@ -370,7 +390,7 @@ impl Job<'_> {
 
     async fn write_existing(&self, source: &Device) -> Result<(), Failure> {
         let how = Opening {
-            format: Some(self.format.as_str()),
+            format: Some(&self.args.target_format),
             access: Access::ReadWrite,
             ..Opening::to_read(None, self.target_cache)
         };

@@ -58,7 +58,10 @@ pub(super) fn run(args: Args) -> Outcome {
         [] => return Err(Failure::usage("Expecting image file name")),
         [filename] => (filename, None),
         [filename, size] => (filename, Some(bytes("image size", size)?)),
-        [_, _, extra, ..] => return Err(Failure::usage(format!("Unexpected argument: {extra}"))),
+        [_, size, extra, ..] => {
+            bytes("image size", size)?;
+            return Err(Failure::usage(format!("Unexpected argument: {extra}")));
+        }
     };
     let named = |failure: Failure| failure.context(filename);
     let options = options(&args, size).map_err(named)?;
@@ -83,12 +86,12 @@ fn options(args: &Args, size: Option<u64>) -> Result<OptionSet, Failure> {
         options.set("size", &size.to_string())?;
     }
     if let Some(backing) = &args.backing {
-        if backing.is_empty() {
-            return Err(Failure::new("Expected backing file name, got empty string"));
-        }
         options.set("backing_file", backing).map_err(|_| {
             Failure::new(format!("Backing file not supported for file format '{format}'"))
         })?;
+        if backing.is_empty() {
+            return Err(Failure::new("Expected backing file name, got empty string"));
+        }
     }
     if let Some(backing_format) = &args.backing_format {
         options.set("backing_fmt", backing_format).map_err(|_| {
@@ -112,7 +115,11 @@ async fn make(
                 "Error: Trying to create an image with the same filename as the backing file",
             ));
         }
-        if !args.backing_unsafe {
+        if args.backing_unsafe {
+            if options.get("backing_fmt").is_none() {
+                return Err(Failure::new("Backing file specified without backing format"));
+            }
+        } else {
             let size = look_at_backing(host, &full, options.get("backing_fmt")).await?;
             if options.size().is_none() {
                 options.set("size", &size.to_string())?;
@@ -133,7 +140,9 @@ async fn make(
 /// Opens a backing file, which it must be possible to do; gives its size.
 async fn look_at_backing(host: &Host, name: &str, format: Option<&str>) -> Result<u64, Failure> {
     let opened = host.open(name, Opening::to_read(format, Cache::default())).await;
-    let image = opened.map_err(|f| f.and("Could not open backing image."))?;
+    // What it is called has been said by what went wrong with it.
+    let named = format!("Could not open '{name}': ");
+    let image = opened.map_err(|f| f.without(&named).and("Could not open backing image."))?;
     if format.is_none() {
         return Err(Failure::new(format!(
             "Backing file specified without backing format\nDetected format of {}.",

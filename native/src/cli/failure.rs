@@ -47,12 +47,7 @@ impl Failure {
 
     /// The image `name` could not be opened.
     pub(super) fn opening(name: &str, error: &Error) -> Self {
-        let text = told(error);
-        // Said once is enough where the storage names the file and the reason in full.
-        if text.starts_with(&format!("Could not open '{name}': 'file' driver")) {
-            return Self::new(text);
-        }
-        Self::new(format!("Could not open '{name}': {text}"))
+        Self::new(format!("Could not open '{name}': {}", told(error)))
     }
 
     /// The same with another exit code, where it has something to say.
@@ -76,6 +71,13 @@ impl Failure {
             None => format!("{new}: {text}"),
         };
         Self { text: self.text.map(replaced), ..self }
+    }
+
+    /// The same without `words` at its beginning.
+    #[must_use]
+    pub(super) fn without(self, words: &str) -> Self {
+        let cut = |text: String| text.strip_prefix(words).map(ToOwned::to_owned).unwrap_or(text);
+        Self { text: self.text.map(cut), ..self }
     }
 
     /// The same with a line more.
@@ -119,16 +121,14 @@ impl From<Error> for Failure {
 /// neither format nor place.
 pub(super) fn told(error: &Error) -> String {
     let has_cause = std::error::Error::source(error).is_some();
-    if !has_cause && error.what().starts_with(|c: char| c.is_ascii_uppercase()) {
+    let inner = error.what().trim_start_matches("Could not open backing file: ");
+    if !has_cause && inner.starts_with(|c: char| c.is_ascii_uppercase()) {
         return error.what().to_owned();
     }
     let text = error.to_string();
-    if let Some(rest) = text.strip_prefix("unknown driver") {
-        return format!("Unknown driver{rest}");
-    }
-    // The name of the file goes before the name of the format.
+    // What could not be opened goes before the name of the format.
     match error.format() {
-        Some(format) if error.what().starts_with("could not open") => {
+        Some(format) if error.what().starts_with("Could not open backing") => {
             text[format.len()..].trim_start_matches(": ").to_owned()
         }
         _ => text,
@@ -202,7 +202,12 @@ pub(super) fn of_command_line(
 
 /// A wrong option, as the C library words it.
 fn of_option(invoked: &str, text: &str) -> Outcome {
-    output::complain(&format!("{invoked}: {text}"));
+    Ok(option_mistake(invoked, &format!("{invoked}: {text}")))
+}
+
+/// Says `text`, which names the program already, and points out the help; gives the exit code.
+pub(super) fn option_mistake(invoked: &str, text: &str) -> u8 {
+    output::complain(text);
     output::complain(&try_help(invoked));
-    Ok(1)
+    1
 }

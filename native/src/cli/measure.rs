@@ -2,11 +2,12 @@
 
 use super::args::{HostArgs, OutputFormat, bytes, option_help, option_set};
 use super::args::{target_format, wants_option_help};
-use super::failure::{Failure, Outcome};
+use super::failure::{Failure, Outcome, told};
 use super::host::{Host, Opening, Threads, block_on};
-use super::output::{print, print_json};
+use super::output::{print, print_json, stands_in};
 use super::snapshot::{SnapshotParam, open_state};
-use sectora_core::image::{OptionSet, measure_new, measure_source, no_progress};
+use sectora_core::Error;
+use sectora_core::image::{NewImage, OptionSet, measure_new, measure_source, no_progress};
 use sectora_core::io::BlockDevice;
 
 #[derive(Debug, clap::Args)]
@@ -76,26 +77,28 @@ pub(super) fn run(args: Args) -> Outcome {
     if let Some(snapshot) = &args.snapshot {
         SnapshotParam::parse(snapshot)?;
     }
-    let format = target_format(&args.target_format)?;
-    if wants_option_help(&args.options) {
-        print(&option_help(format, false))?;
+    if wants_option_help(&args.options) && !stands_in() {
+        print(&option_help(target_format(&args.target_format)?, false))?;
         return Ok(0);
     }
-    let mut options = option_set(format, &args.options)?;
+    let args = &args;
     block_on(Threads::One, |runtime| {
         let host = Host::new(runtime, &args.host, args.force_share);
         async move {
             let sizes = match filename {
                 None => {
+                    let mut options = given_options(args)?;
                     set_size(&mut options, size.unwrap_or(0))?;
-                    measure_new(&options.image_with(&host.objects)?)?
+                    measure_new(&new_image(&options, &host)?).map_err(worded)?
                 }
                 Some(filename) => {
                     let how = Opening::to_look_at(args.format.as_deref());
                     let source = open_state(&host, filename, how, args.snapshot.as_deref()).await?;
+                    let mut options = given_options(args)?;
                     set_size(&mut options, source.len())?;
-                    measure_source(&options.image_with(&host.objects)?, &source, &no_progress)
-                        .await?
+                    measure_source(&new_image(&options, &host)?, &source, &no_progress)
+                        .await
+                        .map_err(worded)?
                 }
             };
             match args.output {
@@ -114,6 +117,30 @@ pub(super) fn run(args: Args) -> Outcome {
             Ok(0)
         }
     })
+}
+
+fn given_options(args: &Args) -> Result<OptionSet, Failure> {
+    let format = target_format(&args.target_format)?;
+    let options = option_set(format, &args.options);
+    options.map_err(|f| f.and_again(&format!("Invalid options for file format '{format}'")))
+}
+
+fn new_image(options: &OptionSet, host: &Host) -> Result<NewImage, Failure> {
+    match (options.get("compat"), options.get("preallocation")) {
+        (Some(other), _) if !matches!(other, "1.1" | "v3" | "0.10" | "v2") => {
+            Err(Failure::new(format!("Invalid compatibility level: '{other}'")))
+        }
+        (_, Some(other)) if !matches!(other, "off" | "metadata" | "falloc" | "full") => {
+            Err(Failure::new(format!("invalid parameter value: {other}")))
+        }
+        _ => Ok(options.image_with(&host.objects)?),
+    }
+}
+
+/// What a new image is refused for, as measuring words it.
+fn worded(error: Error) -> Failure {
+    let text = told(&error).replace("(use version=v3 or greater)", "(use compat=1.1 or greater)");
+    Failure::new(text.replace("too large for file format 'qcow2'", "too large"))
 }
 
 fn set_size(options: &mut OptionSet, size: u64) -> Result<(), Failure> {

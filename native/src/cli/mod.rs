@@ -17,6 +17,7 @@
 //! | `io` | the command language of `qemu-io` |
 //! | `nbd` | the server `nbd`, also under the name `qemu-nbd` |
 //! | `bitmap` … `measure` | one module a verb |
+//! | `words` | a line of `qemu-img`, mistakes found in the order of its words |
 //! | `sample` | the built-in disk |
 //!
 //! Invariants: nothing here knows a format's layout; nothing but `output` and `progress` prints;
@@ -28,6 +29,7 @@ mod bench;
 mod bitmap;
 mod check;
 mod commit;
+mod compact;
 mod compare;
 mod convert;
 mod create;
@@ -48,6 +50,7 @@ mod resize;
 mod sample;
 mod signal;
 mod snapshot;
+mod words;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use failure::Outcome;
@@ -55,6 +58,7 @@ use output::Program;
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
+use words::Words;
 
 /// Runs the command that the process was started with.
 #[must_use]
@@ -86,12 +90,37 @@ fn run(program: Program, args: &[OsString]) -> Outcome {
         return io::run(program, &words);
     }
     if program == Program::QemuNbd {
+        // What is wrong with a part of the line is told before the rest is read.
+        let check = |line: &[OsString]| match Nbd::try_parse_from(line) {
+            Ok(given) => given.args.check_values(),
+            Err(_) => Ok(()),
+        };
+        let line = match words::of_nbd(args, check)? {
+            Words::Line(line) => line,
+            Words::Ended(code) => return Ok(code),
+            Words::Help(_) => args.to_vec(),
+        };
         let last = args.last().and_then(|last| last.to_str());
-        return match Nbd::try_parse_from(args) {
+        return match Nbd::try_parse_from(&line) {
             Ok(given) => nbd::run(program.name(), given.args, args),
             Err(error) => nbd::wrong_command_line(program.name(), last, &error),
         };
     }
+    let ordered;
+    let args = match program {
+        Program::QemuImg => match words::in_order(args)? {
+            Words::Line(line) => {
+                ordered = line;
+                &ordered
+            }
+            Words::Ended(code) => return Ok(code),
+            Words::Help(table) => {
+                output::print(&words::help(Img::command(), table))?;
+                return Ok(0);
+            }
+        },
+        _ => args,
+    };
     let verb = match program {
         Program::QemuImg => Img::try_parse_from(args).map(|img| img.verb),
         Program::Sectora if args.len() == 1 => return sample::run(),
@@ -128,13 +157,15 @@ fn invoked(program: Program, args: &[OsString]) -> String {
         Program::QemuNbd => Nbd::command(),
         Program::QemuIo | Program::Sectora => Sectora::command(),
     };
-    let mut words = program.name().to_owned();
-    for word in args.iter().skip(1).map_while(|arg| arg.to_str()) {
+    let mut called = program.name().to_owned();
+    let given: Vec<&str> = args.iter().skip(1).map_while(|arg| arg.to_str()).collect();
+    let first = if program == Program::QemuImg { words::standard_words(&given) } else { 0 };
+    for word in given.into_iter().skip(first) {
         let Some(found) = command.find_subcommand(word).cloned() else { break };
-        words = format!("{words} {word}");
+        called = format!("{called} {word}");
         command = found;
     }
-    words
+    called
 }
 
 /// Disk images: inspect, check, create, convert and compare them.
@@ -208,6 +239,8 @@ enum Verb {
     Check(check::Args),
     /// Write what an image holds into the one it stands on
     Commit(commit::Args),
+    /// Give space back in place: clusters that are zero, and the unused end of the file
+    Compact(compact::Args),
     /// Compare the contents of two images
     Compare(compare::Args),
     /// Copy an image into a new one, in the same or another format
@@ -238,6 +271,7 @@ impl Verb {
             Self::Bitmap(args) => bitmap::run(args),
             Self::Check(args) => check::run(args),
             Self::Commit(args) => commit::run(args),
+            Self::Compact(args) => compact::run(args),
             Self::Compare(args) => compare::run(args),
             Self::Convert(args) => convert::run(args),
             Self::Create(args) => create::run(args),

@@ -1,6 +1,7 @@
 //! `--object`: secrets that options name by their IDs.
 
 use super::failure::Failure;
+use crate::storage::OsError;
 use base64ct::{Base64, Encoding};
 use sectora_core::crypto::{Secret, decrypt_secret};
 use sectora_core::image::{Secrets, no_secret};
@@ -61,8 +62,10 @@ impl Objects {
             }
             (None, None) => return Err(Failure::new("Either 'file' or 'data' must be provided")),
             (Some(data), None) => data.as_bytes().to_vec(),
-            (None, Some(file)) => std::fs::read(file)
-                .map_err(|e| Failure::new(format!("Unable to read {file}: {e}")))?,
+            (None, Some(file)) => std::fs::read(file).map_err(|e| {
+                let why = format!("Failed to open file “{file}”: {}", OsError::from(e));
+                Failure::new(format!("Unable to read {file}: {why}"))
+            })?,
         };
         let secret = match definition.get("keyid") {
             None if is_base64 => Secret::new(base64(&bytes)?),
@@ -106,6 +109,9 @@ struct Definition(Vec<(String, String)>);
 
 impl Definition {
     fn parse(text: &str) -> Result<Self, Failure> {
+        if text.is_empty() {
+            return Ok(Self(Vec::new()));
+        }
         if text.starts_with('{') {
             let json: serde_json::Value = serde_json::from_str(text)
                 .map_err(|e| Failure::new(format!("JSON parse error in --object: {e}")))?;

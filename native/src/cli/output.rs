@@ -42,6 +42,11 @@ pub(super) fn set_program(program: Program) {
     let _ = PROGRAM.set(program);
 }
 
+/// True under a name that is not our own: what the tool of that name says is what counts.
+pub(super) fn stands_in() -> bool {
+    PROGRAM.get().is_some_and(|program| *program != Program::Sectora)
+}
+
 /// Says that something is not as it should be, and goes on.
 pub(super) fn warn(text: &str) {
     let program = PROGRAM.get().copied().unwrap_or(Program::Sectora);

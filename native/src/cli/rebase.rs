@@ -116,7 +116,10 @@ impl Job<'_> {
         };
         let new = match args.backing_unsafe || name.is_empty() {
             true => None,
-            false => Some(self.open_new(name).await?),
+            false => Some(match self.in_chain(&image, name) {
+                Some(layer) => layer,
+                None => self.open_new(name).await?,
+            }),
         };
         if !name.is_empty() && format.is_none() {
             return Err(not_changed("backing format must be specified"));
@@ -134,6 +137,12 @@ impl Job<'_> {
             }
             Err(e) => Err(Failure::from(e)),
         }
+    }
+
+    /// The image of the chain that the file `name` is: it is open, in whatever format it was.
+    fn in_chain(&self, image: &Arc<Layer>, name: &str) -> Option<Arc<Layer>> {
+        let mut chain = std::iter::successors(image.backing(), |layer| layer.backing());
+        chain.find(|layer| means(self.filename, name, layer.filename())).cloned()
     }
 
     async fn open_new(&self, name: &str) -> Result<Arc<Layer>, Failure> {

@@ -144,7 +144,9 @@ fn change(text: &str) -> Result<Change, Failure> {
     };
     match parse_size(digits) {
         // A second sign.
-        _ if digits.starts_with('-') => Err(Failure::new(NOT_A_SIZE)),
+        Ok(_) if digits.starts_with('-') => {
+            Err(Failure::new(format!("Value '{digits}' is out of range for parameter 'size'")))
+        }
         Ok(size) => Ok(make(size)),
         Err(SizeError::Range) => {
             Err(Failure::new(format!("Value '{digits}' is out of range for parameter 'size'")))

@@ -154,7 +154,7 @@ impl FileDevice {
         let stat = rustix::fs::fstat(&file).map_err(failed)?;
         let Some(kind) = Kind::of(FileType::from_raw_mode(stat.st_mode)) else {
             return Err(Error::invalid(format!(
-                "Could not open '{name}': 'file' driver requires '{name}' to be a regular file"
+                "'file' driver requires '{name}' to be a regular file"
             )));
         };
         // The flag of the opening would make the ring give up where it should wait.
@@ -240,7 +240,7 @@ fn alignment(file: &File, name: &str, kind: Kind) -> Result<Direct> {
 fn no_direct(name: &str) -> Error {
     Error::new(
         ErrorKind::Unsupported,
-        format!("Could not open '{name}': file system does not support O_DIRECT (cache.direct=on)"),
+        format!("Could not open '{name}': filesystem does not support O_DIRECT"),
     )
 }
 

@@ -6,6 +6,7 @@
 //! words; only their presence is compared.
 
 mod changing;
+mod compacting;
 mod promises;
 mod reading;
 mod repair;
@@ -26,7 +27,8 @@ fn main() {
         ("images_change_in_place_as_the_reference_changes_them", changing::sequences),
         ("images_in_use_are_refused_alike", promises::images_in_use),
     ];
-    let own: [(&str, fn()); 8] = [
+    let own: [(&str, fn()); 9] = [
+        ("space_is_given_back_in_place", compacting::given_back),
         ("a_failed_copy_leaves_what_was_there", promises::failed_copy),
         ("a_stopped_copy_leaves_what_was_there", promises::stopped_copy),
         ("an_image_streams_to_standard_output", promises::stream),

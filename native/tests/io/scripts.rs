@@ -158,7 +158,6 @@ pub(crate) fn unsupported() -> Result<(), Failed> {
     for (args, wanted) in [
         (&["--object", "secret,id=a,data=x", "disk"][..], "--object is not supported"),
         (&["--image-opts", "driver=raw,file.filename=disk"], "--image-opts is not supported"),
-        (&["-T", "disk"], "--trace is not supported"),
     ] {
         let done = Command::new(pair.path("bin/qemu-io")).args(args).output()?;
         let said = text(&done.stderr);

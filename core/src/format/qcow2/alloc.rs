@@ -327,7 +327,8 @@ impl Qcow2 {
         let mut cursor = self.alloc.0.lock().await;
         let per_block = self.refblock_entries();
         let covered = (self.reftable.lock().entries.len() as u64).saturating_mul(per_block);
-        let mut end = (self.file.len() >> self.cluster_bits).min(covered);
+        // The last cluster may be there in part: compressed payload ends where it ends.
+        let mut end = self.file.len().div_ceil(self.cluster_size()).min(covered);
         while let Some(last) = end.checked_sub(1) {
             if self.refblock_of(last) == 0 {
                 end = last - last % per_block;

@@ -119,6 +119,9 @@ fn invalid(what: impl Into<alloc::borrow::Cow<'static, str>>) -> Error {
     Error::invalid(what).in_format("qcow2")
 }
 
+const TOO_LARGE: &str = "The image size is too large for file format 'qcow2' (try using a larger \
+                         cluster size)";
+
 impl CreateOptions {
     /// True where the image can have persistent bitmaps.
     #[must_use]
@@ -134,29 +137,36 @@ impl CreateOptions {
         let cluster_bits = self.cluster_bits()?;
         if !self.refcount_bits.is_power_of_two() || self.refcount_bits > 64 {
             return Err(invalid(
-                "refcount width must be a power of two and may not exceed 64 bits",
+                "Refcount width must be a power of two and may not exceed 64 bits",
             ));
         }
         if self.size > limits::MAX_VIRTUAL_SIZE {
-            return Err(invalid(format!("size {} is too large", self.size)));
+            return Err(invalid(TOO_LARGE));
         }
         if self.version == Version::V2 {
+            let above = "compatibility level 1.1 and above (use version=v3 or greater)";
             let later = [
-                (self.refcount_bits != 16, "different refcount widths than 16 bits"),
-                (self.extended_l2, "extended L2 entries"),
-                (self.lazy_refcounts, "lazy refcounts"),
-                (self.compression_type != Compression::Deflate, "compression types but zlib"),
-                (self.data_file.is_some(), "external data files"),
+                (self.extended_l2, "Extended L2 entries are only supported with"),
+                (self.lazy_refcounts, "Lazy refcounts only supported with"),
+                (self.data_file.is_some(), "External data files are only supported with"),
+                (
+                    self.compression_type != Compression::Deflate,
+                    "Non-zlib compression type is only supported with",
+                ),
             ];
+            if self.refcount_bits != 16 {
+                return Err(invalid(
+                    "Different refcount widths than 16 bits require compatibility level 1.1 or \
+                     above (use version=v3 or greater)",
+                ));
+            }
             if let Some((_, what)) = later.iter().find(|(wanted, _)| *wanted) {
-                return Err(invalid(format!(
-                    "{what} require compatibility level 1.1 or above (use version=v3 or greater)"
-                )));
+                return Err(invalid(format!("{what} {above}")));
             }
         }
         if self.extended_l2 && cluster_bits < limits::MIN_EXTENDED_CLUSTER_BITS {
             return Err(invalid(
-                "extended L2 entries are only supported with cluster sizes of at least 16384 bytes",
+                "Extended L2 entries are only supported with cluster sizes of at least 16384 bytes",
             ));
         }
         if let Some(backing) = &self.backing {
@@ -165,13 +175,13 @@ impl CreateOptions {
             }
             if self.data_file.as_ref().is_some_and(|d| d.raw) {
                 return Err(invalid(
-                    "backing file and data-file-raw cannot be used at the same time",
+                    "Backing file and data-file-raw cannot be used at the same time",
                 ));
             }
             if self.preallocation != Preallocation::Off && !self.extended_l2 {
                 return Err(invalid(
-                    "backing file and preallocation can only be used at the same time if \
-                     extended_l2 is enabled",
+                    "Backing file and preallocation can only be used at the same time if \
+                     extended_l2 is on",
                 ));
             }
         }
@@ -185,10 +195,7 @@ impl CreateOptions {
         }
         let entries = self.l1_entries()?;
         if entries * 8 > limits::MAX_L1_BYTES {
-            return Err(invalid(format!(
-                "the image size is too large for file format 'qcow2' (try using a larger cluster \
-                 size): an L1 table of {entries} entries exceeds 32 MiB"
-            )));
+            return Err(invalid(TOO_LARGE));
         }
         Ok(())
     }
@@ -199,7 +206,7 @@ impl CreateOptions {
         if self.cluster_size.is_power_of_two() && possible.contains(&bits) {
             return Ok(bits);
         }
-        Err(invalid("cluster size must be a power of two between 512 and 2048k"))
+        Err(invalid("Cluster size must be a power of two between 512 and 2048k"))
     }
 
     /// Clusters that the encryption header takes.

@@ -14,6 +14,7 @@
 //! | `amend` | version, refcount width and the like of an image |
 //! | `rewrite` | changes of the header |
 //! | `empty` | giving up all guest data |
+//! | `compact` | giving up what nobody needs |
 //! | `snapshot` | internal snapshots |
 //! | `shared` | references of whole tables; the image to oneself |
 //! | `bitmap` | persistent bitmaps: loaded, marked, stored |
@@ -28,6 +29,7 @@ mod bitmap;
 mod cache;
 mod check;
 mod claims;
+mod compact;
 mod create;
 mod empty;
 mod encryption;
@@ -59,8 +61,8 @@ pub use stream::{StreamOptions, stream};
 pub(super) use open::open;
 
 use super::{
-    Amendment, BackingRef, CheckReport, Child, Driver, DriverEvent, Encryption, FormatInfo,
-    Geometry, Mapping, Repair, Reservation, Snapshots, Token, ZeroPlan,
+    Amendment, BackingRef, CheckReport, Child, Compaction, Driver, DriverEvent, Encryption,
+    FormatInfo, Geometry, Mapping, Repair, Reservation, Snapshots, Token, ZeroPlan,
 };
 use crate::bitmap::{BitmapSet, DirtyBitmap};
 use crate::crypto::Secret;
@@ -378,6 +380,10 @@ impl Driver for Qcow2 {
 
     fn make_empty(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(self.empty())
+    }
+
+    fn compaction(&self) -> Option<&dyn Compaction> {
+        Some(self)
     }
 
     fn vm_state_offset(&self) -> Option<u64> {

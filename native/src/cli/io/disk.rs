@@ -110,16 +110,13 @@ impl Disk {
         name: &str,
         settings: Settings,
     ) -> Result<Self> {
-        if settings.copy_on_read && settings.read_only {
-            return Err(Error::denied("Can't use copy-on-read on read-only device"));
-        }
         if settings.aio == AioMode::Native && !settings.cache.direct {
             return Err(Error::invalid(
                 "aio=native was specified, but it requires cache.direct=on, which was not \
                  specified.",
             ));
         }
-        if settings.force_share && !settings.read_only {
+        if settings.force_share && !settings.read_only && !settings.snapshot {
             return Err(Error::invalid("force-share=on can only be used with read-only images"));
         }
         if name.is_empty() {
@@ -132,6 +129,9 @@ impl Disk {
                     None => e,
                 }
             })?;
+        if settings.copy_on_read && settings.read_only {
+            return Err(Error::denied("Can't use copy-on-read on read-only device"));
+        }
         let access = match settings.read_only || settings.snapshot {
             true => Access::ReadOnly,
             false => Access::ReadWrite,

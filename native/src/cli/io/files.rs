@@ -23,7 +23,7 @@ pub(super) async fn open_into(session: &mut Session, name: &str, settings: Setti
         return Err(session.complain("file open already, try 'help close'"));
     }
     let runtime = session.runtime.clone();
-    let unspecified = settings.format.is_none();
+    let unspecified = settings.format.is_none() && !settings.read_only;
     match Disk::open(&runtime, name, settings).await {
         Ok(disk) => {
             if unspecified && disk.layer.guessed_raw() {

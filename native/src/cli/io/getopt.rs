@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 
 /// Whether an option has a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Value {
+pub(in crate::cli) enum Value {
     None,
     Required,
     /// Only attached (`-Tx`, `--trace=x`).
@@ -18,23 +18,23 @@ pub(super) enum Value {
 
 /// An option with a long name.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Long {
-    pub(super) name: &'static str,
-    pub(super) value: Value,
+pub(in crate::cli) struct Long {
+    pub(in crate::cli) name: &'static str,
+    pub(in crate::cli) value: Value,
     /// What the option is called when it is found.
-    pub(super) letter: char,
+    pub(in crate::cli) letter: char,
 }
 
 /// An option that was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Found {
-    pub(super) letter: char,
-    pub(super) value: Option<String>,
+pub(in crate::cli) struct Found {
+    pub(in crate::cli) letter: char,
+    pub(in crate::cli) value: Option<String>,
 }
 
 /// Goes through the words of a line.
 #[derive(Debug)]
-pub(super) struct Options<'a> {
+pub(in crate::cli) struct Options<'a> {
     program: &'a str,
     /// Letters, each followed by `:` where it has a value, by `::` where the value is optional.
     letters: &'a str,
@@ -47,7 +47,7 @@ pub(super) struct Options<'a> {
 
 impl<'a> Options<'a> {
     /// `words` without the name of the program.
-    pub(super) fn new(
+    pub(in crate::cli) fn new(
         program: &'a str,
         letters: &'a str,
         long: &'a [Long],
@@ -58,7 +58,7 @@ impl<'a> Options<'a> {
     }
 
     /// The words that are no options. Complete once [`next`](Iterator::next) has ended.
-    pub(super) fn operands(self) -> Vec<&'a str> {
+    pub(in crate::cli) fn operands(self) -> Vec<&'a str> {
         self.operands
     }
 
@@ -106,7 +106,7 @@ impl<'a> Options<'a> {
         let exact = self.long.iter().find(|long| long.name == name);
         let option = match (exact, fitting.next(), fitting.next()) {
             (Some(option), ..) | (None, Some(option), None) => option,
-            (None, None, _) => return Err(format!("{program}: unrecognized option '--{name}'")),
+            (None, None, _) => return Err(format!("{program}: unrecognized option '--{word}'")),
             (None, Some(_), Some(_)) => {
                 let names: Vec<String> = self
                     .long
@@ -115,7 +115,7 @@ impl<'a> Options<'a> {
                     .map(|long| format!("'--{}'", long.name))
                     .collect();
                 return Err(format!(
-                    "{program}: option '--{name}' is ambiguous; possibilities: {}",
+                    "{program}: option '--{word}' is ambiguous; possibilities: {}",
                     names.join(" ")
                 ));
             }

@@ -19,7 +19,7 @@ mod commands;
 mod control;
 mod disk;
 mod files;
-mod getopt;
+pub(super) mod getopt;
 mod numbers;
 mod overlay;
 mod prompt;
@@ -29,6 +29,7 @@ mod transfer;
 
 use super::failure::{Failure, Outcome};
 use super::output::{Program, QEMU_IMG_VERSION, complain, print};
+use super::words::trace;
 use crate::runtime::NativeRuntime;
 use commands::{Command, Verb};
 use disk::Settings;
@@ -38,7 +39,7 @@ use sectora_core::io::Runtime;
 use session::{Done, Session, Stop};
 use std::sync::Arc;
 
-const LETTERS: &str = "hVc:d:f:rsnCmki:t:T::U";
+const LETTERS: &str = "hVc:d:f:rsnCmki:t:T:U";
 
 const LONG: [Long; 17] = [
     long("help", Value::None, 'h'),
@@ -54,7 +55,7 @@ const LONG: [Long; 17] = [
     long("aio", Value::Required, 'i'),
     long("cache", Value::Required, 't'),
     long("discard", Value::Required, 'd'),
-    long("trace", Value::Optional, 'T'),
+    long("trace", Value::Required, 'T'),
     long("force-share", Value::None, 'U'),
     long("object", Value::Required, 'O'),
     long("image-opts", Value::None, 'I'),
@@ -137,7 +138,11 @@ pub(super) fn run(program: Program, words: &[String]) -> Outcome {
             'f' => plan.settings.format = value,
             'O' => return Err(Failure::unsupported("--object")),
             'I' => return Err(Failure::unsupported("--image-opts")),
-            'T' => return Err(Failure::unsupported("--trace")),
+            'T' => {
+                if trace(&value.unwrap_or_default())? {
+                    return Ok(0);
+                }
+            }
             _ => files::setting(&mut plan.settings, letter, value.as_deref())
                 .map_err(Failure::new)?,
         }

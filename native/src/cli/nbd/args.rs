@@ -1,9 +1,9 @@
 //! The command line of `nbd`.
 
 use super::objects::Objects;
-use crate::cli::args::Cache;
+use crate::cli::args::{Cache, parse_number};
 use crate::cli::failure::Failure;
-use crate::cli::output::complain;
+use crate::cli::words::trace;
 use crate::export::nbd::Authorize;
 use crate::protocol::nbd::tls::{ClientTls, ServerTls};
 use crate::storage::Aio;
@@ -155,58 +155,18 @@ impl Args {
     /// Decides; refuses what contradicts itself or is not supported.
     pub(super) fn mode(self, name: &str) -> Result<Mode, Failure> {
         for pattern in &self.trace {
-            match pattern.trim_start_matches("enable=").split(',').next().unwrap_or_default() {
-                "help" | "?" => return Ok(Mode::Nothing),
-                "" => {}
-                event => {
-                    complain(&format!("{name}: warning: trace event '{event}' does not exist"))
-                }
+            if trace(pattern)? {
+                return Ok(Mode::Nothing);
             }
         }
         let (cache, writethrough) = self.cache()?;
         let aio = self.aio()?;
         let discard = self.discard()?;
-        let shared = match self.shared.as_deref().map(|text| (text, text.parse::<u32>())) {
-            None => 1,
-            Some((_, Ok(n))) if i32::try_from(n).is_ok() => n,
-            Some((text, _)) => return fail(format!("Invalid shared device number '{text}'")),
-        };
-        let offset = match self.offset.as_deref() {
-            None => 0,
-            Some(text) => match text.parse::<i128>() {
-                Ok(n) => u64::try_from(n).map_err(|_| {
-                    Failure::new(format!("Value '{n}' is out of range for parameter 'offset'"))
-                })?,
-                Err(_) => return fail(format!("Invalid offset '{text}'")),
-            },
-        };
-        let handshake_limit = match self.handshake_limit.as_deref() {
-            None => 10,
-            Some(text) => text
-                .parse::<u32>()
-                .map_err(|_| Failure::new(format!("Invalid handshake limit '{text}'")))?,
-        };
-        let detect_zeroes = match self.detect_zeroes.as_deref() {
-            None | Some("off") => None,
-            Some("on") => Some(false),
-            Some("unmap") if discard => Some(true),
-            Some("unmap") => {
-                return fail(
-                    "setting detect-zeroes to unmap is not allowed without setting discard \
-                     operation to unmap",
-                );
-            }
-            Some(other) => {
-                return fail(format!(
-                    "Failed to parse detect_zeroes mode: invalid parameter value: {other}"
-                ));
-            }
-        };
-        if let Some(path) = &self.socket
-            && !path.starts_with('/')
-        {
-            return fail("socket path must be absolute");
-        }
+        let shared = self.shared()?;
+        let offset = self.offset()?;
+        let handshake_limit = self.handshake_limit()?;
+        let detect_zeroes = self.detect_zeroes(discard)?;
+        self.check_socket()?;
         if self.image_opts && self.format.is_some() {
             return fail("--image-opts and -f are mutually exclusive");
         }
@@ -230,7 +190,7 @@ impl Args {
             }
             None => None,
             Some(_) if self.tls_hostname.is_some() => {
-                return fail("TLS hostname is only supported with --list");
+                return fail("TLS hostname is only supported with export list");
             }
             Some(id) => Some(objects.server_tls(id)?),
         };
@@ -272,6 +232,73 @@ impl Args {
         })))
     }
 
+    /// Refuses values that are wrong by themselves, as soon as they are met.
+    pub(in crate::cli) fn check_values(&self) -> Result<(), Failure> {
+        self.cache()?;
+        self.aio()?;
+        self.shared()?;
+        self.offset()?;
+        self.handshake_limit()?;
+        self.detect_zeroes(self.discard()?)?;
+        self.check_socket()?;
+        if let Some(snapshot) = &self.load_snapshot {
+            super::image::snapshot_name(snapshot)?;
+        }
+        Objects::parse(&self.object).map(drop)
+    }
+
+    fn check_socket(&self) -> Result<(), Failure> {
+        match &self.socket {
+            Some(path) if !path.starts_with('/') => fail("socket path must be absolute"),
+            _ => Ok(()),
+        }
+    }
+
+    fn shared(&self) -> Result<u32, Failure> {
+        let Some(text) = self.shared.as_deref() else { return Ok(1) };
+        let number = parse_number(text).ok().and_then(|number| u32::try_from(number).ok());
+        match number.filter(|number| i32::try_from(*number).is_ok()) {
+            Some(number) => Ok(number),
+            None => fail(format!("Invalid shared device number '{text}'")),
+        }
+    }
+
+    /// Where the export begins. What is negative wraps around: it is refused with the image.
+    fn offset(&self) -> Result<u64, Failure> {
+        let Some(text) = self.offset.as_deref() else { return Ok(0) };
+        let (negative, digits) = match text.strip_prefix('-') {
+            Some(digits) => (true, digits),
+            None => (false, text),
+        };
+        match parse_number(digits) {
+            Ok(number) if negative => Ok(number.wrapping_neg()),
+            Ok(number) => Ok(number),
+            Err(_) => fail(format!("Invalid offset '{text}'")),
+        }
+    }
+
+    fn handshake_limit(&self) -> Result<u32, Failure> {
+        let Some(text) = self.handshake_limit.as_deref() else { return Ok(10) };
+        let number = parse_number(text).ok().and_then(|number| u32::try_from(number).ok());
+        number.ok_or_else(|| Failure::new(format!("Invalid handshake limit '{text}'")))
+    }
+
+    /// Whether zeroes that are written are looked for, and whether they are discarded then.
+    fn detect_zeroes(&self, discard: bool) -> Result<Option<bool>, Failure> {
+        match self.detect_zeroes.as_deref() {
+            None | Some("off") => Ok(None),
+            Some("on") => Ok(Some(false)),
+            Some("unmap") if discard => Ok(Some(true)),
+            Some("unmap") => fail(
+                "setting detect-zeroes to unmap is not allowed without setting discard operation \
+                 to unmap",
+            ),
+            Some(other) => fail(format!(
+                "Failed to parse detect_zeroes mode: invalid parameter value: {other}"
+            )),
+        }
+    }
+
     fn list_mode(&self, objects: &Objects) -> Result<Mode, Failure> {
         if !self.files.is_empty() && !self.disconnect {
             return fail("List mode is incompatible with a file name");
@@ -280,7 +307,7 @@ impl Args {
             || self.description.is_some()
             || self.format.is_some()
             || self.offset.is_some()
-            || self.load_snapshot.is_some()
+            || self.load_snapshot.as_ref().is_some_and(|name| !name.starts_with("snapshot."))
             || self.nocache > 0
             || !self.cache.is_empty()
             || !self.aio.is_empty()

@@ -2,8 +2,8 @@
 
 use super::args::Serve;
 use super::objects::split;
-use crate::cli::failure::Failure;
-use crate::cli::host::{Host, shown};
+use crate::cli::failure::{Failure, told};
+use crate::cli::host::Host;
 use crate::storage::{Aio, Create, FileDevice, FileOptions};
 use sectora_core::format::{BackingRef, FormatName, Layer, OpenOptions, open, qcow2};
 use sectora_core::image::{NewImage, create};
@@ -35,7 +35,7 @@ pub(super) async fn open_image(
             ..Described::default()
         },
     };
-    let engine = |e: &sectora_core::Error| failed(told(&described.filename, e));
+    let engine = |e: &sectora_core::Error| failed(told(e));
     let format: Option<FormatName> =
         described.format.as_deref().map(str::parse).transpose().map_err(|_| {
             let name = described.format.as_deref().unwrap_or_default();
@@ -70,18 +70,8 @@ pub(super) async fn open_image(
     Ok((layer, described.offset, described.size))
 }
 
-fn told(filename: &str, error: &sectora_core::Error) -> String {
-    let text = error.to_string();
-    let shown = shown(filename);
-    let text = text.replace("'file' driver", "");
-    match text.starts_with("Could not open '") {
-        true => text,
-        false => format!("Could not open '{shown}': {text}"),
-    }
-}
-
 /// `ID_OR_NAME`, or `snapshot.id=ID,snapshot.name=NAME`.
-fn snapshot_name(text: &str) -> Result<String, Failure> {
+pub(super) fn snapshot_name(text: &str) -> Result<String, Failure> {
     if !text.starts_with("snapshot.") {
         return Ok(text.to_owned());
     }

@@ -90,7 +90,13 @@ async fn serve(how: Serve, runtime: Arc<dyn Runtime>, child: bool) -> Outcome {
     let mut signals = Signals::new();
     let args = HostArgs::default();
     let host = Host::new(runtime, &args, false).with_aio(how.aio);
+    let mut listening = listen(&how.place).await?;
     let (layer, part, size) = open_image(&host, &how).await?;
+    if how.offset > i64::MAX as u64 {
+        let given = how.offset.cast_signed();
+        let text = format!("Value '{given}' is out of range for parameter 'offset'");
+        return Err(Failure::new(text));
+    }
     let containing = sectora_core::io::BlockDevice::len(&*layer);
     let offset = part.saturating_add(how.offset);
     if offset > containing {
@@ -121,7 +127,6 @@ async fn serve(how: Serve, runtime: Arc<dyn Runtime>, child: bool) -> Outcome {
         detect_zeroes: how.detect_zeroes,
     };
     let export = Arc::new(Export::new(&how.name, layer.clone(), options)?);
-    let mut listening = listen(&how.place).await?;
     if let Some(path) = &how.pid_file {
         write_pid(path)?;
     }

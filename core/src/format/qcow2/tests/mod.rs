@@ -11,6 +11,7 @@
 //! | `campaign` | power goes at each call of every operation there is, in thousands of ways |
 //! | `faults` | each call of the file fails once |
 //! | `crash` | power goes at each call |
+//! | `compact` | giving space back, whatever happens midway |
 //! | `interleave` | futures dropped at each await, writes that land late, several threads |
 //! | `known_failures` | what other writers have got wrong |
 //! | `repair` | repairs, and the marks that call for them |
@@ -25,6 +26,7 @@ mod bitmaps;
 mod blank;
 mod builder;
 mod campaign;
+mod compact;
 mod crash;
 mod disks;
 mod faults;

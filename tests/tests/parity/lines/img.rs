@@ -1,20 +1,9 @@
-//! Makes up command lines.
+//! Lines of `qemu-img`.
 
-use sectora_core::io::testing::Rng;
+use super::Value::{Flag, Of};
+use super::{Value, Verb};
 
-/// What an option takes.
-#[derive(Clone, Copy)]
-enum Value {
-    Flag,
-    /// One of these; the second list is for mistakes.
-    Of(&'static [&'static str], &'static [&'static str]),
-}
-
-use Value::{Flag, Of};
-
-type Choice = (&'static [&'static str], Value);
-
-const IMAGES: &[&str] = &[
+pub(super) const IMAGES: &[&str] = &[
     "base.raw",
     "mid.qcow2",
     "top.qcow2",
@@ -24,17 +13,20 @@ const IMAGES: &[&str] = &[
     "comp.qcow2",
     "over.qcow2",
     "odd.raw",
+    "snaps.qcow2",
+    "marks.qcow2",
 ];
 const OVERLAYS: &[&str] = &["mid.qcow2", "top.qcow2", "v2.qcow2", "ext.qcow2", "over.qcow2"];
-const NO_IMAGES: &[&str] = &["missing", "sub", "sub/missing", "orphan.qcow2"];
+pub(super) const NO_IMAGES: &[&str] = &["missing", "sub", "sub/missing", "orphan.qcow2"];
+const IMAGES_AND_NONE: &[&str] = &["odd.raw", "v2.qcow2", "missing", "sub"];
 const NEW: &[&str] = &["new", "sub/new", "top.qcow2", "odd.raw"];
 const NOT_NEW: &[&str] = &["nowhere/new", "sub"];
 const SIZES: &[&str] =
     &["0", "1", "512", "1000", "64k", "1M", "1.5M", "0x10000", "3145728", "2097153"];
 const NO_SIZES: &[&str] = &["-1", "x", "1kk", "", "9999999999999999999", "8E", "1.2.3", "0xg", "k"];
-const FORMATS: Value = Of(&["raw", "qcow2"], &["foo", "bochs", "QCOW2"]);
-const SIZE: Value = Of(SIZES, NO_SIZES);
-const CACHE: Value =
+pub(super) const FORMATS: Value = Of(&["raw", "qcow2"], &["foo", "bochs", "QCOW2"]);
+pub(super) const SIZE: Value = Of(SIZES, NO_SIZES);
+pub(super) const CACHE: Value =
     Of(&["none", "writeback", "unsafe", "writethrough", "directsync"], &["foo", "", "None"]);
 const OUTPUT: Value = Of(&["human", "json"], &["foo", "JSON"]);
 const RATE: Value = Of(&["0", "100M", "1G"], NO_SIZES);
@@ -48,6 +40,7 @@ const OPTIONS: Value = Of(
         "lazy_refcounts=on",
         "refcount_bits=8",
         "compression_type=zstd",
+        "help",
     ],
     &[
         "foo=1",
@@ -58,26 +51,73 @@ const OPTIONS: Value = Of(
         ",",
         "refcount_bits=3",
         "preallocation=x",
+        "cluster_size=4k,help",
+        "?",
+        "compat=0.10,lazy_refcounts=on",
+        "extended_l2=on,cluster_size=4k",
+        "compression_type=foo",
+        "nofoo",
+        "lazy_refcounts=x",
+        "backing_fmt=raw",
+        "refcount_bits=x",
+        "encrypt.format=foo",
+    ],
+);
+const OBJECT: Value = Of(
+    &["secret,id=a,data=x", "secret,id=b,data=eHg=,format=base64"],
+    &[
+        "foo",
+        "secret",
+        "secret,id=a",
+        "secret,id=a,data=x,foo=1",
+        "secret,id=1,data=x",
+        "secret,id=c,file=missing",
+        "secret,id=d,data=x,file=y",
+        "",
+        "secret,id=e,data=?,format=base64",
+        "secret,id=f,data=x,format=hex",
+    ],
+);
+const SNAPSHOT: Value = Of(&["one", "two", "1", "2"], &["foo", ""]);
+const PARAM: Value = Of(
+    &["one", "snapshot.id=1", "snapshot.name=two", "snapshot.id=1,snapshot.name=one"],
+    &["foo", "snapshot.foo=1", "snapshot.id=7", "snapshot.id=1,snapshot.name=two"],
+);
+const AMENDMENTS: Value = Of(
+    &[
+        "compat=0.10",
+        "compat=1.1",
+        "help",
+        "lazy_refcounts=on",
+        "refcount_bits=8",
+        "compat=v3",
+        "size=4M",
+    ],
+    &[
+        "foo=1",
+        "",
+        ",",
+        "compat=9",
+        "cluster_size=4k",
+        "size=x",
+        "refcount_bits=3",
+        "lazy_refcounts=x",
+        "preallocation=full",
+        "backing_file=base.raw",
     ],
 );
 const BACKING: Value = Of(&["base.raw", "short.qcow2", ""], &["missing", "sub"]);
 
-struct Verb {
-    name: &'static str,
-    options: &'static [Choice],
-    /// Good and bad words for each position.
-    words: &'static [(&'static [&'static str], &'static [&'static str])],
-}
-
 const IMAGE: (&[&str], &[&str]) = (IMAGES, NO_IMAGES);
 
-const VERBS: &[Verb] = &[
+pub(super) const VERBS: &[Verb] = &[
     Verb {
         name: "info",
         options: &[
             (&["-f", "--format"], FORMATS),
             (&["--output"], OUTPUT),
-            (&["--backing-chain"], Flag),
+            (&["-b", "--backing-chain", "--backing"], Flag),
+            (&["--object"], OBJECT),
             (&["-U", "--force-share"], Flag),
         ],
         words: &[IMAGE],
@@ -87,6 +127,7 @@ const VERBS: &[Verb] = &[
         options: &[
             (&["-f", "--format"], FORMATS),
             (&["--output"], OUTPUT),
+            (&["-r", "--repair"], Of(&["leaks", "all"], &["foo", ""])),
             (&["-q", "--quiet"], Flag),
             (&["-T"], CACHE),
             (&["-U", "--force-share"], Flag),
@@ -123,7 +164,8 @@ const VERBS: &[Verb] = &[
             (&["-O"], FORMATS),
             (&["-o"], OPTIONS),
             (&["--output"], OUTPUT),
-            (&["-s", "--size"], SIZE),
+            (&["-l", "--snapshot"], PARAM),
+            (&["--size"], SIZE),
             (&["-U"], Flag),
         ],
         words: &[IMAGE],
@@ -154,6 +196,8 @@ const VERBS: &[Verb] = &[
             (&["-T"], CACHE),
             (&["-S"], Of(&["0", "4k", "64k"], &["100", "x", "32M"])),
             (&["-m", "--parallel"], Of(&["1", "4", "16"], &["0", "17", "x", "-1"])),
+            (&["-l"], PARAM),
+            (&["--object"], OBJECT),
             (&["-W"], Flag),
             (&["-C"], Flag),
             (&["-r"], RATE),
@@ -228,55 +272,62 @@ const VERBS: &[Verb] = &[
         ],
         words: &[IMAGE],
     },
+    Verb {
+        name: "amend",
+        options: &[
+            (&["-o", "--options"], AMENDMENTS),
+            (&["-o"], AMENDMENTS),
+            (&["-f", "--format"], FORMATS),
+            (&["-t", "--cache"], CACHE),
+            (&["-q"], Flag),
+            (&["--force"], Flag),
+        ],
+        words: &[IMAGE],
+    },
+    Verb {
+        name: "bitmap",
+        options: &[
+            (&["--add"], Flag),
+            (&["--add"], Flag),
+            (&["--remove"], Flag),
+            (&["--clear"], Flag),
+            (&["--enable", "--disable"], Flag),
+            (&["--merge"], Of(&["b0", "b1"], &["foo", ""])),
+            (&["-g", "--granularity"], Of(&["64k", "512", "1M"], &["1000", "256", "x", "4G"])),
+            (&["-f"], FORMATS),
+            (&["-b", "--source-file"], Of(&["marks.qcow2"], NO_IMAGES)),
+            (&["-F"], FORMATS),
+        ],
+        words: &[
+            (&["marks.qcow2", "short.qcow2", "top.qcow2"], IMAGES_AND_NONE),
+            (&["b0", "b1", "new"], &["", "foo"]),
+        ],
+    },
+    Verb {
+        name: "resize",
+        options: &[
+            (&["-f", "--format"], FORMATS),
+            (&["-q"], Flag),
+            (&["--shrink"], Flag),
+            (&["--shrink"], Flag),
+            (&["--preallocation"], Of(&["off", "metadata", "falloc", "full"], &["foo", "", "Off"])),
+        ],
+        words: &[
+            IMAGE,
+            (&["4M", "+1M", "-512k", "1M", "+512", "2097152"], &["x", "+x", "-9G", "0", "+-1", ""]),
+        ],
+    },
+    Verb {
+        name: "snapshot",
+        options: &[
+            (&["-l", "--list"], Flag),
+            (&["-c", "--create"], SNAPSHOT),
+            (&["-a", "--apply"], SNAPSHOT),
+            (&["-d", "--delete"], SNAPSHOT),
+            (&["-f"], FORMATS),
+            (&["-q"], Flag),
+            (&["-U"], Flag),
+        ],
+        words: &[(&["snaps.qcow2", "snaps.qcow2", "short.qcow2", "odd.raw"], NO_IMAGES)],
+    },
 ];
-
-/// One command line. Most are right; the others have a mistake or two.
-pub(crate) fn random(rng: &mut Rng) -> Vec<String> {
-    let verb = rng.pick(VERBS);
-    // One in so many words is wrong.
-    let mistakes = *rng.pick(&[0, 0, 0, 5, 20]);
-    let mut words: Vec<String> = Vec::new();
-    let wanted = rng.below(5);
-    for _ in 0..wanted {
-        let (names, value) = rng.pick(verb.options);
-        let name = *rng.pick(names);
-        match value {
-            Flag => words.push(name.to_owned()),
-            Of(good, bad) => {
-                let value = choose(rng, mistakes, good, bad);
-                if name.starts_with("--") && rng.chance(50) {
-                    words.push(format!("{name}={value}"));
-                } else {
-                    words.extend([name.to_owned(), value.to_owned()]);
-                }
-            }
-        }
-    }
-    for (good, bad) in verb.words {
-        if rng.chance(mistakes) && rng.chance(40) {
-            continue;
-        }
-        let word = choose(rng, mistakes, good, bad);
-        words.push(word.to_owned());
-    }
-    if rng.chance(mistakes) {
-        let extra = *rng.pick(&["--foo", "-Z", "base.raw", "-f", "--output", "extra"]);
-        let at = rng.index(words.len() + 1);
-        words.insert(at, extra.to_owned());
-    }
-    words.insert(0, verb.name.to_owned());
-    words
-}
-
-/// A word from `good`, or in `mistakes` of a hundred cases from `bad`.
-fn choose(
-    rng: &mut Rng,
-    mistakes: u64,
-    good: &'static [&'static str],
-    bad: &'static [&'static str],
-) -> &'static str {
-    match rng.chance(mistakes) {
-        true => bad[rng.index(bad.len())],
-        false => good[rng.index(good.len())],
-    }
-}
