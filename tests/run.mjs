@@ -53,7 +53,7 @@ const STEPS = [
   { name: "core", what: "units, models, faults, crashes, contract", run: ["cargo", "test", ...CORE] },
   { name: "native", what: "files, rings, locks, the program", run: ["cargo", "test", "-p", "sectora"] },
   { name: "schema", what: "wire types and COMPAT.md against the schema", run: ["cargo", "test", "-p", "sectora-tests", "--test", "schema"] },
-  { name: "oracle", what: "images of ours and theirs, both ways", run: ["cargo", "test", "-p", "sectora-tests", "--test", "oracle", "--test", "check", "--test", "parity"] },
+  { name: "oracle", what: "images of ours and theirs, both ways", run: ["cargo", "test", "-p", "sectora-tests", "--test", "oracle", "--test", "check", "--test", "parity", "--test", "mutants", "--test", "crash"] },
   {
     name: "fuzz",
     what: "every target for some seconds",

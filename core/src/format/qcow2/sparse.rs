@@ -34,7 +34,11 @@ impl Qcow2 {
         let (mut claimed, mut read) = (0, 0);
         let table_entries = u64::from(self.header.reftable_clusters) << self.cluster_bits >> 3;
         let (what, offset) = ("refcount table", self.header.reftable_offset);
-        let table = read_table(&self.file, what, offset, table_entries).await?;
+        let table = match read_table(&self.file, what, offset, table_entries).await {
+            // Data can be read without it.
+            Err(e) if e.kind() == ErrorKind::Corrupt => return Ok(true),
+            table => table?,
+        };
         let wanted = clusters.div_ceil(self.refblock_entries());
         for entry in table.into_iter().take(usize::try_from(wanted).unwrap_or(usize::MAX)) {
             let block = entry & l::REFTABLE_OFFSET_MASK;

@@ -466,6 +466,23 @@ fn unusual_images_that_are_valid_are_not_refused() {
     });
 }
 
+/// Refcounts are for those who write: without them the disk can be read, and its extents be told.
+#[test]
+fn an_image_without_its_refcount_table_can_be_read() {
+    let runtime = SimRuntime::new(1);
+    runtime.block_on(async {
+        for offset in [1 << 32, 0x200] {
+            let mut image = Image::v3();
+            image.be64(h::REFTABLE_OFFSET, offset).be32(h::REFTABLE_CLUSTERS, 100);
+            let layer = image.open(&runtime, Access::ReadOnly).await.expect("it opens");
+            let found = layer.read(0, CLUSTER as u64).await.expect("readable").to_vec();
+            assert_eq!(found, [FILL; CLUSTER]);
+            let extents = layer.extents(0, SIZE).await.expect("without refcounts");
+            assert!(extents[0].is_data() && extents[0].len == CLUSTER as u64, "{extents:?}");
+        }
+    });
+}
+
 /// Power is lost while an image is committed and emptied: through the chain everything reads as
 /// before, whatever has landed in either file.
 #[test]

@@ -1,0 +1,290 @@
+//! Both tools on copies of one image, and whether they come to the same.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use tempfile::TempDir;
+
+/// Seconds after which a tool hangs.
+const PATIENCE: &str = "60";
+
+/// What is done, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    Read,
+    Check,
+    Repair,
+    ReadAgain,
+}
+
+impl Step {
+    pub(crate) const ALL: [Self; 4] = [Self::Read, Self::Check, Self::Repair, Self::ReadAgain];
+}
+
+/// What both came to.
+#[derive(Debug)]
+pub(crate) struct Done {
+    /// They read it, or it is sound.
+    pub(crate) success: bool,
+    /// They cannot even check it.
+    pub(crate) hopeless: bool,
+    /// The most memory that ours had at once, in KiB.
+    pub(crate) peak: u64,
+}
+
+/// What they do not agree on.
+#[derive(Debug)]
+pub(crate) enum Difference {
+    ReferenceCrashed,
+    /// On purpose.
+    Named(&'static str),
+    Unexplained(String),
+}
+
+/// Says how much memory this process had at most, where that is asked for.
+pub(crate) fn tell_peak() {
+    if let Some(file) = std::env::var_os("SECTORA_PEAK") {
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let peak = peak.and_then(|rest| rest.split_whitespace().next()).unwrap_or("0");
+        fs::write(file, peak).expect("write");
+    }
+}
+
+/// The tools, and a folder for each with what images refer to.
+pub(crate) struct Tools {
+    top: TempDir,
+    program: PathBuf,
+    secret: String,
+}
+
+impl Tools {
+    pub(crate) fn new(secret: &str) -> Self {
+        let top = tempfile::tempdir().expect("a scratch folder");
+        for name in ["theirs", "ours", "bin"] {
+            fs::create_dir(top.path().join(name)).expect("make a folder");
+        }
+        let program = top.path().join("bin/qemu-img");
+        symlink(std::env::current_exe().expect("this program"), &program).expect("link");
+        Self { top, program, secret: format!("secret,id=s,data={secret}") }
+    }
+
+    /// Where bases are made.
+    pub(crate) fn folder(&self) -> &Path {
+        self.top.path()
+    }
+
+    /// Copies of an image for both.
+    pub(crate) fn pair(&self, bytes: &[u8], encrypted: bool) -> Pair<'_> {
+        for name in ["theirs", "ours"] {
+            let folder = self.top.path().join(name);
+            for entry in fs::read_dir(&folder).expect("list") {
+                fs::remove_file(entry.expect("entry").path()).expect("remove");
+            }
+            fs::write(folder.join("image.qcow2"), bytes).expect("write");
+            // The data file of the bases that have one.
+            let data = self.top.path().join("data.raw");
+            if data.exists() {
+                fs::copy(&data, folder.join("data.raw")).expect("copy");
+            }
+        }
+        Pair { tools: self, encrypted }
+    }
+}
+
+/// Copies of one image.
+pub(crate) struct Pair<'a> {
+    tools: &'a Tools,
+    encrypted: bool,
+}
+
+/// One tool's answer.
+struct Answer {
+    output: Output,
+    words: String,
+    peak: u64,
+}
+
+/// The beginning of what a tool has said.
+fn head(words: &str) -> String {
+    words.chars().take(600).collect()
+}
+
+impl Answer {
+    /// The exit status; `None` where it ended by a signal or was ended.
+    fn code(&self) -> Option<i32> {
+        self.output.status.code().filter(|code| *code < 124)
+    }
+}
+
+impl Pair<'_> {
+    fn run(&self, name: &str, step: Step) -> Answer {
+        let folder = self.tools.top.path().join(name);
+        let program = match name {
+            "ours" => self.tools.program.as_os_str(),
+            _ => "qemu-img".as_ref(),
+        };
+        let mut command = Command::new("timeout");
+        command.args(["-s", "KILL", PATIENCE]).arg(program).current_dir(&folder);
+        command.stdin(Stdio::null()).env("SECTORA_PEAK", folder.join("peak"));
+        let verb: &[&str] = match step {
+            Step::Read | Step::ReadAgain => &["convert", "-O", "raw"],
+            Step::Check => &["check"],
+            Step::Repair => &["check", "-r", "all"],
+        };
+        command.args(verb);
+        match self.encrypted {
+            true => {
+                let image = "driver=qcow2,encrypt.key-secret=s,file.filename=image.qcow2";
+                command.args(["--object", &self.tools.secret, "--image-opts", image]);
+            }
+            false => drop(command.args(["-f", "qcow2", "image.qcow2"])),
+        }
+        if verb[0] == "convert" {
+            command.arg("out.raw");
+        }
+        let output = command.output().expect("it starts");
+        let words = String::from_utf8_lossy(&output.stderr).into_owned()
+            + &String::from_utf8_lossy(&output.stdout);
+        let peak = fs::read_to_string(folder.join("peak")).unwrap_or_default();
+        Answer { output, words, peak: peak.trim().parse().unwrap_or(0) }
+    }
+
+    /// Makes a step with both.
+    pub(crate) fn compare(&self, step: Step) -> Result<Done, Difference> {
+        let (theirs, ours) = (self.run("theirs", step), self.run("ours", step));
+        let show = |how: &str| {
+            Difference::Unexplained(format!(
+                "{how}\nreference, {}: {}\nours, {}: {}",
+                theirs.output.status,
+                head(&theirs.words),
+                ours.output.status,
+                head(&ours.words)
+            ))
+        };
+        let Some(our_code) = ours.code() else {
+            return Err(show("ours ends by a signal, or not at all"));
+        };
+        let Some(their_code) = theirs.code() else { return Err(Difference::ReferenceCrashed) };
+        if ours.words.contains("panicked") {
+            return Err(show("ours panics"));
+        }
+        let same = match step {
+            Step::Read | Step::ReadAgain => (their_code == 0) == (our_code == 0),
+            // Sound, not completed, damaged, leaking.
+            Step::Check | Step::Repair => their_code == our_code,
+        };
+        if !same && step == Step::Repair && our_code == 0 {
+            let judge = Command::new("qemu-img")
+                .args(["check", "-f", "qcow2", "image.qcow2"])
+                .current_dir(self.tools.top.path().join("ours"))
+                .output();
+            if !self.encrypted && judge.expect("it starts").status.success() {
+                return Err(Difference::Named("ours repairs what the reference leaves"));
+            }
+        }
+        if !same {
+            return Err(match reason(step, &theirs, &ours) {
+                Some(reason) => Difference::Named(reason),
+                None => show("they do not agree"),
+            });
+        }
+        let success = our_code == 0;
+        if success && matches!(step, Step::Read | Step::ReadAgain) && !self.read_the_same() {
+            return Err(match self.lengths() {
+                // It is one of sectors, and what is less than one at the end has to be somewhere.
+                (theirs, ours) if ours == theirs + 512 => {
+                    Difference::Named("the reference leaves out what follows the last sector")
+                }
+                _ => show("they read other data"),
+            });
+        }
+        let hopeless = step == Step::Check && our_code == 1;
+        Ok(Done { success, hopeless, peak: ours.peak })
+    }
+
+    /// How much both have read.
+    fn lengths(&self) -> (u64, u64) {
+        let len = |name: &str| {
+            let file = self.tools.top.path().join(name).join("out.raw");
+            fs::metadata(file).map_or(0, |found| found.len())
+        };
+        (len("theirs"), len("ours"))
+    }
+
+    /// Compares what both have read. It may be long, with nothing in most of it.
+    fn read_the_same(&self) -> bool {
+        let top = self.tools.top.path();
+        let (a, b) = (top.join("theirs/out.raw"), top.join("ours/out.raw"));
+        let args = ["compare", "-f", "raw", "-F", "raw"];
+        let found = Command::new("timeout")
+            .args(["-s", "KILL", PATIENCE, "qemu-img"])
+            .args(args)
+            .args([a, b])
+            .output()
+            .expect("it starts");
+        found.status.success()
+    }
+}
+
+/// Differences on purpose ("Deviations" of `docs/formats/qcow2.md`), by what either says.
+fn reason(step: Step, theirs: &Answer, ours: &Answer) -> Option<&'static str> {
+    let they_say = |words: &[&str]| words.iter().any(|word| theirs.words.contains(word));
+    let we_say = |words: &[&str]| words.iter().any(|word| ours.words.contains(word));
+    let (they_fail, we_fail) = (theirs.code() != Some(0), ours.code() != Some(0));
+    if matches!(step, Step::Read | Step::ReadAgain) {
+        if we_fail && we_say(&["a table lies past the end of the file"]) {
+            return Some("a table past the end of the file; the reference takes it for zeroes");
+        }
+        if we_fail && we_say(&["L1 table at"]) && we_say(&["exceeds the file"]) {
+            return Some("a table past the end of the file; the reference takes it for zeroes");
+        }
+        if we_fail && we_say(&["the key material ends at"]) {
+            return Some("an encryption header that is too short for its key slots");
+        }
+        if we_fail && we_say(&["1 to 65535 are possible"]) {
+            return Some("a bitmaps extension that is impossible");
+        }
+        if we_fail && we_say(&["snapshot table"]) {
+            return Some("a broken snapshot table; the reference opens the image all the same");
+        }
+        if we_fail && we_say(&["the bitmaps bit is set without a bitmaps extension"]) {
+            return Some("the bitmaps bit without its extension, an error to the specification");
+        }
+        if they_fail && they_say(&["does not match guest cluster offset"]) {
+            return Some("a place in a data file that nothing is read from");
+        }
+        if they_fail && they_say(&["Header extension too large"]) {
+            return Some("an end of the header extensions that has a length");
+        }
+        if they_fail && they_say(&["itmap"]) {
+            return Some("broken bitmaps; the disk is read by ours all the same");
+        }
+        return None;
+    }
+    if we_fail && we_say(STRICTER) {
+        return Some("the check of ours looks closer");
+    }
+    if theirs.code() == Some(1) && (we_fail || they_say(&["itmap", "xtension"])) {
+        return Some("the reference cannot complete its check");
+    }
+    if theirs.code() == Some(1) && step == Step::Repair {
+        return Some("the reference cannot complete its repair");
+    }
+    None
+}
+
+/// What a check of ours says where it looks closer: see the suite `check`.
+const STRICTER: &[&str] = &[
+    "Table is not cluster aligned",
+    "exceeds the end of the file or the 64 MiB",
+    "refcount table entry corrupted",
+    "is outside image",
+    "ERROR bitmap",
+    "has no offset",
+    "is not a cluster of the image",
+    "65536 are possible",
+    "1 to 65535 are possible",
+    "too many references",
+];
