@@ -6,7 +6,7 @@ import { describe, test } from "node:test";
 import { TOP, run } from "../package/support.mjs";
 import { launch, needsChromium } from "./harness.mjs";
 
-describe("the storage contract in a browser", { ...needsChromium, timeout: 300_000 }, () => {
+describe("the storage contract in a browser", { ...needsChromium, timeout: 600_000 }, () => {
   test("every case", async (t) => {
     run(process.execPath, [join(TOP, "wasm", "build.mjs"), "--contract"], { cwd: TOP, stdio: ["ignore", "ignore", "inherit"] });
     const browser = await launch();

@@ -52,6 +52,9 @@ function serve() {
   return new Promise((resolve) => server.listen(0, "127.0.0.1", () => resolve({ server, requests })));
 }
 
+/** Nothing here takes as long, except on a machine that is busy with something else. */
+const PATIENCE = 180_000;
+
 /** A browser with a page; `close` ends both and takes the profile away. */
 export async function launch() {
   const { server, requests } = await serve();
@@ -59,9 +62,11 @@ export async function launch() {
   const context = await chromium.launchPersistentContext(profile, {
     executablePath: CHROMIUM,
     headless: true,
+    timeout: PATIENCE,
     args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
   });
   const page = await context.newPage();
+  page.setDefaultTimeout(PATIENCE);
   const errors = [];
   page.on("pageerror", (e) => errors.push(e));
   const origin = `http://127.0.0.1:${server.address().port}`;

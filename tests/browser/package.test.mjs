@@ -15,7 +15,7 @@ const MiB = 2 ** 20;
 const SIZE = 20 * MiB + 512;
 const original = contents(SIZE, 5);
 
-describe("the package in a browser", { skip, timeout: 120_000 }, () => {
+describe("the package in a browser", { skip, timeout: 600_000 }, () => {
   let browser;
   let page;
   before(async () => {

@@ -36,6 +36,9 @@ function onPath(...names) {
 
 const chromium = process.env.CHROMIUM ?? onPath("chromium", "chromium-browser", "google-chrome");
 
+/** Nothing here takes as long, except on a machine that is busy with something else. */
+const PATIENCE = 180_000;
+
 /** What is missing here, or `false`. */
 export const missing =
   (!chromium && "Chromium is not installed") ||
@@ -55,6 +58,7 @@ export async function openPage({ folder, picker = false, ...options }) {
     acceptDownloads: true,
     locale: "en-US",
     timezoneId: "UTC",
+    timeout: PATIENCE,
     ...options,
   });
   const close = async () => {
@@ -64,7 +68,7 @@ export async function openPage({ folder, picker = false, ...options }) {
   try {
     await context.addInitScript(picker ? fakePicker : noPicker);
     const page = context.pages()[0] ?? (await context.newPage());
-    page.setDefaultTimeout(30_000);
+    page.setDefaultTimeout(PATIENCE);
     /** What the page logs as an error, or throws. */
     const trouble = [];
     page.on("pageerror", (error) => trouble.push(String(error)));
@@ -82,7 +86,7 @@ export async function openPage({ folder, picker = false, ...options }) {
  * and server are gone afterwards. What the page complains of fails the test.
  */
 export function pageTest(name, options, body) {
-  nodeTest(name, { skip: missing, timeout: 120_000 }, async () => {
+  nodeTest(name, { skip: missing, timeout: 3 * PATIENCE }, async () => {
     const folder = mkdtempSync(join(tmpdir(), "page-test-"));
     try {
       const opened = await openPage({ ...options, folder });
@@ -207,12 +211,12 @@ export async function convert(page, folder, { picker = false } = {}) {
   const button = page.getByRole("button", { name: "Convert and save…" });
   const saved = join(folder, `saved-${Math.random().toString(36).slice(2)}`);
   if (!picker) {
-    const [download] = await Promise.all([page.waitForEvent("download", { timeout: 60_000 }), button.click()]);
+    const [download] = await Promise.all([page.waitForEvent("download"), button.click()]);
     await download.saveAs(saved);
     return { saved, name: download.suggestedFilename() };
   }
   await button.click();
-  await page.locator("#convert .box.good").waitFor({ timeout: 60_000 });
+  await page.locator("#convert .box.good").waitFor();
   const [download] = await Promise.all([
     page.waitForEvent("download"),
     page.evaluate(async () => {

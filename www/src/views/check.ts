@@ -9,7 +9,7 @@ import { checkVerdicts } from "../words.ts";
 
 /** Findings in the table. */
 const SHOWN = 200;
-const KIND_WORDS = { leak: "leak", corruption: "damage", error: "not readable" } as const;
+const KIND_WORDS = { leak: "leak", corruption: "damage", error: "not readable", note: "remark" } as const;
 
 /** Fills `body` with the check of an image. Ends when `signal` says so. */
 export async function showCheck(body: HTMLElement, image: Image, signal: AbortSignal): Promise<void> {
