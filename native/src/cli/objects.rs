@@ -31,7 +31,7 @@ impl Objects {
     }
 
     fn add(&mut self, definition: &Definition) -> Result<(), Failure> {
-        let (kind, id) = (definition.need("qom-type")?, definition.need("id")?);
+        let kind = definition.need("qom-type")?;
         match kind {
             "secret" => {}
             "secret_keyring" | "tls-creds-x509" | "tls-creds-psk" | "tls-creds-anon"
@@ -41,6 +41,7 @@ impl Objects {
             }
             _ => return Err(not_accepted("qom-type", kind)),
         }
+        let id = definition.need("id")?;
         let known = ["qom-type", "id", "data", "file", "format", "keyid", "iv"];
         if let Some((name, _)) = definition.0.iter().find(|(n, _)| !known.contains(&n.as_str())) {
             return Err(Failure::new(format!("Parameter '{name}' is unexpected")));

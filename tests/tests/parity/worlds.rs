@@ -185,6 +185,9 @@ fn known_complaint(theirs: &str, ours: &str) -> Option<&'static str> {
     if theirs.contains("/var/tmp/vl.") {
         return Some("the reference looks for its temporary snapshot by name, which is gone");
     }
+    if ours.contains("Name the snapshot with") {
+        return Some("long names of snapshot's actions, which end the reference with a fault");
+    }
     if theirs.contains("#block") {
         return Some("the reference gives a node without a name one of its own, and tells it");
     }

@@ -306,7 +306,7 @@ impl Args {
         let per_device = self.export_name.is_some()
             || self.description.is_some()
             || self.format.is_some()
-            || self.offset.is_some()
+            || self.offset().is_ok_and(|offset| offset != 0)
             || self.load_snapshot.as_ref().is_some_and(|name| !name.starts_with("snapshot."))
             || self.nocache > 0
             || !self.cache.is_empty()
@@ -322,11 +322,11 @@ impl Args {
         if self.fork {
             return fail("List mode is incompatible with forking");
         }
-        if self.tls_creds.is_none() && self.tls_hostname.is_some() {
-            return fail("--tls-hostname is not permitted without --tls-creds");
-        }
         if self.tls_creds.is_none() && self.tls_authz.is_some() {
             return fail("--tls-authz is not permitted without --tls-creds");
+        }
+        if self.tls_creds.is_none() && self.tls_hostname.is_some() {
+            return fail("--tls-hostname is not permitted without --tls-creds");
         }
         if self.tls_authz.is_some() {
             return fail("TLS authorization is incompatible with export list");

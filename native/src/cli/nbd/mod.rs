@@ -20,6 +20,7 @@ mod objects;
 mod serve;
 
 pub(super) use args::Args;
+pub(super) use serve::CHILD;
 
 use super::failure::{Failure, Outcome};
 use super::output::{self, print};

@@ -22,7 +22,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 /// Set in the environment of a daemon; `activated` where it got its socket from its parent.
-pub(super) const CHILD: &str = "SECTORA_NBD_DAEMON";
+pub(in crate::cli) const CHILD: &str = "SECTORA_NBD_DAEMON";
 /// What a daemon tells its parent when it is running.
 const READY: &[u8] = b"ready\n";
 

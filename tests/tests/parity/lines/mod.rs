@@ -66,8 +66,10 @@ impl Program {
         // So many words in a hundred are wrong.
         let mistakes = *rng.pick(&[0, 0, 0, 5, 20]);
         let mut words = options(rng, verb, mistakes);
-        for (good, bad) in verb.words {
-            if rng.chance(mistakes) && rng.chance(40) {
+        for (at, (good, bad)) in verb.words.iter().enumerate() {
+            // Without its socket a server would begin to serve.
+            let needed = self == Self::Nbd && at == 0;
+            if !needed && rng.chance(mistakes) && rng.chance(40) {
                 continue;
             }
             words.push(choose(rng, mistakes, good, bad).to_owned());
