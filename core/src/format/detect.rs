@@ -227,6 +227,7 @@ async fn open_chain(
         access: options.access,
         discard: options.discard,
         detect_zeroes: options.detect_zeroes,
+        bare: options.bare,
         guessed_raw: options.format.is_none() && format == FormatName::Raw,
         file,
     }))

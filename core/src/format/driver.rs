@@ -416,6 +416,11 @@ pub trait Driver: Send + Sync + fmt::Debug {
         Box::pin(core::future::ready(Ok(())))
     }
 
+    /// True where bitmaps can be stored with the image.
+    fn supports_bitmaps(&self) -> bool {
+        false
+    }
+
     /// Says whether a new bitmap could be stored with the image.
     ///
     /// # Errors

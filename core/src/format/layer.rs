@@ -103,6 +103,9 @@ pub struct OpenOptions {
     /// from being used does not keep it from being opened, nothing is repaired by the opening
     /// itself, and the guest's data can be neither read nor written.
     pub check: bool,
+    /// No format was asked for, only the bytes as the file has them: what is told of the image is
+    /// what is told of the file.
+    pub bare: bool,
     /// Whether refcounts are written only now and then (the schema's `lazy-refcounts`); as the
     /// image says where it is `None`.
     pub lazy_refcounts: Option<bool>,
@@ -122,6 +125,7 @@ impl Default for OpenOptions {
             #[cfg(feature = "raw")]
             raw: super::raw::OpenOptions::default(),
             check: false,
+            bare: false,
             lazy_refcounts: None,
         }
     }
@@ -150,6 +154,7 @@ pub struct Layer {
     pub(super) access: Access,
     /// The format was guessed from the contents, and the guess was "raw".
     pub(super) guessed_raw: bool,
+    pub(super) bare: bool,
     pub(super) discard: bool,
     pub(super) detect_zeroes: DetectZeroes,
 }
@@ -206,6 +211,12 @@ impl Layer {
     #[must_use]
     pub fn guessed_raw(&self) -> bool {
         self.guessed_raw
+    }
+
+    /// True for a file without a format.
+    #[must_use]
+    pub fn is_bare(&self) -> bool {
+        self.bare
     }
 
     /// Ends writing to this image: everything is durable, and the image is one that was closed
@@ -300,15 +311,21 @@ impl Layer {
             };
             // Nothing below: past the end of the file.
             let runs = match below.is_empty() {
-                true => alloc::vec![(len - done, true, false)],
-                false => below.iter().map(|e| (e.len, e.is_zero(), e.is_data() || dense)).collect(),
+                true => alloc::vec![(len - done, true, false, true)],
+                false => below
+                    .iter()
+                    .map(|e| (e.len, e.is_zero(), e.is_data() || dense, e.is_allocated()))
+                    .collect(),
             };
-            for (len, zero, data) in runs {
-                let mut flags = ExtentFlags::ALLOCATED;
+            for (len, zero, data, allocated) in runs {
+                let mut flags = ExtentFlags::empty();
                 flags.set(ExtentFlags::ZERO, zero);
                 flags.set(ExtentFlags::DATA, data);
-                let place = HostRange { file: file.clone(), offset: host + done };
-                out.push(Extent { start: guest + done, len, flags, depth: 0, host: Some(place) });
+                // What the file knows nothing of has no place in it.
+                let known = allocated || !flags.is_empty();
+                flags.set(ExtentFlags::ALLOCATED, known);
+                let place = known.then(|| HostRange { file: file.clone(), offset: host + done });
+                out.push(Extent { start: guest + done, len, flags, depth: 0, host: place });
                 done += len;
             }
         }

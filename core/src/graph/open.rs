@@ -106,8 +106,10 @@ impl Opener<'_> {
             if let Some(protocol) = driver.as_deref().filter(|d| self.protocols.has_driver(d)) {
                 // No format: the bytes as they are.
                 let how = common(&mut options, how)?;
+                take_zeroes(&mut options, &mut base)?;
                 let found = self.protocol(protocol, options, how).await?;
                 base.format = Some(FormatName::Raw);
+                base.bare = true;
                 base.access = how.access;
                 return format::open(self.env, found.device, &found.filename, base).await;
             }

@@ -69,6 +69,16 @@ impl Options {
     /// what stands first without a name is the `file`.
     #[must_use]
     pub fn parse_list(text: &str) -> OptionList {
+        Self::parse(text, Some("file"))
+    }
+
+    /// The same without a meaning for what stands first: it is a flag like any other.
+    #[must_use]
+    pub fn parse_flags(text: &str) -> OptionList {
+        Self::parse(text, None)
+    }
+
+    fn parse(text: &str, implied: Option<&str>) -> OptionList {
         let mut list = OptionList::default();
         let mut rest = text;
         let mut first = true;
@@ -83,8 +93,8 @@ impl Options {
             } else {
                 let (word, after) = value(rest);
                 rest = after;
-                if first {
-                    list.options.set("file", OptionValue::Text(word));
+                if let Some(name) = implied.filter(|_| first) {
+                    list.options.set(name, OptionValue::Text(word));
                 } else {
                     let (name, on) = match word.strip_prefix("no") {
                         Some(name) => (name.to_owned(), false),
@@ -155,6 +165,16 @@ impl Options {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// The names that were given.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
+    /// Sets what `other` says; what only these say stays.
+    pub fn merge(&mut self, other: Self) {
+        self.0.extend(other.0);
     }
 
     /// An option that nobody took.

@@ -1,10 +1,12 @@
 //! Changing the bitmaps that are stored with an image.
 
-use crate::Result;
-use crate::bitmap::{DirtyBitmap, default_granularity};
+use crate::bitmap::{BitmapSet, DirtyBitmap, default_granularity};
 use crate::format::Layer;
 use crate::io::BlockDevice;
+use crate::{Error, Result};
 use alloc::format;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 /// What to do with a bitmap; the names are those of the schema's commands.
 #[derive(Clone, Copy, Debug)]
@@ -81,4 +83,54 @@ pub fn bitmap(layer: &Layer, name: &str, action: BitmapAction<'_>) -> Result<()>
             set.merge(name, &*source.bitmaps().find(other)?)
         }
     }
+}
+
+/// The bitmaps that are stored with an image, the latest first, as the reference goes through them.
+#[must_use]
+pub fn persistent_bitmaps(set: &BitmapSet) -> Vec<Arc<DirtyBitmap>> {
+    set.all().into_iter().rev().filter(|bitmap| bitmap.status().persistent).collect()
+}
+
+/// Gives `target`, which is open for writing, the persistent bitmaps of `source`, whose bitmaps are
+/// loaded: names, granularities, contents, and whether they record. Inconsistent ones are left
+/// out. They are stored when the image is [closed](Layer::close).
+///
+/// # Errors
+/// As [`bitmap`] has them for [`BitmapAction::Add`] and [`BitmapAction::Merge`]. Those copied before
+/// the one that failed are there then.
+pub fn copy_bitmaps(source: &Layer, target: &Layer) -> Result<()> {
+    let mut copies = Vec::new();
+    let mut result = Ok(());
+    let originals = persistent_bitmaps(source.bitmaps());
+    for original in originals.iter().filter(|bitmap| !bitmap.status().inconsistent) {
+        match copy_of(original, target) {
+            Ok(copy) => copies.push(copy),
+            Err(error) => {
+                result = Err(error);
+                break;
+            }
+        }
+    }
+    // In the order in which the source has them.
+    for copy in copies.into_iter().rev() {
+        target.bitmaps().add(copy)?;
+    }
+    result
+}
+
+fn copy_of(original: &DirtyBitmap, target: &Layer) -> Result<DirtyBitmap> {
+    let name = original.name();
+    let made = || {
+        if target.bitmaps().get(name).is_some() {
+            return Err(Error::invalid(format!("Bitmap already exists: {name}")));
+        }
+        let copy = DirtyBitmap::new(name, target.len(), original.granularity())?;
+        target.driver().can_store_bitmap(&copy)?;
+        Ok(copy)
+    };
+    let copy = made().map_err(|e| e.context(format!("Failed to create bitmap {name}")))?;
+    copy.merge(original).map_err(|e| e.context(format!("Failed to populate bitmap {name}")))?;
+    copy.set_persistent(true);
+    copy.set_recording(original.status().recording);
+    Ok(copy)
 }

@@ -26,6 +26,9 @@ const SECTOR: u64 = 512;
 /// Those of the devices and of reading the format's tables.
 pub async fn info(layer: &Layer) -> Result<BlockGraphInfo> {
     use crate::io::BlockDevice;
+    if layer.is_bare() {
+        return Ok(child("file", layer.file()).await?.info);
+    }
     let format = layer.driver().describe().await?;
     let own = layer.info().await?;
     let backing = format.backing.as_ref();

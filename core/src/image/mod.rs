@@ -26,7 +26,7 @@ mod tests;
 mod walk;
 
 pub use amend::amend;
-pub use bitmap::{BitmapAction, bitmap};
+pub use bitmap::{BitmapAction, bitmap, copy_bitmaps, persistent_bitmaps};
 pub use check::{Check, check};
 pub use commit::{CommitChain, CommitOptions, commit};
 pub use compact::{CompactOptions, Compacted, compact};

@@ -2,10 +2,11 @@
 
 use super::client::BlockSizes;
 use super::layout::{
-    ALLOCATION_DEPTH, AllocationState, BASE_ALLOCATION, MAX_CONTEXTS, MAX_PAYLOAD,
+    ALLOCATION_DEPTH, AllocationState, BASE_ALLOCATION, DIRTY_BITMAP, MAX_CONTEXTS, MAX_PAYLOAD,
     MAX_STATUS_EXTENTS, MAX_STRING, TransmissionFlags,
 };
 use super::message::Mode;
+use crate::bitmap::DirtyBitmap;
 use crate::io::{BlockDevice, BoxFuture, Capabilities, Device, Extent};
 use crate::{Error, Result};
 use alloc::boxed::Box;
@@ -235,6 +236,46 @@ impl StatusProvider for AllocationDepth {
             true => u64::from(extent.depth) + 1,
             false => 0,
         }))
+    }
+}
+
+/// `qemu:dirty-bitmap:NAME`: 1 where the bitmap is dirty.
+#[derive(Debug)]
+pub struct BitmapContext {
+    name: String,
+    bitmap: Arc<DirtyBitmap>,
+}
+
+impl BitmapContext {
+    /// A context of the bitmap's own name. It tells what is dirty when it is asked.
+    #[must_use]
+    pub fn new(bitmap: Arc<DirtyBitmap>) -> Self {
+        Self { name: format!("{DIRTY_BITMAP}{}", bitmap.name()), bitmap }
+    }
+}
+
+impl StatusProvider for BitmapContext {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn status(&self, offset: u64, len: u64, most: usize) -> BoxFuture<'_, Result<Vec<(u64, u64)>>> {
+        let (mut at, end) = (offset, offset.saturating_add(len));
+        let mut out = Vec::new();
+        // Each look is one of its own: a write in between may join what was apart.
+        while at < end && out.len() < most.clamp(1, MAX_STATUS_EXTENTS) {
+            let (stop, state) = match self.bitmap.next_dirty_area(at, end - at, u64::MAX) {
+                Some((start, len)) if start <= at => (start.saturating_add(len).min(end), 1),
+                Some((start, _)) => (start, 0),
+                None => (end, 0),
+            };
+            match out.last_mut() {
+                Some((len, last)) if *last == state => *len += stop - at,
+                _ => out.push((stop - at, state)),
+            }
+            at = stop;
+        }
+        Box::pin(core::future::ready(Ok(out)))
     }
 }
 

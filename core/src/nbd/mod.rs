@@ -27,4 +27,6 @@ mod tests;
 mod wire;
 
 pub use channel::{Channel, Stream};
-pub use export::{AllocationDepth, BaseAllocation, Export, ExportOptions, StatusProvider};
+pub use export::{
+    AllocationDepth, BaseAllocation, BitmapContext, Export, ExportOptions, StatusProvider,
+};

@@ -400,10 +400,14 @@ impl<S: Stream> Negotiation<'_, S> {
             self.no_such_export(number, &name);
             return Ok(());
         };
-        let mut chosen = Vec::new();
+        let (mut chosen, mut names) = (Vec::new(), Vec::new());
         for (id, context) in export.contexts.iter().enumerate().take(MAX_CONTEXTS) {
             let context = context.name();
             let all = !set && queries.is_empty();
+            // Of two that are called the same the first one is chosen.
+            if set && names.contains(&context) {
+                continue;
+            }
             if all || queries.iter().any(|query| matches_query(query, context, set)) {
                 let id = id as u32;
                 let mut body = Vec::new();
@@ -411,6 +415,7 @@ impl<S: Stream> Negotiation<'_, S> {
                 body.extend_from_slice(context.as_bytes());
                 self.reply(number, reply::META_CONTEXT, &body);
                 chosen.push(id);
+                names.push(context);
             }
         }
         self.reply(number, reply::ACK, &[]);

@@ -354,6 +354,10 @@ impl Driver for Qcow2 {
         Box::pin(Self::load_bitmaps(self))
     }
 
+    fn supports_bitmaps(&self) -> bool {
+        self.header.version >= 3
+    }
+
     fn can_store_bitmap(&self, bitmap: &DirtyBitmap) -> Result<()> {
         Self::can_store_bitmap(self, bitmap)
     }

@@ -37,8 +37,14 @@ struct Raw {
     part: OpenOptions,
 }
 
+/// How long the file is as a disk: whole sectors, the last of which reads as zeroes from the file's
+/// end on.
+fn sectors(file: &Device) -> u64 {
+    file.len().checked_next_multiple_of(SECTOR).unwrap_or(u64::MAX - (SECTOR - 1))
+}
+
 pub(super) fn open(file: &Device, part: OpenOptions) -> Result<OpenedFormat> {
-    let len = file.len();
+    let len = sectors(file);
     let refuse = |what| Err(Error::invalid(what));
     if part.offset > len {
         return refuse(format!(
@@ -68,7 +74,7 @@ impl Driver for Raw {
     }
 
     fn virtual_size(&self) -> u64 {
-        let rest = self.file.len().saturating_sub(self.part.offset);
+        let rest = sectors(&self.file).saturating_sub(self.part.offset);
         let whole = rest.checked_next_multiple_of(SECTOR).unwrap_or(u64::MAX - (SECTOR - 1));
         self.part.size.unwrap_or(whole)
     }
