@@ -11,10 +11,11 @@ use super::signal;
 use crate::protocol::{NameOpener, Remote};
 use crate::runtime::NativeRuntime;
 use crate::storage::{Aio, Claim, FileDevice, FileOpener, FileOptions, Locking};
+use sectora_core::Error;
 use sectora_core::format::{
     Backing, DataSource, DriverEvent, Env, FormatName, KeySource, Layer, OpenOptions, open,
 };
-use sectora_core::graph::{self, Inherited, OptionValue, Options};
+use sectora_core::graph::{self, Inherited, OptionList, OptionValue, Options, Protocols};
 use sectora_core::io::{Access, Device, Runtime, Unrestricted};
 use std::future::Future;
 use std::sync::Arc;
@@ -83,6 +84,8 @@ pub(super) struct Opening<'a> {
     pub(super) check: bool,
     /// The snapshot (its id or name) that is read instead of the active state.
     pub(super) snapshot: Option<&'a str>,
+    /// Options of the image beside its name, or in place of one that is empty.
+    pub(super) options: Options,
 }
 
 impl<'a> Opening<'a> {
@@ -98,6 +101,7 @@ impl<'a> Opening<'a> {
             check: false,
             image_opts: None,
             snapshot: None,
+            options: Options::default(),
         }
     }
 
@@ -126,9 +130,21 @@ impl Host {
         }
     }
 
-    /// The same with another way to run operations.
-    pub(super) fn with_aio(self, aio: Aio) -> Self {
-        Self { aio, ..self }
+    /// The host of a program that reads its command line itself. `share`: others may use the images
+    /// meanwhile.
+    pub(super) fn by_itself(
+        runtime: Arc<dyn Runtime>,
+        objects: Objects,
+        aio: Aio,
+        share: bool,
+    ) -> Self {
+        let locking = if share { Locking::Share } else { Locking::Auto };
+        Self { runtime, objects, aio, locking, image_opts: false }
+    }
+
+    /// The same where images are named by options, or not.
+    pub(super) fn with_image_opts(self, image_opts: bool) -> Self {
+        Self { image_opts, ..self }
     }
 
     /// Opens files as this command does.
@@ -149,6 +165,20 @@ impl Host {
 
     /// Opens an image and what stands below it.
     pub(super) async fn open(&self, name: &str, how: Opening<'_>) -> Result<Arc<Layer>, Failure> {
+        let image_opts = how.image_opts.unwrap_or(self.image_opts);
+        if image_opts && how.format.is_some() {
+            return Err(Failure::new("--image-opts and --format are mutually exclusive"));
+        }
+        let name = if image_opts { name } else { shown(name) };
+        self.open_named(name, how).await.map_err(|e| Failure::opening(name, &e))
+    }
+
+    /// The same for who has words of its own for what went wrong.
+    pub(super) async fn open_named(
+        &self,
+        name: &str,
+        how: Opening<'_>,
+    ) -> sectora_core::Result<Arc<Layer>> {
         let (backing, data_file) = match how.metadata_only {
             true => (Backing::Ignore, DataSource::Ignore),
             false => (Backing::Follow, DataSource::Follow),
@@ -164,71 +194,39 @@ impl Host {
             ..OpenOptions::default()
         };
         let image_opts = how.image_opts.unwrap_or(self.image_opts);
-        if image_opts && how.format.is_some() {
-            return Err(Failure::new("--image-opts and --format are mutually exclusive"));
-        }
         let name = if image_opts { name } else { shown(name) };
-        let failed = |e| Failure::opening(name, &e);
-        let format: Option<FormatName> = how.format.map(str::parse).transpose().map_err(failed)?;
-        let (layer, file) = if let Some(options) = self.options(name, format, image_opts)? {
-            let nodes = Nodes::new(self.opener(how.cache), self.objects.clone());
+        let format: Option<FormatName> = how.format.map(str::parse).transpose()?;
+        let nodes = Nodes::new(self.opener(how.cache), self.objects.clone());
+        let options = match image_opts {
+            true => Some(listed(Options::parse_list(name))),
+            false => beside(&nodes, name, format, how.options)?,
+        };
+        let (layer, file) = if let Some(options) = options {
+            let base = OpenOptions { format, ..base };
             let inherited = Inherited {
                 access,
                 direct: how.cache.direct,
                 no_flush: how.cache.no_flush,
                 force_share: self.locking == Locking::Share,
             };
-            let layer = graph::open(&env, &nodes, options, base, inherited).await;
-            (layer.map_err(failed)?, nodes.first_file())
+            let layer = graph::open(&env, &nodes, options, base, inherited).await?;
+            (layer, nodes.first_file())
         } else {
             let raw = how.shares_raw && format == Some(FormatName::Raw);
             let claim = raw.then(|| Claim::raw(access));
-            let named = self.file(name, how.cache, access, claim).await.map_err(failed)?;
+            let named = self.file(name, how.cache, access, claim).await?;
             let options = OpenOptions { format, ..base };
-            let layer = open(&env, named.device, &named.filename, options).await;
-            (layer.map_err(failed)?, named.file)
+            let layer = open(&env, named.device, &named.filename, options).await?;
+            (layer, named.file)
         };
         tell_events(&layer);
         if access == Access::ReadWrite && layer.guessed_raw() {
-            warn_of_guess(name);
+            warn_of_guess(layer.filename());
         }
         if let Some(file) = file.filter(|_| how.shares_raw && layer.driver().name() == "raw") {
-            file.set_claim(Claim::raw(access)).map_err(failed)?;
+            file.set_claim(Claim::raw(access))?;
         }
         Ok(layer)
-    }
-
-    /// The options that a name stands for, where it is more than a name.
-    fn options(
-        &self,
-        name: &str,
-        format: Option<FormatName>,
-        image_opts: bool,
-    ) -> Result<Option<Options>, Failure> {
-        if image_opts {
-            let list = Options::parse_list(name);
-            for (flag, on) in &list.short_flags {
-                let value = if *on { "on" } else { "off" };
-                warn(&format!(
-                    "short-form boolean option '{}{flag}' deprecated\nPlease use {flag}={value} \
-                     instead",
-                    if *on { "" } else { "no" }
-                ));
-            }
-            if list.options.peek("backing") == Some("") {
-                warn("Use of \"backing\": \"\" is deprecated; use \"backing\": null instead");
-            }
-            return Ok(Some(list.options));
-        }
-        let Some(text) = name.strip_prefix("json:") else { return Ok(None) };
-        let mut options = Options::parse_json(text).map_err(|e| Failure::opening(name, &e))?;
-        if let Some(format) = format
-            && options.peek("driver") != Some(format.as_str())
-        {
-            // The format was given beside the name: it has the last word, over the same file.
-            options.set("driver", OptionValue::Text(format.as_str().to_owned()));
-        }
-        Ok(Some(options))
     }
 
     /// Opens what `name` stands for, not yet as an image: the one place where the protocol in
@@ -245,11 +243,76 @@ impl Host {
             return Ok(Named { device, filename: remote.canonical(), file: None });
         }
         let name = shown(name);
+        if name.is_empty() {
+            return Err(Error::invalid("The 'file' block driver requires a file name"));
+        }
         let options = FileOptions { claim, ..self.opener(cache).options(access) };
         let file = Arc::new(FileOpener::open_file(name, &options)?);
         let device: Device = file.clone();
         Ok(Named { device, filename: name.to_owned(), file: Some(file) })
     }
+}
+
+/// The options of a list that was read; what is discouraged in it is said.
+pub(super) fn listed(list: OptionList) -> Options {
+    let options = spelled_out(list);
+    if options.peek("backing") == Some("") {
+        warn("Use of \"backing\": \"\" is deprecated; use \"backing\": null instead");
+    }
+    options
+}
+
+/// The same for options of an image that is open.
+pub(super) fn spelled_out(list: OptionList) -> Options {
+    for (flag, on) in &list.short_flags {
+        let value = if *on { "on" } else { "off" };
+        warn(&format!(
+            "short-form boolean option '{}{flag}' deprecated\nPlease use {flag}={value} instead",
+            if *on { "" } else { "no" }
+        ));
+    }
+    list.options
+}
+
+/// The options of an image by its name and by those beside it; `None` where there is but a name.
+fn beside(
+    nodes: &Nodes,
+    name: &str,
+    format: Option<FormatName>,
+    given: Options,
+) -> sectora_core::Result<Option<Options>> {
+    let text = name.strip_prefix("json:");
+    if text.is_none() && given.is_empty() {
+        return Ok(None);
+    }
+    let mut options = match text {
+        Some(text) => Options::parse_json(text)?,
+        None => Options::default(),
+    };
+    options.merge(given);
+    if text.is_none() && !name.is_empty() {
+        match options.peek("driver") {
+            Some("file" | "host_device" | "host_cdrom") => options.set_default("filename", name),
+            Some(driver) if nodes.has_driver(driver) => {
+                let mut located = nodes.parse_filename(name)?;
+                located.merge(options);
+                options = located;
+            }
+            _ if options.has_child("file") => {
+                return Err(Error::invalid(
+                    "Can't specify 'file' and 'filename' options at the same time",
+                ));
+            }
+            _ => options.add_child("file", nodes.parse_filename(name)?),
+        }
+    }
+    if let Some(format) = format
+        && options.peek("driver") != Some(format.as_str())
+    {
+        // The format was given beside the name: it has the last word, over the same file.
+        options.set("driver", OptionValue::Text(format.as_str().to_owned()));
+    }
+    Ok(Some(options))
 }
 
 /// What a name stands for.

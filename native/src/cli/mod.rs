@@ -7,11 +7,13 @@
 //! | module | what it holds |
 //! | --- | --- |
 //! | `args` | options that several verbs have, and their values |
-//! | `objects` | secrets, which options name by their IDs |
+//! | `objects` | secrets, credentials and rules, which options name by their IDs |
 //! | `host` | the runtime of one command, and how it opens images |
 //! | `nodes` | images named by options |
+//! | `overlay` | temporary images that take writes |
 //! | `failure` | errors as texts and exit codes |
 //! | `output` | everything that is printed |
+//! | `trace` | `--trace` |
 //! | `progress`, `signal` | how far a command is, and how it is stopped |
 //! | `info` … `compare` | one module a verb |
 //! | `io` | the command language of `qemu-io` |
@@ -44,6 +46,7 @@ mod nbd;
 mod nodes;
 mod objects;
 mod output;
+mod overlay;
 mod progress;
 mod rebase;
 mod resize;

@@ -2,6 +2,7 @@
 
 use super::args::AioArg;
 use super::objects::Objects;
+use crate::protocol::nbd::{NbdDevice, NbdOptions, Server};
 use crate::storage::{Aio, FileDevice, FileOpener, FileOptions, Locking};
 use clap::ValueEnum;
 use rustix::fs::{FileType, stat};
@@ -25,11 +26,34 @@ const FILES: [&str; 3] = ["file", "host_device", "host_cdrom"];
 
 impl Protocols for Nodes {
     fn has_driver(&self, driver: &str) -> bool {
-        FILES.contains(&driver)
+        FILES.contains(&driver) || driver == "nbd"
     }
 
     fn parse_filename(&self, filename: &str) -> Result<Options> {
         let mut options = Options::default();
+        if let Some(export) = NbdOptions::parse(filename)? {
+            options.set_default("driver", "nbd");
+            match export.server {
+                Server::Unix { path } => {
+                    options.set_default("server.type", "unix");
+                    options.set_default("server.path", &path);
+                }
+                Server::Inet { host, port } => {
+                    options.set_default("server.type", "inet");
+                    options.set_default("server.host", &host);
+                    options.set_default("server.port", &port.to_string());
+                }
+            }
+            if export.named {
+                options.set_default("export", &export.export);
+            }
+            if export.tls.is_some() {
+                return Err(Error::unsupported(format!(
+                    "'{filename}': encryption is asked for with tls-creds=ID here"
+                )));
+            }
+            return Ok(options);
+        }
         if has_protocol(filename) {
             let (protocol, _) = filename.split_once(':').unwrap_or(("file", filename));
             options.set_default("driver", protocol);
@@ -50,7 +74,12 @@ impl Protocols for Nodes {
         options: &'a mut Options,
         how: Inherited,
     ) -> BoxFuture<'a, Result<Opened>> {
-        Box::pin(async move { self.open_file(driver, options, how) })
+        Box::pin(async move {
+            match driver {
+                "nbd" => self.open_nbd(options, how).await,
+                _ => self.open_file(driver, options, how),
+            }
+        })
     }
 }
 
@@ -62,6 +91,19 @@ impl Nodes {
     /// The file at the bottom of the image, which is opened first.
     pub(super) fn first_file(&self) -> Option<Arc<FileDevice>> {
         self.opened.lock().ok()?.first().cloned()
+    }
+
+    /// `BlockdevOptionsNbd`.
+    async fn open_nbd(&self, options: &mut Options, how: Inherited) -> Result<Opened> {
+        let export = NbdOptions::take(options, |id| self.objects.client_tls(id))?;
+        if let Some(left) = options.first() {
+            // Said before anything is connected.
+            return Err(Error::invalid(format!(
+                "Block protocol 'nbd' doesn't support the option '{left}'"
+            )));
+        }
+        let device = NbdDevice::connect(&export, how.access).await?;
+        Ok(Opened { device: Arc::new(device), filename: export.canonical() })
     }
 
     /// `BlockdevOptionsFile`.

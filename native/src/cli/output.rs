@@ -47,6 +47,11 @@ pub(super) fn stands_in() -> bool {
     PROGRAM.get().is_some_and(|program| *program != Program::Sectora)
 }
 
+/// True where the process goes by this name.
+pub(super) fn is(program: Program) -> bool {
+    PROGRAM.get() == Some(&program)
+}
+
 /// Says that something is not as it should be, and goes on.
 pub(super) fn warn(text: &str) {
     let program = PROGRAM.get().copied().unwrap_or(Program::Sectora);

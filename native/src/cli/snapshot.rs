@@ -5,7 +5,7 @@ use super::args::{Cache, HostArgs};
 use super::failure::{Failure, Outcome, told};
 use super::host::{Host, Opening, Threads, block_on};
 use super::info::snapshot_list;
-use super::output::print;
+use super::output::{self, Program, print};
 use sectora_core::format::{Layer, NewSnapshot, Snapshots};
 use sectora_core::io::Access;
 use sectora_core::qapi::SnapshotInfo;
@@ -181,8 +181,9 @@ impl SnapshotParam {
                 "snapshot.id" => id = Some(value.to_owned()),
                 "snapshot.name" => name = Some(value.to_owned()),
                 _ => {
+                    let quote = if output::is(Program::QemuNbd) { '`' } else { '\'' };
                     return Err(Failure::new(format!("Invalid parameter '{key}'"))
-                        .and_again(&format!("Failed in parsing snapshot param '{text}'")));
+                        .and_again(&format!("Failed in parsing snapshot param {quote}{text}'")));
                 }
             }
         }
@@ -213,6 +214,17 @@ pub(super) async fn open_state(
     let Some(text) = snapshot else { return host.open(name, how).await };
     let param = SnapshotParam::parse(text)?;
     let active = host.open(name, how.clone()).await?;
+    open_snapshot(host, name, how, &active, &param).await
+}
+
+/// Opens the image `name`, which is open already, to read a snapshot of it.
+pub(super) async fn open_snapshot(
+    host: &Host,
+    name: &str,
+    how: Opening<'_>,
+    active: &Layer,
+    param: &SnapshotParam,
+) -> Result<Arc<Layer>, Failure> {
     let Some(snapshots) = active.driver().snapshots() else {
         return Err(Failure::new(format!(
             "Failed to load snapshot: Block format '{}' used by device '' does not support \

@@ -422,9 +422,10 @@ impl Seen {
 ///
 /// # Errors
 ///
-/// What the tool refuses; a file to trace into, for which there is nothing to write.
+/// What the tool refuses.
 pub(super) fn trace(text: &str) -> Result<bool, Failure> {
     let mut names: Vec<String> = Vec::new();
+    let mut file = None;
     for (at, item) in text.split(',').filter(|item| !item.is_empty()).enumerate() {
         match item.split_once('=') {
             None if at == 0 => names.push(item.to_owned()),
@@ -436,7 +437,7 @@ pub(super) fn trace(text: &str) -> Result<bool, Failure> {
                 names
                     .extend(lines.filter(|l| !l.is_empty() && !l.starts_with('#')).map(Into::into));
             }
-            Some(("file", _)) => return Err(Failure::unsupported("--trace file=FILE")),
+            Some(("file", name)) => file = Some(name),
             Some((key, _)) => return Err(Failure::new(format!("Invalid parameter '{key}'"))),
             None => {
                 warn(&format!(
@@ -453,6 +454,11 @@ pub(super) fn trace(text: &str) -> Result<bool, Failure> {
         if !name.contains('*') && !name.starts_with('-') {
             warn(&format!("trace event '{name}' does not exist"));
         }
+    }
+    if let Some(name) = file {
+        // The file is there, and nothing comes to stand in it.
+        let made = std::fs::File::create(name).map_err(OsError::from);
+        made.map_err(|error| Failure::new(format!("Error opening logfile {name}: {error}")))?;
     }
     Ok(false)
 }

@@ -69,6 +69,26 @@ pub(crate) fn command_lines() -> Vec<String> {
         "-t unsafe -f raw disk -c length",
         "-t writethrough -f raw disk -c length",
         "/nonexistent/disk -c length",
+        "--image-opts driver=raw,file.filename=disk -c length",
+        "--image-opts driver=raw,size=1M,file.driver=file,file.filename=disk -c length -c info",
+        "--image-opts driver=file,filename=disk -c length -c info",
+        "--image-opts driver=raw,file.filename=disk,foo=1 -c length",
+        "--image-opts driver=raw,file.filename=disk,read-only=on -c length",
+        "--image-opts driver=raw,file.filename=disk,force-share=on -c length",
+        "--image-opts driver=raw,file.filename=nofile -c length",
+        "--image-opts driver=nbd,path=/nonexistent -c length",
+        "--image-opts disk -c length",
+        "--image-opts -f raw file.filename=disk -c length",
+        "--image-opts -r driver=raw,file.filename=disk -c length",
+        "json:{'driver':'raw','file':{'driver':'file','filename':'disk'}} -c length",
+        "-f raw json:{'driver':'qcow2','file':{'driver':'file','filename':'disk'}} -c length",
+        "json:{ -c length",
+        "--object secret,id=a,data=x -f raw disk -c length",
+        "--object secret,id=a -f raw disk -c length",
+        "--object foo,id=a -f raw disk -c length",
+        "-T foo -f raw disk -c length",
+        "--trace=enable=foo,file=log -f raw disk -c length",
+        "nbd:unix:/nonexistent -c length",
     ] {
         pair.agree(&words(line), "", true, &mut problems);
     }
@@ -79,6 +99,19 @@ pub(crate) fn command_lines() -> Vec<String> {
         &["open -o driver=raw,file.filename=disk", "open disk", "info", "close", "close"],
         &["open -o driver=raw,read-only=on disk", "write 0 1"],
         &["open -x", "open -s -o driver=raw disk", "write 0 1k", "read -P 0xcd 0 1k"],
+        &["open -o driver=raw,size=1M disk", "length", "reopen -o size=2M", "length"],
+        &["open -o driver=raw,file.filename=disk disk", "open -o driver=qcow2", "open -o disk"],
+        &["open -o driver", "open -o driver=raw,discard=foo disk", "open -o driver=file disk"],
+        &["open -r -o driver=raw,offset=1M disk", "length", "reopen -o size=64k", "length"],
+        &["open -o driver=raw disk", "reopen -o size=1M", "reopen -o offset=1M", "length"],
+        &["open -o driver=raw disk", "reopen -o size=99M", "length", "reopen -o size=x", "length"],
+        &["open -o driver=raw disk", "reopen -o foo=1", "reopen -o driver=qcow2", "length"],
+        &["open -o driver=raw disk", "reopen -o driver=raw", "reopen -o node-name=x", "length"],
+        &["open -o driver=raw disk", "reopen -o file.filename=x", "reopen -o file=x", "length"],
+        &["open -o driver=raw disk", "reopen -o discard=foo", "reopen -o discard", "length"],
+        &["open -o driver=raw disk", "reopen -o detect-zeroes=foo", "write -P 0 1M 64k"],
+        &["open -r -o driver=raw disk", "reopen -o read-only=off", "write 0 512", "length"],
+        &["open -o driver=raw disk", "reopen -c none -o cache.direct=on", "reopen -o a -r"],
         &["open -o driver=raw,discard=unmap disk", "discard 1M 64k", "read -P 0 1M 64k"],
     ] {
         let args: Vec<&str> = commands.iter().flat_map(|command| ["-c", *command]).collect();
@@ -156,8 +189,11 @@ pub(crate) fn copy_on_read() -> Vec<String> {
 pub(crate) fn unsupported() -> Result<(), Failed> {
     let pair = Pair::new(RAW);
     for (args, wanted) in [
-        (&["--object", "secret,id=a,data=x", "disk"][..], "--object is not supported"),
-        (&["--image-opts", "driver=raw,file.filename=disk"], "--image-opts is not supported"),
+        (
+            &["--object", "tls-creds-psk,id=a,dir=/", "disk"],
+            "--object tls-creds-psk is not supported",
+        ),
+        (&["--object", "secret_keyring,id=a", "disk"], "--object secret_keyring is not supported"),
     ] {
         let done = Command::new(pair.path("bin/qemu-io")).args(args).output()?;
         let said = text(&done.stderr);

@@ -48,6 +48,18 @@ pub(crate) fn both_ways() {
     let theirs = std::path::PathBuf::from("qemu-nbd");
     let list = ["-L", "-k", &name, "--object", &client, "--tls-creds", "t"];
     let list = [&list[..], &["--tls-hostname", "localhost"]].concat();
+    // Credentials of the other end are no good.
+    for (end, program) in [(&server, "qemu-img"), (&client, "qemu-nbd")] {
+        let at = format!("driver=nbd,path={name},tls-creds=t");
+        let args = match program {
+            "qemu-img" => vec!["info", "--object", end, "--image-opts", &at],
+            _ => vec!["-k", &name, "--object", end, "--tls-creds", "t", &image],
+        };
+        let said = |program: std::path::PathBuf| {
+            String::from_utf8_lossy(&output(folder, program, &args).stderr).into_owned()
+        };
+        assert_eq!(said(super::setup::ours(folder, program)), said(program.into()));
+    }
     for (identity, allowed) in [("C=GB,,O=Example,,CN=laptop", true), ("CN=laptop", false)] {
         let authz = format!("authz-simple,id=a,identity={identity}");
         let args = [
@@ -75,6 +87,15 @@ pub(crate) fn both_ways() {
             assert_eq!(got.status.success(), allowed, "{serves:?} {asks:?} {got:?}");
             if allowed {
                 assert!(String::from_utf8_lossy(&got.stdout).contains("size:  1048576"));
+            }
+            // The same by options of an image.
+            let at = format!("driver=nbd,path={name},tls-creds=t,tls-hostname=localhost");
+            let size = ["info", "--object", &client, "--image-opts", &at];
+            for img in
+                [std::path::PathBuf::from("qemu-img"), super::setup::ours(folder, "qemu-img")]
+            {
+                let got = output(folder, &img, &size);
+                assert_eq!(got.status.success(), allowed, "{serves:?} {img:?} {got:?}");
             }
             // Nothing without encryption, in the same words.
             let plain = output(folder, asks, &["-L", "-k", &name]);

@@ -27,14 +27,20 @@ fn main() {
         ("devices::requests_are_sent_again_after_reconnecting", devices::reconnects),
     ];
     trials.extend(own.map(|(name, test)| trial(name, test, &[])));
-    let peers: [Peer; 8] = [
+    let peers: [Peer; 10] = [
         ("peers::our_client_on_qemu_nbd", peers::client_on_qemu, &["qemu-nbd", "qemu-img"]),
         ("peers::our_client_on_nbdkit", peers::client_on_nbdkit, &["nbdkit"]),
         ("peers::qemu_io_on_our_server", peers::qemu_on_server, &["qemu-io", "qemu-img"]),
         ("peers::libnbd_on_our_server", peers::libnbd_on_server, &["nbdinfo", "nbdcopy"]),
         ("programs::lists_are_the_same", programs::lists, &["qemu-nbd", "nbdkit"]),
-        ("programs::messages_are_the_same", programs::messages, &["qemu-nbd", "qemu-img"]),
+        (
+            "programs::messages_are_the_same",
+            programs::messages,
+            &["qemu-nbd", "qemu-img", "qemu-io"],
+        ),
         ("programs::images_by_address", programs::images, &["qemu-nbd", "qemu-img"]),
+        ("programs::bitmaps_are_contexts", programs::bitmaps, &["qemu-nbd", "qemu-img", "qemu-io"]),
+        ("programs::writes_are_recorded", programs::recorded, &["qemu-nbd", "qemu-img", "qemu-io"]),
         ("encrypted::both_ways", encrypted::both_ways, &["qemu-nbd", "openssl"]),
     ];
     trials.extend(peers.map(|(name, test, needs)| trial(name, test, needs)));

@@ -23,7 +23,15 @@ fn link(folder: &Path) -> std::path::PathBuf {
 pub(crate) fn messages() {
     let folder = folder();
     let folder = folder.path();
-    succeed(folder, "qemu-img", &["create", "-q", "-f", "qcow2", "a", "1M"]);
+    for name in ["a", "b"] {
+        succeed(folder, "qemu-img", &["create", "-q", "-f", "qcow2", name, "1M"]);
+    }
+    succeed(folder, "qemu-img", &["bitmap", "--add", "a", "known"]);
+    succeed(folder, "qemu-img", &["bitmap", "--add", "b", "broken"]);
+    // Ends without storing what it has recorded.
+    assert!(
+        !output(folder, "qemu-io", &["-c", "write 0 64k", "-c", "abort", "b"]).status.success()
+    );
     for args in [
         "",
         "a b",
@@ -58,6 +66,21 @@ pub(crate) fn messages() {
         "--tls-authz=x a",
         "-f qcow2 --image-opts a",
         "--image-opts a",
+        "--image-opts driver=qcow2",
+        "--image-opts driver=foo,file.filename=a",
+        "--image-opts driver=qcow2,file.filename=nofile",
+        "--image-opts driver=qcow2,file.filename=a,foo=1",
+        "--image-opts driver=nbd,path=/nonexistent",
+        "--image-opts file.filename=a,read-only=on",
+        "--image-opts driver=raw,offset=1M,size=1M,file.filename=a",
+        "json:{",
+        "-B nope -f qcow2 a",
+        "-B nope -r --image-opts driver=qcow2,file.filename=a",
+        "-B nope -l x -f qcow2 a",
+        "-B known -o 512 -f qcow2 a",
+        "-B broken -f qcow2 b",
+        "-B broken -r -f qcow2 b",
+        "-L -B known",
         "-k relative a",
         "-k",
         "-k /nonexistent/socket -f qcow2 a",
@@ -112,6 +135,101 @@ pub(crate) fn lists() {
         same(folder, &list);
         let _ = std::fs::remove_file(&socket);
     }
+}
+
+/// Bitmaps as contexts, found by both programs' clients on both programs' servers.
+pub(crate) fn bitmaps() {
+    let folder = folder();
+    let folder = folder.path();
+    let socket = folder.join("s");
+    let name = text(&socket);
+    let img = ours(folder, "qemu-img");
+    let theirs = std::path::PathBuf::from("qemu-img");
+    let run = |args: &[&str]| succeed(folder, "qemu-img", args);
+    run(&["create", "-q", "-f", "qcow2", "base", "4M"]);
+    run(&["bitmap", "--add", "base", "coarse"]);
+    run(&["bitmap", "--add", "-g", "512", "base", "fine"]);
+    succeed(folder, "qemu-io", &["-f", "qcow2", "-c", "write 1M 64k", "-c", "write 3M 5k", "base"]);
+    run(&["snapshot", "-c", "before", "base"]);
+    run(&["create", "-q", "-f", "qcow2", "-b", "base", "-F", "qcow2", "over"]);
+    for how in [
+        "-r -f qcow2 base",
+        "-r -A -x name -f qcow2 over",
+        "-r -l before -f qcow2 base",
+        "-s -f qcow2 base",
+        "-f qcow2 base",
+        "--image-opts -r driver=qcow2,file.driver=file,file.filename=over",
+    ] {
+        let export = if how.contains("name") { "name" } else { "" };
+        let at = format!("driver=nbd,server.type=unix,server.path={name},export={export}");
+        let fine = format!("{at},x-dirty-bitmap=qemu:dirty-bitmap:fine");
+        let coarse = format!("{at},x-dirty-bitmap=qemu:dirty-bitmap:coarse");
+        let child = format!(
+            "json:{{'driver':'raw','file':{{'driver':'nbd','path':'{name}','export':'{export}',\
+             'x-dirty-bitmap':'qemu:dirty-bitmap:fine'}}}}"
+        );
+        let asks = [
+            vec!["info", "--image-opts", &at],
+            vec!["map", "--output=json", "--image-opts", &at],
+            vec!["map", "--output=json", "--image-opts", &fine],
+            vec!["map", "--output=json", "--image-opts", &coarse],
+            vec!["map", "--image-opts", &fine],
+            vec!["map", "--output=json", &child],
+        ];
+        let mut answers = Vec::new();
+        for program in ["qemu-nbd".into(), link(folder)] {
+            let words: Vec<&str> = how.split(' ').collect();
+            let first = ["-t", "-e", "0", "-B", "fine", "-B", "coarse", "-k", &name];
+            let args = [&first[..], &words[..]];
+            let mut command = std::process::Command::new(&program);
+            let server = super::setup::start_in(folder, &mut command, &args.concat(), &socket);
+            let mut said = vec![succeed(folder, "qemu-nbd", &["-L", "-k", &name])];
+            for ask in &asks {
+                let (a, b) = (output(folder, &theirs, ask), output(folder, &img, ask));
+                assert_eq!(
+                    String::from_utf8_lossy(&b.stdout),
+                    String::from_utf8_lossy(&a.stdout),
+                    "{program:?} {how} {ask:?} {}",
+                    String::from_utf8_lossy(&b.stderr)
+                );
+                assert_eq!(b.status.code(), a.status.code(), "{program:?} {how} {ask:?}");
+                said.push(String::from_utf8_lossy(&a.stdout).into_owned());
+            }
+            answers.push(said);
+            // A server that is killed leaves bitmaps that nobody can use.
+            server.end();
+            let _ = std::fs::remove_file(&socket);
+        }
+        assert_eq!(answers[1], answers[0], "{how}");
+    }
+}
+
+/// What is written through a server is recorded, shown and kept.
+pub(crate) fn recorded() {
+    let folder = folder();
+    let folder = folder.path();
+    let socket = folder.join("s");
+    let name = text(&socket);
+    succeed(folder, "qemu-img", &["create", "-q", "-f", "qcow2", "a", "4M"]);
+    succeed(folder, "qemu-img", &["bitmap", "--add", "a", "b"]);
+    let image = text(&folder.join("a"));
+    let args = ["-t", "-e", "0", "-B", "b", "-f", "qcow2", "-k", &name, &image];
+    let server = start(link(folder), &args, &socket);
+    let at = format!("driver=nbd,path={name}");
+    succeed(folder, "qemu-io", &["--image-opts", &at, "-c", "write 1M 64k"]);
+    let ask = format!("{at},x-dirty-bitmap=qemu:dirty-bitmap:b");
+    let map = ["map", "--output=json", "--image-opts", &ask];
+    let live = succeed(folder, "qemu-img", &map);
+    assert!(
+        live.contains("\"start\": 1048576, \"length\": 65536, \"depth\": 0, \"present\": false")
+    );
+    // A signal ends the server as an end does: what was recorded is stored.
+    server.end();
+    succeed(folder, "qemu-img", &["check", "-q", "a"]);
+    let _ = std::fs::remove_file(&socket);
+    let args = ["-r", "-t", "-e", "0", "-B", "b", "-f", "qcow2", "-k", &name, &image];
+    let _server = start("qemu-nbd", &args, &socket);
+    assert_eq!(succeed(folder, "qemu-img", &map), live);
 }
 
 pub(crate) fn images() {

@@ -59,6 +59,15 @@ pub(crate) async fn connect(path: &Path, access: Access) -> NbdDevice {
 /// A program in the background, ended when dropped.
 pub(crate) struct Running(pub(crate) Child);
 
+impl Running {
+    /// Ends the server by a signal, which it takes as an end.
+    pub(crate) fn end(mut self) {
+        let pid = rustix::process::Pid::from_child(&self.0);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a signal");
+        assert!(self.0.wait().expect("an end").success());
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.0.kill();
@@ -68,8 +77,17 @@ impl Drop for Running {
 
 /// Starts a server and waits until its socket is there.
 pub(crate) fn start(program: impl AsRef<std::ffi::OsStr>, args: &[&str], socket: &Path) -> Running {
-    let mut command = Command::new(program);
-    command.args(args).stdin(Stdio::null()).stdout(Stdio::null());
+    start_in(Path::new("."), &mut Command::new(program), args, socket)
+}
+
+/// The same in a folder of its own.
+pub(crate) fn start_in(
+    folder: &Path,
+    command: &mut Command,
+    args: &[&str],
+    socket: &Path,
+) -> Running {
+    command.args(args).current_dir(folder).stdin(Stdio::null()).stdout(Stdio::null());
     let child = Running(command.spawn().expect("the server starts"));
     let deadline = Instant::now() + Duration::from_secs(20);
     while std::os::unix::net::UnixStream::connect(socket).is_err() {

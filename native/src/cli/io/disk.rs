@@ -1,12 +1,15 @@
 //! The open image: how it was asked for, and requests on it.
 
-use super::overlay;
-use crate::storage::{Aio, Claim, FileDevice, FileOpener, Locking, os_error};
+use super::super::args::Cache;
+use super::super::host::{Host, Opening};
+use super::super::objects::Objects;
+use super::super::overlay;
+use crate::storage::{Aio, os_error};
 use sectora_core::filter::CopyOnRead;
-use sectora_core::format::{Env, FormatName, Layer, OpenOptions, open};
+use sectora_core::format::{FormatName, Layer};
+use sectora_core::graph::Options as NodeOptions;
 use sectora_core::io::{
-    Access, BlockDevice, Device, Extent, Preallocation, Runtime, Segments, Unrestricted,
-    WriteFlags, ZeroFlags,
+    Access, BlockDevice, Device, Extent, Preallocation, Runtime, Segments, WriteFlags, ZeroFlags,
 };
 use sectora_core::{Error, ErrorKind, Result};
 use std::sync::Arc;
@@ -28,6 +31,8 @@ pub(super) struct Settings {
     /// Discards reach the image.
     pub(super) unmap: bool,
     pub(super) aio: AioMode,
+    /// Options of the image beside its name, or in place of a name.
+    pub(super) options: NodeOptions,
 }
 
 impl Default for Settings {
@@ -41,6 +46,7 @@ impl Default for Settings {
             cache: CacheMode::default(),
             unmap: true,
             aio: AioMode::default(),
+            options: NodeOptions::default(),
         }
     }
 }
@@ -107,9 +113,15 @@ impl Disk {
     /// Opens the image `name`.
     pub(super) async fn open(
         runtime: &Arc<dyn Runtime>,
+        objects: &Objects,
         name: &str,
-        settings: Settings,
+        mut settings: Settings,
     ) -> Result<Self> {
+        // The options have the last word.
+        if let Ok(Some(false)) = settings.options.clone().take_flag("read-only") {
+            settings.options.remove("read-only");
+            settings.read_only = false;
+        }
         if settings.aio == AioMode::Native && !settings.cache.direct {
             return Err(Error::invalid(
                 "aio=native was specified, but it requires cache.direct=on, which was not \
@@ -119,16 +131,11 @@ impl Disk {
         if settings.force_share && !settings.read_only && !settings.snapshot {
             return Err(Error::invalid("force-share=on can only be used with read-only images"));
         }
-        if name.is_empty() {
+        if name.is_empty() && settings.options.is_empty() {
             return Err(Error::invalid("The 'file' block driver requires a file name"));
         }
-        let format: Option<FormatName> =
-            settings.format.as_deref().map(str::parse).transpose().map_err(|e| {
-                match settings.format.as_deref() {
-                    Some(format) => Error::unsupported(format!("Unknown driver '{format}'")),
-                    None => e,
-                }
-            })?;
+        // Whether there is such a format comes first.
+        settings.format.as_deref().map(str::parse::<FormatName>).transpose()?;
         if settings.copy_on_read && settings.read_only {
             return Err(Error::denied("Can't use copy-on-read on read-only device"));
         }
@@ -136,15 +143,16 @@ impl Disk {
             true => Access::ReadOnly,
             false => Access::ReadWrite,
         };
-        let opener = settings.opener();
-        let file: Arc<FileDevice> = Arc::new(FileOpener::open_file(name, &opener.options(access))?);
-        let env = Env { runtime: runtime.clone(), policy: Arc::new(Unrestricted(opener)) };
-        let options = OpenOptions { format, access, ..OpenOptions::default() };
-        let shown = name.strip_prefix("file:").unwrap_or(name);
-        let mut layer = open(&env, file.clone(), shown, options).await?;
-        if layer.driver().name() == "raw" {
-            file.set_claim(Claim::raw(access))?;
+        let cache = Cache { direct: settings.cache.direct, no_flush: settings.cache.no_flush };
+        let mut options = settings.options.clone();
+        if !options.is_empty() {
+            options.set_default("discard", if settings.unmap { "unmap" } else { "ignore" });
         }
+        let how =
+            Opening { access, options, ..Opening::to_read(settings.format.as_deref(), cache) };
+        let host =
+            Host::by_itself(runtime.clone(), objects.clone(), settings.aio(), settings.force_share);
+        let mut layer = host.open_named(name, how).await?;
         if settings.snapshot {
             let access = match settings.read_only {
                 true => Access::ReadOnly,
@@ -242,7 +250,7 @@ impl Disk {
         durable: bool,
     ) -> Result<()> {
         self.check(offset, len)?;
-        if !self.settings.unmap {
+        if !self.settings.discards() {
             flags.remove(ZeroFlags::MAY_UNMAP);
         }
         if len > 0 {
@@ -257,7 +265,7 @@ impl Disk {
     /// Gives up a range, where discards are not ignored.
     pub(super) async fn discard(&self, offset: u64, len: u64) -> Result<()> {
         self.check(offset, len)?;
-        match self.settings.unmap && len > 0 {
+        match self.settings.discards() && len > 0 {
             true => self.device.discard(offset, len).await,
             false => Ok(()),
         }
@@ -294,17 +302,17 @@ impl Disk {
 }
 
 impl Settings {
-    fn opener(&self) -> FileOpener {
-        FileOpener {
-            locking: if self.force_share { Locking::Share } else { Locking::Auto },
-            aio: match self.aio {
-                AioMode::Auto => Aio::Auto,
-                AioMode::Threads => Aio::Threads,
-                AioMode::Native | AioMode::IoUring => Aio::IoUring,
-            },
-            direct: self.cache.direct,
-            no_flush: self.cache.no_flush,
+    fn aio(&self) -> Aio {
+        match self.aio {
+            AioMode::Auto => Aio::Auto,
+            AioMode::Threads => Aio::Threads,
+            AioMode::Native | AioMode::IoUring => Aio::IoUring,
         }
+    }
+
+    /// Whether discards are passed on to the image; where its options speak of them, it decides.
+    fn discards(&self) -> bool {
+        self.unmap || self.options.has("discard")
     }
 }
 

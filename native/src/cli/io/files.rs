@@ -1,12 +1,13 @@
 //! `open`, `close`, `reopen`.
 
 use super::super::failure::told;
-use super::super::output::{complain, warn_of_guess};
+use super::super::host::{listed, spelled_out};
+use super::super::output::complain;
 use super::commands::Command;
 use super::disk::{AioMode, CacheMode, Disk, Settings};
 use super::getopt::{Found, Options};
 use super::session::{Done, Session, Stop, say};
-use sectora_core::Error;
+use sectora_core::graph::Options as NodeOptions;
 
 /// The setting of a discard mode: whether discards reach the image.
 pub(super) fn discard_mode(text: &str) -> Option<bool> {
@@ -23,82 +24,27 @@ pub(super) async fn open_into(session: &mut Session, name: &str, settings: Setti
         return Err(session.complain("file open already, try 'help close'"));
     }
     let runtime = session.runtime.clone();
-    let unspecified = settings.format.is_none() && !settings.read_only;
-    match Disk::open(&runtime, name, settings).await {
+    let unnamed = name.is_empty() && !settings.options.is_empty();
+    match Disk::open(&runtime, &session.objects, name, settings).await {
         Ok(disk) => {
-            if unspecified && disk.layer.guessed_raw() {
-                warn_of_guess(name);
-            }
             session.disk = Some(disk);
             Ok(())
         }
-        Err(error) => {
-            Err(session.complain(&format!("can't open device {name}: {}", cause(&error))))
-        }
+        Err(error) => Err(session.complain(&match unnamed {
+            true => format!("can't open: {}", told(&error)),
+            false => format!("can't open device {name}: {}", told(&error)),
+        })),
     }
 }
 
-fn cause(error: &Error) -> String {
-    told(error)
-}
-
-/// Options of a node: what of them this program knows.
-#[derive(Debug, Default)]
-struct NodeOptions(Vec<(String, String)>);
-
-impl NodeOptions {
-    /// Adds a list `name=value,…`, in which `,,` is a comma.
-    fn add(&mut self, list: &str) {
-        let joined = list.replace(",,", "\0");
-        for part in joined.split(',').filter(|part| !part.is_empty()) {
-            let part = part.replace('\0', ",");
-            let (name, value) = part.split_once('=').unwrap_or((&part, "on"));
-            self.0.retain(|(known, _)| known != name);
-            self.0.push((name.to_owned(), value.to_owned()));
-        }
-    }
-
-    fn take(&mut self, name: &str) -> Option<String> {
-        let at = self.0.iter().position(|(known, _)| known == name)?;
-        Some(self.0.remove(at).1)
-    }
-
-    fn take_flag(&mut self, name: &str) -> Result<Option<bool>, String> {
-        match self.take(name).as_deref() {
-            None => Ok(None),
-            Some("on" | "yes" | "true" | "y") => Ok(Some(true)),
-            Some("off" | "no" | "false" | "n") => Ok(Some(false)),
-            Some(_) => Err(format!("Parameter '{name}' expects 'on' or 'off'")),
-        }
-    }
-
-    /// Moves what is known into `settings`; refuses the rest.
-    fn apply(
-        &mut self,
-        settings: &mut Settings,
-        unknown: impl Fn(&str) -> String,
-    ) -> Result<(), String> {
-        if let Some(on) = self.take_flag("read-only")? {
-            settings.read_only = on;
-        }
-        if let Some(on) = self.take_flag("force-share")? {
-            settings.force_share = on;
-        }
-        if let Some(on) = self.take_flag("cache.direct")? {
-            settings.cache.direct = on;
-        }
-        if let Some(on) = self.take_flag("cache.no-flush")? {
-            settings.cache.no_flush = on;
-        }
-        if let Some(mode) = self.take("discard") {
-            settings.unmap =
-                discard_mode(&mode).ok_or_else(|| format!("Invalid discard option: {mode}"))?;
-        }
-        match self.0.first() {
-            Some((name, _)) => Err(unknown(name)),
-            None => Ok(()),
-        }
-    }
+/// Opens what options describe.
+pub(super) async fn open_described(
+    session: &mut Session,
+    text: &str,
+    mut settings: Settings,
+) -> Done {
+    settings.options = listed(NodeOptions::parse_flags(text));
+    open_into(session, "", settings).await
 }
 
 /// `open`.
@@ -112,43 +58,29 @@ pub(super) async fn open(session: &mut Session, command: &Command, words: &[&str
             say(command.line(command.name).trim_end())
         })?;
         if letter == 'o' {
-            node.add(&value.unwrap_or_default());
+            if session.image_opts {
+                return Err(say("--image-opts and 'open -o' are mutually exclusive"));
+            }
+            node.merge(listed(NodeOptions::parse_flags(&value.unwrap_or_default())));
         } else if let Err(text) = setting(&mut settings, letter, value.as_deref()) {
             return Err(session.complain(&text));
         }
     }
     let operands = options.operands();
-    if session.disk.is_some() {
-        return Err(session.complain("file open already, try 'help close'"));
-    }
-    let driver = node.take("driver");
-    let named = node.take("file.filename").or_else(|| node.take("filename"));
-    let name = match (operands.as_slice(), named) {
-        ([name], None) => (*name).to_owned(),
-        ([], Some(name)) => name,
-        ([], None) => {
-            return Err(session.complain("can't open: Must specify either driver or file"));
+    let name = match operands.as_slice() {
+        [name] if session.image_opts => {
+            node = listed(NodeOptions::parse_flags(name));
+            ""
         }
-        ([_], Some(_)) => {
-            let what = "can't open: the file is named twice";
-            return Err(session.complain(what));
+        [name] => name,
+        [] if !node.is_empty() => "",
+        [] if words.len() > 1 => {
+            return Err(session.complain("can't open: Must specify either driver or file"));
         }
         _ => return Err(say(command.line(command.name).trim_end())),
     };
-    settings.format = driver;
-    let was_read_only = settings.read_only;
-    let format = settings.format.clone().unwrap_or_else(|| "raw".to_owned());
-    let unknown =
-        |name: &str| format!("Block format '{format}' does not support the option '{name}'");
-    if let Err(text) = node.apply(&mut settings, unknown) {
-        return Err(session.complain(&format!("can't open device {name}: {text}")));
-    }
-    if settings.read_only && !was_read_only {
-        // The program wants to write where `-r` does not say otherwise.
-        let what = format!("can't open device {name}: Block node is read-only");
-        return Err(session.complain(&what));
-    }
-    open_into(session, &name, settings).await
+    settings.options = node;
+    open_into(session, name, settings).await
 }
 
 /// An option that the program and `open` have in common.
@@ -187,7 +119,7 @@ pub(super) fn setting(
 pub(super) async fn reopen(session: &mut Session, command: &Command, words: &[&str]) -> Done {
     let usage = || say(command.line(command.name).trim_end());
     let mut settings = session.disk()?.settings.clone();
-    let (mut access, mut cache) = (None, false);
+    let (mut access, mut cache) = (None, None);
     let mut node = NodeOptions::default();
     let mut options = Options::new(words[0], "c:o:rw", &[], &words[1..]);
     for option in options.by_ref() {
@@ -202,44 +134,35 @@ pub(super) async fn reopen(session: &mut Session, command: &Command, words: &[&s
             }
             'r' | 'w' => access = Some(letter == 'r'),
             'c' => {
-                cache = true;
-                settings.cache = match CacheMode::parse(&value) {
-                    Some(mode) => mode,
-                    None => {
-                        return Err(session.complain(&format!("Invalid cache option: {value}")));
-                    }
-                };
+                cache = CacheMode::parse(&value);
+                if cache.is_none() {
+                    return Err(session.complain(&format!("Invalid cache option: {value}")));
+                }
             }
-            _ => node.add(&value),
+            _ => node.merge(spelled_out(NodeOptions::parse_flags(&value))),
         }
     }
     if !options.operands().is_empty() {
         return Err(usage());
     }
-    let given = |name: &str| node.0.iter().any(|(known, _)| known == name);
-    if access.is_some() && given("read-only") {
+    if access.is_some() && node.has("read-only") {
         return Err(session.complain("Cannot set both -r/-w and 'read-only'"));
     }
-    if cache && node.0.iter().any(|(name, _)| name.starts_with("cache.")) {
+    if cache.is_some() && node.names().any(|name| name.starts_with("cache.")) {
         return Err(session.complain("Cannot set both -c and the cache options"));
     }
+    let disk = session.disk()?;
     let was_read_only = settings.read_only;
-    let unknown = |name: &str| format!("Cannot change the option '{name}'");
-    if let Err(text) = node.apply(&mut settings, unknown) {
-        return Err(session.complain(&text));
-    }
-    if settings.read_only && !was_read_only {
+    let read_only = match changed(&mut settings, node, cache, disk) {
+        Ok(read_only) => read_only,
+        Err(text) => return Err(session.complain(&text)),
+    };
+    if read_only == Some(true) && !was_read_only {
         // `-r` gives up writing as well; the option alone does not.
-        let what = format!(
-            "Read-only block node '{}' cannot support read-write users",
-            session.disk()?.name
-        );
+        let what = format!("Read-only block node '{}' cannot support read-write users", disk.name);
         return Err(session.complain(&what));
     }
-    if let Some(read_only) = access {
-        settings.read_only = read_only;
-    }
-    let disk = session.disk()?;
+    settings.read_only = access.or(read_only).unwrap_or(was_read_only);
     if settings == disk.settings {
         return Ok(());
     }
@@ -250,18 +173,78 @@ pub(super) async fn reopen(session: &mut Session, command: &Command, words: &[&s
     session.close().await?;
     let runtime = session.runtime.clone();
     // What was probed is known by now, and stays.
-    let failed = match Disk::open(&runtime, &name, settings).await {
+    let failed = match Disk::open(&runtime, &session.objects, &name, settings).await {
         Ok(disk) => {
             session.disk = Some(disk);
             return Ok(());
         }
-        Err(error) => cause(&error),
+        Err(error) => told(&error),
     };
-    match Disk::open(&runtime, &name, before).await {
+    match Disk::open(&runtime, &session.objects, &name, before).await {
         Ok(disk) => session.disk = Some(disk),
         Err(error) => {
-            let _: Stop = session.complain(&format!("'{name}' is closed now: {}", cause(&error)));
+            let _: Stop = session.complain(&format!("'{name}' is closed now: {}", told(&error)));
         }
     }
-    Err(session.complain(&failed))
+    // Whatever is not understood is nothing that can be changed.
+    let unknown =
+        failed.split_once("support the option '").and_then(|(_, rest)| rest.split_once('\''));
+    Err(session.complain(&match unknown {
+        Some((name, _)) => cannot_change(name),
+        None => failed,
+    }))
 }
+
+fn cannot_change(name: &str) -> String {
+    format!("Cannot change the option '{name}'")
+}
+
+/// Puts new options into the settings of an open image; gives what they say of `read-only`.
+fn changed(
+    settings: &mut Settings,
+    mut given: NodeOptions,
+    cache: Option<CacheMode>,
+    disk: &Disk,
+) -> Result<Option<bool>, String> {
+    let read_only = given.take_flag("read-only").map_err(|e| told(&e))?;
+    if let Some(cache) = cache {
+        settings.cache = cache;
+        settings.options.remove("cache.direct");
+        settings.options.remove("cache.no-flush");
+    }
+    let names: Vec<String> = given.names().map(str::to_owned).collect();
+    for name in &names {
+        let value = given.peek(name).unwrap_or_default();
+        let before = settings.options.peek(name);
+        let driver = disk.layer.driver().name();
+        let same =
+            before == Some(value) || (name == "driver" && before.is_none() && value == driver);
+        if same {
+            given.remove(name);
+            continue;
+        }
+        match name.rsplit_once('.') {
+            Some((parent, last))
+                if CHILDREN.contains(&parent.split('.').next().unwrap_or(parent)) =>
+            {
+                return Err(cannot_change(last));
+            }
+            _ if CHILDREN.contains(&name.as_str()) => {
+                return Err(format!("Cannot find device='' nor node-name='{value}'"));
+            }
+            _ if FIXED.contains(&name.as_str()) => return Err(cannot_change(name)),
+            _ => {}
+        }
+    }
+    if !given.is_empty() && settings.format.is_none() && !settings.options.has("driver") {
+        // What was probed stays.
+        settings.format = Some(disk.layer.driver().name().to_owned());
+    }
+    settings.options.merge(given);
+    Ok(read_only)
+}
+
+/// The nodes that a node has below it.
+const CHILDREN: [&str; 3] = ["file", "backing", "data-file"];
+/// What every node has and none changes.
+const FIXED: [&str; 4] = ["driver", "node-name", "force-share", "filename"];

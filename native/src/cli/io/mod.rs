@@ -10,7 +10,6 @@
 //! | `control` | what is not about an image |
 //! | `getopt`, `numbers` | options and numbers of a line, and how numbers are told |
 //! | `prompt` | lines from a terminal or a pipe |
-//! | `overlay` | the temporary image of `-s` |
 //!
 //! Invariants: commands run one after the other on one thread, and print when they end; requests
 //! in flight are told of while a command waits; the exit code is 1 where any command failed.
@@ -21,13 +20,13 @@ mod disk;
 mod files;
 pub(super) mod getopt;
 mod numbers;
-mod overlay;
 mod prompt;
 mod session;
 mod status;
 mod transfer;
 
 use super::failure::{Failure, Outcome};
+use super::objects::Objects;
 use super::output::{Program, QEMU_IMG_VERSION, complain, print};
 use super::words::trace;
 use crate::runtime::NativeRuntime;
@@ -108,6 +107,8 @@ fn usage(program: Program) -> String {
 struct Plan {
     settings: Settings,
     commands: Vec<String>,
+    objects: Vec<String>,
+    image_opts: bool,
     file: Option<String>,
 }
 
@@ -136,8 +137,8 @@ pub(super) fn run(program: Program, words: &[String]) -> Outcome {
             }
             'c' => plan.commands.extend(value),
             'f' => plan.settings.format = value,
-            'O' => return Err(Failure::unsupported("--object")),
-            'I' => return Err(Failure::unsupported("--image-opts")),
+            'O' => plan.objects.extend(value),
+            'I' => plan.image_opts = true,
             'T' => {
                 if trace(&value.unwrap_or_default())? {
                     return Ok(0);
@@ -155,6 +156,10 @@ pub(super) fn run(program: Program, words: &[String]) -> Outcome {
             return Ok(1);
         }
     }
+    if plan.image_opts && plan.settings.format.is_some() {
+        return Err(Failure::new("--image-opts and -f are mutually exclusive"));
+    }
+    let objects = Objects::new(&plan.objects)?;
     // One thread, as the order of what is printed matters. Signals end the program as they do any:
     // what was not flushed is as after a crash.
     let tokio = tokio::runtime::Builder::new_current_thread()
@@ -165,17 +170,26 @@ pub(super) fn run(program: Program, words: &[String]) -> Outcome {
         let _inside = tokio.enter();
         NativeRuntime::current()
     };
-    let result = tokio.block_on(session(program, runtime.into(), plan));
+    let result = tokio.block_on(session(program, runtime.into(), objects, plan));
     tokio.shutdown_background();
     result
 }
 
-async fn session(program: Program, runtime: Arc<dyn Runtime>, plan: Plan) -> Outcome {
-    let mut session = Session::new(program, runtime);
-    if let Some(file) = &plan.file
-        && failed(files::open_into(&mut session, file, plan.settings).await)?
-    {
-        return Ok(1);
+async fn session(
+    program: Program,
+    runtime: Arc<dyn Runtime>,
+    objects: Objects,
+    plan: Plan,
+) -> Outcome {
+    let mut session = Session::new(program, runtime, objects, plan.image_opts);
+    if let Some(file) = &plan.file {
+        let opened = match plan.image_opts {
+            true => files::open_described(&mut session, file, plan.settings).await,
+            false => files::open_into(&mut session, file, plan.settings).await,
+        };
+        if failed(opened)? {
+            return Ok(1);
+        }
     }
     let mut bad = false;
     if plan.commands.is_empty() {

@@ -1,6 +1,7 @@
 //! What lasts from command to command: the open image and the requests in flight.
 
 use super::super::failure::Failure;
+use super::super::objects::Objects;
 use super::super::output::{Program, complain, print};
 use super::disk::{self, Disk};
 use futures_util::stream::{FuturesUnordered, Stream};
@@ -34,13 +35,23 @@ pub(super) struct Session {
     pub(super) program: Program,
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) disk: Option<Disk>,
+    /// What `--object` made.
+    pub(super) objects: Objects,
+    /// Images are named by options.
+    pub(super) image_opts: bool,
     /// Requests that run beside the commands. Each ends with what is to be printed of it.
     flights: FuturesUnordered<BoxFuture<'static, String>>,
 }
 
 impl Session {
-    pub(super) fn new(program: Program, runtime: Arc<dyn Runtime>) -> Self {
-        Self { program, runtime, disk: None, flights: FuturesUnordered::new() }
+    pub(super) fn new(
+        program: Program,
+        runtime: Arc<dyn Runtime>,
+        objects: Objects,
+        image_opts: bool,
+    ) -> Self {
+        let flights = FuturesUnordered::new();
+        Self { program, runtime, disk: None, objects, image_opts, flights }
     }
 
     /// The open image.

@@ -29,7 +29,20 @@ pub(super) async fn info(session: &mut Session) -> Done {
     let disk = session.disk()?.clone();
     let driver = disk.layer.driver();
     let info = session.wait(image_info(&disk.layer)).await?.map_err(Failure::from)?;
-    let mut text = format!("format name: {}\n", driver.name());
+    let below = disk.layer.file().info().await.map_err(Failure::from)?;
+    let mut text = match disk.layer.is_bare() {
+        true => {
+            let scheme =
+                below.filename.split_once("://").map_or(below.driver, |(scheme, _)| scheme);
+            format!("format name: {}\nformat name: {scheme}\n", below.driver)
+        }
+        false => format!("format name: {}\n", driver.name()),
+    };
+    if driver.name() == "raw" && below.driver == "nbd" {
+        // A server tells no more of an export.
+        print(&text)?;
+        return Err(Stop::Failed);
+    }
     let described = driver.describe().await.map_err(Failure::from)?;
     text.push_str(&format!("cluster size: {}\n", size(described.cluster_size.unwrap_or(0))));
     let vm_state = driver.vm_state_offset().unwrap_or(0);

@@ -1,8 +1,9 @@
 //! The command line of `nbd`.
 
-use super::objects::Objects;
 use crate::cli::args::{Cache, parse_number};
 use crate::cli::failure::Failure;
+use crate::cli::objects::Objects;
+use crate::cli::snapshot::SnapshotParam;
 use crate::cli::words::trace;
 use crate::export::nbd::Authorize;
 use crate::protocol::nbd::tls::{ClientTls, ServerTls};
@@ -125,6 +126,8 @@ pub(super) struct Serve {
     pub(super) name: String,
     pub(super) description: Option<String>,
     pub(super) allocation_depth: bool,
+    pub(super) bitmaps: Vec<String>,
+    pub(super) objects: Objects,
     pub(super) shared: u32,
     pub(super) persistent: bool,
     pub(super) handshake_limit: Duration,
@@ -144,6 +147,10 @@ pub(super) enum Mode {
 
 fn fail<T>(text: impl Into<String>) -> Result<T, Failure> {
     Err(Failure::new(text))
+}
+
+fn no_tls(error: sectora_core::Error) -> Failure {
+    Failure::from(error).context("Failed to get TLS creds")
 }
 
 impl Args {
@@ -170,7 +177,7 @@ impl Args {
         if self.image_opts && self.format.is_some() {
             return fail("--image-opts and -f are mutually exclusive");
         }
-        let objects = Objects::parse(&self.object)?;
+        let objects = Objects::new(&self.object)?;
         if self.list {
             return self.list_mode(&objects);
         }
@@ -192,7 +199,7 @@ impl Args {
             Some(_) if self.tls_hostname.is_some() => {
                 return fail("TLS hostname is only supported with export list");
             }
-            Some(id) => Some(objects.server_tls(id)?),
+            Some(id) => Some(objects.server_tls(id).map_err(no_tls)?),
         };
         let authz = self.tls_authz.as_deref().map(|id| objects.authz(id)).transpose()?;
         if self.selinux_label.is_some() {
@@ -200,9 +207,6 @@ impl Args {
                 Some(_) => "--selinux-label is not supported",
                 None => "--selinux-label is not permitted without --socket",
             });
-        }
-        if let Some(bitmap) = self.bitmap.first() {
-            return fail(format!("Bitmap '{bitmap}': exporting bitmaps is not supported yet"));
         }
         Ok(Mode::Serve(Box::new(Serve {
             place,
@@ -221,6 +225,8 @@ impl Args {
             name: self.export_name.unwrap_or_default(),
             description: self.description,
             allocation_depth: self.allocation_depth,
+            bitmaps: self.bitmap,
+            objects,
             shared,
             persistent: self.persistent,
             handshake_limit: Duration::from_secs(handshake_limit.into()),
@@ -242,9 +248,9 @@ impl Args {
         self.detect_zeroes(self.discard()?)?;
         self.check_socket()?;
         if let Some(snapshot) = &self.load_snapshot {
-            super::image::snapshot_name(snapshot)?;
+            SnapshotParam::parse(snapshot)?;
         }
-        Objects::parse(&self.object).map(drop)
+        Objects::new(&self.object).map(drop)
     }
 
     fn check_socket(&self) -> Result<(), Failure> {
@@ -331,7 +337,12 @@ impl Args {
         if self.tls_authz.is_some() {
             return fail("TLS authorization is incompatible with export list");
         }
-        let tls = self.tls_creds.as_deref().map(|id| objects.client_tls(id)).transpose()?;
+        let tls = self
+            .tls_creds
+            .as_deref()
+            .map(|id| objects.client_tls(id))
+            .transpose()
+            .map_err(no_tls)?;
         let place = match self.place()? {
             Place::Activated => return fail("List mode is incompatible with socket activation"),
             place => place,

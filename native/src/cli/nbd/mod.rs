@@ -6,7 +6,6 @@
 //! | module | what it holds |
 //! | --- | --- |
 //! | `args` | the command line and the rules it has to keep |
-//! | `objects` | `--object`: credentials and authorization |
 //! | `image` | what is exported, opened |
 //! | `listen` | where clients come to: sockets of our own, or one that was handed over |
 //! | `serve` | the server's life: daemon, pid file, signals |
@@ -16,7 +15,6 @@ mod args;
 mod image;
 mod list;
 mod listen;
-mod objects;
 mod serve;
 
 pub(super) use args::Args;

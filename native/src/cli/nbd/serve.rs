@@ -1,16 +1,16 @@
 //! The server's life.
 
 use super::args::{Place, Serve};
-use super::image::open_image;
+use super::image::{Image, not_found, open_image};
 use super::listen::{listen, words};
-use crate::cli::args::HostArgs;
 use crate::cli::failure::{Failure, Outcome};
 use crate::cli::host::Host;
 use crate::cli::output::complain;
 use crate::export::nbd::{Ended, ServerOptions, run as run_server};
 use rustix::stdio;
-use sectora_core::io::Runtime;
-use sectora_core::nbd::{Export, ExportOptions};
+use sectora_core::bitmap::DirtyBitmap;
+use sectora_core::io::{BlockDevice, Runtime};
+use sectora_core::nbd::{BitmapContext, Export, ExportOptions};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -88,45 +88,40 @@ fn write_pid(path: &str) -> Result<(), Failure> {
 async fn serve(how: Serve, runtime: Arc<dyn Runtime>, child: bool) -> Outcome {
     // From here on a signal ends the program the way an end does.
     let mut signals = Signals::new();
-    let args = HostArgs::default();
-    let host = Host::new(runtime, &args, false).with_aio(how.aio);
     let mut listening = listen(&how.place).await?;
-    let (layer, part, size) = open_image(&host, &how).await?;
-    if how.offset > i64::MAX as u64 {
-        let given = how.offset.cast_signed();
+    let host = Host::by_itself(runtime, how.objects.clone(), how.aio, false)
+        .with_image_opts(how.image_opts);
+    let image = open_image(&host, &how).await?;
+    let layer = image.layer.clone();
+    let (containing, offset) = (layer.len(), how.offset);
+    if offset > i64::MAX as u64 {
+        let given = offset.cast_signed();
         let text = format!("Value '{given}' is out of range for parameter 'offset'");
         return Err(Failure::new(text));
     }
-    let containing = sectora_core::io::BlockDevice::len(&*layer);
-    let offset = part.saturating_add(how.offset);
     if offset > containing {
         let text = format!(
             "Offset ({offset}) cannot be greater than size of the containing file ({containing})"
         );
         return Err(Failure::new(text));
     }
-    let most = containing - offset;
-    let length = match size {
-        Some(size) => {
-            size.checked_sub(how.offset).filter(|size| *size <= most).ok_or_else(|| {
-                let text = "The given offset and size lie beyond the containing file".to_owned();
-                Failure::new(text)
-            })?
-        }
-        None => most,
-    };
     let options = ExportOptions {
         description: how.description.clone(),
         read_only: how.read_only,
         shared: how.shared != 1,
         allocation_depth: how.allocation_depth,
-        offset,
-        length: Some(length),
+        offset: how.offset,
+        length: Some(containing - how.offset),
         writethrough: how.writethrough,
         discard: how.discard,
         detect_zeroes: how.detect_zeroes,
     };
-    let export = Arc::new(Export::new(&how.name, layer.clone(), options)?);
+    let mut export = Export::new(&how.name, layer.clone(), options)?;
+    let bitmaps = bitmaps(&image, &how).await?;
+    for bitmap in &bitmaps {
+        export.add_context(Box::new(BitmapContext::new(bitmap.clone())))?;
+    }
+    let export = Arc::new(export);
     if let Some(path) = &how.pid_file {
         write_pid(path)?;
     }
@@ -159,8 +154,24 @@ async fn serve(how: Serve, runtime: Arc<dyn Runtime>, child: bool) -> Outcome {
         }
     }
     drop(listening);
+    bitmaps.iter().for_each(|bitmap| bitmap.set_busy(false));
     layer.close().await?;
     Ok(0)
+}
+
+/// The bitmaps to serve, the last one first, as they are listed. They are busy from here on.
+async fn bitmaps(image: &Image, how: &Serve) -> Result<Vec<Arc<DirtyBitmap>>, Failure> {
+    let mut found = Vec::new();
+    for name in &how.bitmaps {
+        // A part of a disk is another disk, which has none.
+        let bitmap = match how.offset {
+            0 => image.bitmap(name).await?,
+            _ => return Err(not_found(name)),
+        };
+        found.insert(0, bitmap);
+    }
+    found.iter().for_each(|bitmap| bitmap.set_busy(true));
+    Ok(found)
 }
 
 /// Clients that broke off are nobody's concern; those that broke rules may be.

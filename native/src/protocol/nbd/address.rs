@@ -51,6 +51,8 @@ pub struct NbdOptions {
     pub server: Server,
     /// The export's name.
     pub export: String,
+    /// Whether the export is named at all, be it by nothing: the canonical name tells.
+    pub named: bool,
     /// Encryption, which is then demanded.
     pub tls: Option<Arc<ClientTls>>,
     /// The name that must stand in the server's certificate, if not the server's.
@@ -67,9 +69,11 @@ impl NbdOptions {
     /// The export called `export` of `server`, with defaults.
     #[must_use]
     pub fn new(server: Server, export: impl Into<String>) -> Self {
+        let export = export.into();
         Self {
             server,
-            export: export.into(),
+            named: !export.is_empty(),
+            export,
             tls: None,
             tls_hostname: None,
             x_dirty_bitmap: None,
@@ -106,7 +110,7 @@ impl NbdOptions {
         let mut name = String::new();
         // Writing to a string cannot fail.
         let _ = match &self.server {
-            Server::Unix { path } if self.export.is_empty() => {
+            Server::Unix { path } if !self.named => {
                 write!(name, "nbd+unix://?socket={path}")
             }
             Server::Unix { path } => write!(name, "nbd+unix:///{}?socket={path}", self.export),
@@ -115,9 +119,9 @@ impl NbdOptions {
                     true => format!("[{host}]"),
                     false => host.clone(),
                 };
-                match self.export.is_empty() {
-                    true => write!(name, "nbd://{host}:{port}"),
-                    false => write!(name, "nbd://{host}:{port}/{}", self.export),
+                match self.named {
+                    true => write!(name, "nbd://{host}:{port}/{}", self.export),
+                    false => write!(name, "nbd://{host}:{port}"),
                 }
             }
         };

@@ -228,7 +228,7 @@ impl NbdDevice {
 
 /// What a state in a context means for an extent.
 fn meaning(context: &str, state: u64) -> ExtentFlags {
-    let mut flags = ExtentFlags::ALLOCATED;
+    let mut flags = ExtentFlags::empty();
     // Depths and bitmaps are shown as holes and zeroes, as QEMU does for this experimental option.
     let state = match context {
         ALLOCATION_DEPTH => state.min(2),
@@ -238,6 +238,8 @@ fn meaning(context: &str, state: u64) -> ExtentFlags {
     let state = AllocationState::from_bits_truncate(state);
     flags.set(ExtentFlags::DATA, !state.contains(AllocationState::HOLE));
     flags.set(ExtentFlags::ZERO, state.contains(AllocationState::ZERO));
+    // A hole in a bitmap is no place at all; one in the allocation still has contents.
+    flags.set(ExtentFlags::ALLOCATED, context == BASE_ALLOCATION || !flags.is_empty());
     flags
 }
 

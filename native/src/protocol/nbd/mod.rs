@@ -3,6 +3,7 @@
 //! | module | what it holds |
 //! | --- | --- |
 //! | `address` | names and URIs, and what they mean |
+//! | `options` | the same as the schema's options |
 //! | `stream` | sockets and encrypted sockets as the core's streams; connecting |
 //! | `tls` | certificates from a directory as QEMU lays them out |
 //! | `link` | the task that owns a connection: sends requests, sorts replies, connects again |
@@ -14,6 +15,7 @@
 mod address;
 mod device;
 mod link;
+mod options;
 mod stream;
 pub mod tls;
 

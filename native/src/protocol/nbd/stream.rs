@@ -13,7 +13,7 @@ use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio_rustls::TlsStream;
 
 /// A connected socket.
@@ -177,7 +177,13 @@ pub async fn connect(server: &Server) -> Result<NbdStream> {
     let stream = match server {
         Server::Unix { path } => UnixStream::connect(path).await.map(NbdStream::from),
         Server::Inet { host, port } => {
-            TcpStream::connect((host.as_str(), *port)).await.map(NbdStream::from)
+            let found = lookup_host((host.as_str(), *port)).await.map_err(|e| {
+                let text = e.to_string();
+                let why = text.trim_start_matches("failed to lookup address information: ");
+                Error::io(format!("address resolution failed for {server}: {why}"))
+            })?;
+            let addresses: Vec<_> = found.collect();
+            TcpStream::connect(&addresses[..]).await.map(NbdStream::from)
         }
     };
     stream.map_err(|e| os(e, format!("Failed to connect to '{server}'")))

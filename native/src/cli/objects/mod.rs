@@ -1,0 +1,355 @@
+//! `--object`: what options name by their IDs.
+//!
+//! | type | properties |
+//! | --- | --- |
+//! | `secret` | `data` or `file`, `format`, `keyid`, `iv` |
+//! | `tls-creds-x509` | `dir`, `endpoint` (client, server), `verify-peer` |
+//! | `authz-simple` | `identity` |
+//! | `authz-list` | `policy`, `rules.N.match`, `rules.N.policy`, `rules.N.format` |
+
+mod authz;
+
+use super::failure::Failure;
+use crate::export::nbd::Authorize;
+use crate::protocol::nbd::tls::{ClientTls, ServerTls};
+use crate::storage::OsError;
+use base64ct::{Base64, Encoding};
+use sectora_core::crypto::{Secret, decrypt_secret};
+use sectora_core::graph::{OptionValue, Options};
+use sectora_core::image::{Secrets, no_secret};
+use sectora_core::{Error, Result};
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// The objects of one command line.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Objects {
+    secrets: HashMap<String, Secret>,
+    credentials: HashMap<String, Credentials>,
+    authz: HashMap<String, Arc<dyn Authorize>>,
+}
+
+/// `tls-creds-x509`: certificates in a folder.
+#[derive(Clone, Debug)]
+struct Credentials {
+    dir: PathBuf,
+    server: bool,
+    verify_peer: bool,
+}
+
+impl Secrets for Objects {
+    fn secret(&self, id: &str) -> Result<Secret> {
+        self.secrets.get(id).cloned().ok_or_else(|| no_secret(id))
+    }
+}
+
+impl Objects {
+    /// Makes the objects of several `--object`, in their order: one may use those before it.
+    pub(super) fn new(definitions: &[String]) -> Result<Self, Failure> {
+        let mut objects = Self::default();
+        for definition in definitions {
+            objects.add(Definition::parse(definition)?)?;
+        }
+        Ok(objects)
+    }
+
+    fn add(&mut self, mut definition: Definition) -> Result<(), Failure> {
+        let kind = definition.need("qom-type")?;
+        match kind.as_str() {
+            "secret" | "tls-creds-x509" | "authz-simple" | "authz-list" => {}
+            "secret_keyring" | "tls-creds-psk" | "tls-creds-anon" | "authz-pam"
+            | "throttle-group" | "main-loop" => {
+                return Err(Failure::unsupported(&format!("--object {kind}")));
+            }
+            // Known to the schema, and nothing that a tool has.
+            "authz-listfile" | "iothread" | "tls-cipher-suites" => {
+                return Err(Failure::new(format!("invalid object type: {kind}")));
+            }
+            _ => return Err(not_accepted("qom-type", &kind)),
+        }
+        let id = definition.need("id")?;
+        let made = match kind.as_str() {
+            "secret" => Made::Secret(self.make_secret(&mut definition, &id)?),
+            "tls-creds-x509" => Made::Credentials(Credentials::new(&mut definition, &id)?),
+            "authz-simple" => Made::Authz(authz::simple(&mut definition)?),
+            _ => Made::Authz(authz::list(&mut definition)?),
+        };
+        check_id(&id)?;
+        let known = self.secrets.contains_key(&id)
+            || self.credentials.contains_key(&id)
+            || self.authz.contains_key(&id);
+        if known {
+            return Err(Failure::new(format!(
+                "attempt to add duplicate property '{id}' to object (type 'container')"
+            )));
+        }
+        match made {
+            Made::Secret(secret) => drop(self.secrets.insert(id, secret)),
+            Made::Credentials(found) => drop(self.credentials.insert(id, found)),
+            Made::Authz(rules) => drop(self.authz.insert(id, rules)),
+        }
+        Ok(())
+    }
+
+    fn make_secret(&self, definition: &mut Definition, id: &str) -> Result<Secret, Failure> {
+        let mut take = |name: &str| definition.take(name);
+        let (data, file, format) = (take("data"), take("file"), take("format"));
+        let (key, iv) = (take("keyid"), take("iv"));
+        let is_base64 = match format.as_deref() {
+            None | Some("raw") => false,
+            Some("base64") => true,
+            Some(other) => return Err(not_accepted("format", other)),
+        };
+        definition.end()?;
+        check_id(id)?;
+        let bytes = match (data, file) {
+            (Some(_), Some(_)) => {
+                return Err(Failure::new("'file' and 'data' are mutually exclusive"));
+            }
+            (None, None) => return Err(Failure::new("Either 'file' or 'data' must be provided")),
+            (Some(data), None) => data.into_bytes(),
+            (None, Some(file)) => std::fs::read(&file).map_err(|e| {
+                let why = format!("Failed to open file “{file}”: {}", OsError::from(e));
+                Failure::new(format!("Unable to read {file}: {why}"))
+            })?,
+        };
+        match key {
+            None if is_base64 => Ok(Secret::new(base64(&bytes)?)),
+            None => Ok(Secret::new(bytes)),
+            Some(key) => {
+                let key = self.secret(&key)?;
+                let iv = iv.ok_or_else(|| Failure::new("IV is required to decrypt secret"))?;
+                let data = if is_base64 { base64(&bytes)? } else { bytes };
+                Ok(decrypt_secret(&key, &base64(iv.as_bytes())?, &data)?)
+            }
+        }
+    }
+
+    fn credentials(&self, id: &str, server: bool) -> Result<&Credentials> {
+        let end = if server { "server" } else { "client" };
+        match self.credentials.get(id) {
+            Some(found) if found.server == server => Ok(found),
+            Some(_) => {
+                Err(Error::invalid(format!("Expected TLS credentials for a {end} endpoint")))
+            }
+            None if self.secrets.contains_key(id) || self.authz.contains_key(id) => {
+                Err(Error::invalid(format!("Object with id '{id}' is not TLS credentials")))
+            }
+            None => Err(Error::invalid(format!("No TLS credentials with id '{id}'"))),
+        }
+    }
+
+    /// The credentials of a server.
+    pub(super) fn server_tls(&self, id: &str) -> Result<ServerTls> {
+        let found = self.credentials(id, true)?;
+        ServerTls::from_dir(&found.dir, found.verify_peer)
+    }
+
+    /// The credentials of a client.
+    pub(super) fn client_tls(&self, id: &str) -> Result<ClientTls> {
+        ClientTls::from_dir(&self.credentials(id, false)?.dir)
+    }
+
+    /// The rules called `id`.
+    pub(super) fn authz(&self, id: &str) -> Result<Arc<dyn Authorize>, Failure> {
+        let found = self.authz.get(id).cloned();
+        found.ok_or_else(|| Failure::new(format!("No authorization object with id '{id}'")))
+    }
+}
+
+/// An object, not yet under its name.
+enum Made {
+    Secret(Secret),
+    Credentials(Credentials),
+    Authz(Arc<dyn Authorize>),
+}
+
+impl Credentials {
+    fn new(definition: &mut Definition, id: &str) -> Result<Self, Failure> {
+        let server = match definition.take("endpoint").as_deref() {
+            None | Some("client") => false,
+            Some("server") => true,
+            Some(other) => return Err(not_accepted("endpoint", other)),
+        };
+        let verify_peer = definition.take_flag("verify-peer")?.unwrap_or(true);
+        // The library looks at what it is given in any case.
+        definition.take_flag("sanity-check")?;
+        for refused in ["priority", "passwordid"] {
+            if definition.take(refused).is_some() {
+                return Err(Failure::unsupported(&format!("tls-creds-x509: '{refused}'")));
+            }
+        }
+        let dir = definition.take("dir");
+        definition.end()?;
+        check_id(id)?;
+        let dir = dir.ok_or_else(|| Failure::new("Missing 'dir' property value"))?;
+        let found = Self { dir: dir.into(), server, verify_peer };
+        // What is wrong with the files is said here and now.
+        match server {
+            true => drop(ServerTls::from_dir(&found.dir, verify_peer)?),
+            false => drop(ClientTls::from_dir(&found.dir)?),
+        }
+        Ok(found)
+    }
+}
+
+fn not_accepted(name: &str, value: &str) -> Failure {
+    Failure::new(format!("Parameter '{name}' does not accept value '{value}'"))
+}
+
+/// Refuses a name that none can have, which is found when the properties have been read.
+fn check_id(id: &str) -> Result<(), Failure> {
+    let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+    match id.starts_with(|c: char| c.is_ascii_alphabetic()) && id.chars().all(known) {
+        true => Ok(()),
+        false => Err(Failure::new(
+            "Parameter 'id' expects an identifier\n\
+             Identifiers consist of letters, digits, '-', '.', '_', starting with a letter.",
+        )),
+    }
+}
+
+/// What base64 stands for; line breaks in it mean nothing.
+fn base64(text: &[u8]) -> Result<Vec<u8>, Error> {
+    let text: Vec<u8> = text.iter().copied().filter(|b| !b.is_ascii_whitespace()).collect();
+    let text = std::str::from_utf8(&text).ok();
+    text.and_then(|text| Base64::decode_vec(text).ok())
+        .ok_or_else(|| Error::invalid("Base64 data contains invalid characters"))
+}
+
+/// The properties of one object: `TYPE,name=value,…`, or a JSON object.
+struct Definition(Options);
+
+impl Definition {
+    fn parse(text: &str) -> Result<Self, Failure> {
+        if text.is_empty() {
+            return Ok(Self(Options::default()));
+        }
+        if text.starts_with('{') {
+            let json: serde_json::Value = serde_json::from_str(text)
+                .map_err(|e| Failure::new(format!("JSON parse error in --object: {e}")))?;
+            if let Some((name, _)) =
+                json.as_object().into_iter().flatten().find(|(_, v)| v.is_number())
+            {
+                return Err(Failure::new(format!(
+                    "Invalid parameter type for '{name}', expected: string"
+                )));
+            }
+            return Ok(Self(Options::from_json(&json)));
+        }
+        let mut options = Options::default();
+        for (i, item) in split(text).into_iter().enumerate() {
+            let (name, value) = match item.split_once('=') {
+                Some((name, value)) => (name.to_owned(), value.to_owned()),
+                None if i == 0 => ("qom-type".to_owned(), item),
+                None => return Err(Failure::new(format!("Expected '=' after parameter '{item}'"))),
+            };
+            // The last one counts.
+            options.set(&name, OptionValue::Text(value));
+        }
+        Ok(Self(options))
+    }
+
+    fn take(&mut self, name: &str) -> Option<String> {
+        self.0.take_text(name)
+    }
+
+    fn take_flag(&mut self, name: &str) -> Result<Option<bool>, Failure> {
+        Ok(self.0.take_flag(name)?)
+    }
+
+    fn need(&mut self, name: &str) -> Result<String, Failure> {
+        self.take(name).ok_or_else(|| Failure::new(format!("Parameter '{name}' is missing")))
+    }
+
+    /// Refuses what nobody took.
+    fn end(&self) -> Result<(), Failure> {
+        match self.0.first() {
+            Some(name) => Err(Failure::new(format!("Parameter '{name}' is unexpected"))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The items of a list; a doubled comma is a comma of the item.
+fn split(list: &str) -> Vec<String> {
+    let mut items = vec![String::new()];
+    let mut chars = list.chars().peekable();
+    while let Some(c) = chars.next() {
+        if c == ',' && chars.next_if_eq(&',').is_none() {
+            items.push(String::new());
+        } else if let Some(item) = items.last_mut() {
+            item.push(c);
+        }
+    }
+    items
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn make(definitions: &[&str]) -> Result<Objects, Failure> {
+        let definitions: Vec<String> = definitions.iter().map(|d| (*d).to_owned()).collect();
+        Objects::new(&definitions)
+    }
+
+    #[test]
+    fn secrets_come_as_text_base64_files_json_and_encrypted() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a,b");
+        std::fs::write(&path, b"from\nfile\n").expect("a file");
+        let file =
+            format!("secret,id=f,file={}", path.display().to_string().replace("a,b", "a,,b"));
+        let key = "secret,id=k,format=base64,data=MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+        let objects = make(&[
+            "secret,id=a,data=x,,y",
+            "qom-type=secret,id=b,data=YWJj,format=base64",
+            r#"{"qom-type":"secret","id":"c","data":"json"}"#,
+            &file,
+            key,
+            // Made with `openssl enc -aes-256-cbc`.
+            "secret,id=e,keyid=k,format=base64,iv=MDEyMzQ1Njc4OWFiY2RlZg==,\
+             data=ACuLZI6JjFP2zoFgVcP0LA==",
+        ])
+        .expect("secrets");
+        for (id, bytes) in [
+            ("a", &b"x,y"[..]),
+            ("b", b"abc"),
+            ("c", b"json"),
+            ("f", b"from\nfile\n"),
+            ("e", b"hello pass"),
+        ] {
+            assert_eq!(objects.secret(id).expect(id).as_bytes(), bytes, "{id}");
+        }
+        assert!(objects.secret("z").is_err());
+    }
+
+    #[test]
+    fn what_is_no_secret_is_refused() {
+        for definition in [
+            "secret,data=a",
+            "secret,id=s",
+            "secret,id=s,data=a,file=b",
+            "secret,id=1s,data=a",
+            "secret,id=s,data=a,foo=b",
+            "secret,id=s,data=a,format=hex",
+            "secret,id=s,data=@,format=base64",
+            "secret,id=s,data=a,keyid=k",
+            "secret,id=s,data",
+            "id=s,data=a",
+            "foo,id=s",
+            "tls-creds-x509,id=s",
+            "tls-creds-x509,id=s,dir=/nonexistent",
+            "authz-simple,id=s",
+            "authz-list,id=s,rules.0.match=a",
+            "iothread,id=s",
+            "{",
+            r#"{"qom-type":"secret","id":"s","data":1}"#,
+        ] {
+            assert!(make(&[definition]).is_err(), "{definition}");
+        }
+        assert!(make(&["secret,id=s,data=a", "secret,id=s,data=b"]).is_err());
+    }
+}
