@@ -8,7 +8,7 @@ use super::args::{Cache, HostArgs, bytes, option_help, option_set, target_format
 use super::create::NewTarget;
 use super::failure::{Failure, Outcome};
 use super::host::{Host, Opening, Threads, block_on};
-use super::output::{complain_as, print};
+use super::output::{complain_as, print, warn};
 use super::progress::{Meter, ProgressArgs};
 use super::snapshot::{SnapshotParam, open_state};
 use crate::storage::SequentialSink;
@@ -41,15 +41,9 @@ pub(super) struct Args {
     #[arg(short = 'T', long, value_name = "CACHE", allow_hyphen_values = true)]
     source_cache: Option<String>,
 
-    /// Format of the new image
-    #[arg(
-        short = 'O',
-        long,
-        value_name = "FMT",
-        default_value = "raw",
-        allow_hyphen_values = true
-    )]
-    target_format: String,
+    /// Format of the new image; raw where it is not given
+    #[arg(short = 'O', long, value_name = "FMT", allow_hyphen_values = true)]
+    target_format: Option<String>,
 
     /// Creation options of the new image: NAME=VALUE,…; 'help' lists them
     #[arg(short = 'o', long, value_name = "OPTIONS", allow_hyphen_values = true)]
@@ -130,8 +124,17 @@ pub(super) struct Args {
     )]
     snapshot: Option<String>,
 
-    #[command(flatten)]
-    refused: Refused,
+    /// The existing image is named by options: driver=qcow2,file.filename=NAME,…; needs -n
+    #[arg(long)]
+    target_image_opts: bool,
+
+    /// Copy the bitmaps that are stored with the source
+    #[arg(long)]
+    bitmaps: bool,
+
+    /// Leave out bitmaps whose contents are not known
+    #[arg(long)]
+    skip_broken_bitmaps: bool,
 
     #[command(flatten)]
     host: HostArgs,
@@ -139,31 +142,6 @@ pub(super) struct Args {
     /// The sources, one after the other in the new image, and the new image
     #[arg(value_name = "FILENAME")]
     filenames: Vec<String>,
-}
-
-/// What is understood and not supported.
-#[derive(Debug, clap::Args)]
-struct Refused {
-    #[arg(long, hide = true)]
-    target_image_opts: bool,
-    #[arg(long, hide = true)]
-    bitmaps: bool,
-    #[arg(long, hide = true)]
-    skip_broken_bitmaps: bool,
-}
-
-impl Refused {
-    fn check(&self) -> Result<(), Failure> {
-        let given = [
-            (self.target_image_opts, "--target-image-opts"),
-            (self.bitmaps, "copying bitmaps (--bitmaps)"),
-            (self.skip_broken_bitmaps, "copying bitmaps (--skip-broken-bitmaps)"),
-        ];
-        match given.iter().find(|(given, _)| *given) {
-            Some((_, what)) => Err(Failure::unsupported(what)),
-            None => Ok(()),
-        }
-    }
 }
 
 /// What the command line says, checked.
@@ -180,24 +158,29 @@ struct Job<'a> {
 
 pub(super) fn run(args: Args) -> Outcome {
     args.host.check()?;
-    args.refused.check()?;
     if let Some(snapshot) = &args.snapshot {
         SnapshotParam::parse(snapshot)?;
     }
-    if wants_option_help(&args.target_options) {
-        let format = target_format(&args.target_format)?;
-        print(&option_help(format, args.filenames.len() > 1))?;
-        return Ok(0);
-    }
     let options = convert_options(&args)?;
+    if args.skip_broken_bitmaps && !args.bitmaps {
+        return Err(Failure::new("Use of --skip-broken-bitmaps requires --bitmaps"));
+    }
+    if args.copy_range_offloading {
+        offloading(&args)?;
+    }
+    if args.target_image_opts && !args.no_create {
+        return Err(Failure::new("--target-image-opts requires use of -n flag"));
+    }
     if args.target_is_zero && !args.no_create {
         return Err(Failure::new("--target-is-zero requires use of -n flag"));
     }
     if args.no_create && !args.target_options.is_empty() {
         return Err(Failure::new("-o has no effect when skipping image creation"));
     }
-    if args.copy_range_offloading {
-        offloading(&args)?;
+    if wants_option_help(&args.target_options) {
+        let format = args.format()?;
+        print(&option_help(format, !args.filenames.is_empty()))?;
+        return Ok(0);
     }
     let (sources, target) = match &args.filenames[..] {
         [_, _, _, ..] if args.snapshot.is_some() => {
@@ -208,7 +191,7 @@ pub(super) fn run(args: Args) -> Outcome {
     };
     let source_cache = Cache::source(args.source_cache.as_deref())?;
     // Whether there are such a format and such a mode matters when the target's turn comes.
-    let format = target_format(&args.target_format).unwrap_or(FormatName::Raw);
+    let format = args.format().unwrap_or(FormatName::Raw);
     let target_cache = Cache::parse(&args.target_cache).unwrap_or_default();
     block_on(Threads::PerCore, |runtime| {
         let host = Host::new(runtime, &args.host, args.force_share);
@@ -220,6 +203,15 @@ pub(super) fn run(args: Args) -> Outcome {
             job.run().await.map(|()| 0)
         }
     })
+}
+
+/// Refuses a target that cannot have the bitmaps that are to be copied.
+fn keeps_bitmaps(target: &Layer, bitmaps: Option<&Arc<Layer>>) -> Result<(), Failure> {
+    if bitmaps.is_none() || target.driver().supports_bitmaps() {
+        return Ok(());
+    }
+    let name = target.driver().name();
+    Err(Failure::new(format!("Format driver '{name}' does not support bitmaps")))
 }
 
 /// Refuses what cannot be had together with copy offloading.
@@ -271,14 +263,21 @@ pub(super) fn parse_sparse_size(text: &str) -> Result<u32, Failure> {
     })
 }
 
+impl Args {
+    fn format(&self) -> Result<FormatName, Failure> {
+        target_format(self.target_format.as_deref().unwrap_or("raw"))
+    }
+}
+
 impl Job<'_> {
     async fn run(self) -> Result<(), Failure> {
-        let source = self.open_sources().await?;
+        let (source, layers) = self.open_sources().await?;
         if self.args.no_create {
             Cache::target(&self.args.target_cache)?;
-            return self.write_existing(&source).await;
+            let bitmaps = self.source_bitmaps(&layers).await?;
+            return self.write_existing(&source, bitmaps).await;
         }
-        target_format(&self.args.target_format)?;
+        self.args.format()?;
         let options = self.target_options(&source)?;
         let image = options.image_with(&self.host.objects).map_err(Failure::from);
         let image = image.and_then(|image| Ok(image.check().map(|()| image)?));
@@ -286,7 +285,11 @@ impl Job<'_> {
             f.context(&format!("{}: error while converting {}", self.target, self.format))
         })?;
         Cache::target(&self.args.target_cache)?;
+        let bitmaps = self.source_bitmaps(&layers).await?;
         if self.target == "-" {
+            if bitmaps.is_some() {
+                return Err(Failure::unsupported("writing bitmaps to standard output"));
+            }
             self.stream(&source, &options).await
         } else {
             let named = |f: Failure| {
@@ -300,21 +303,23 @@ impl Job<'_> {
             )
             .map_err(named)?;
             new.create(self.host).await.map_err(named)?;
-            self.write_new(&source, &new).await?;
+            self.write_new(&source, &new, bitmaps).await?;
             new.commit().await.map_err(named)
         }
     }
 
-    /// The sources as one device.
-    async fn open_sources(&self) -> Result<Device, Failure> {
+    /// The sources as one device, and each as it was opened.
+    async fn open_sources(&self) -> Result<(Device, Vec<Arc<Layer>>), Failure> {
         let how = Opening {
             shares_raw: false,
             ..Opening::to_read(self.args.source_format.as_deref(), self.source_cache)
         };
-        let mut parts = Vec::new();
+        let (mut parts, mut layers) = (Vec::new(), Vec::new());
         for name in self.sources {
             let snapshot = self.args.snapshot.as_deref();
-            let device: Device = open_state(self.host, name, how.clone(), snapshot).await?;
+            let layer = open_state(self.host, name, how.clone(), snapshot).await?;
+            layers.push(layer.clone());
+            let device: Device = layer;
             // Disks are whole sectors long.
             let len = device.len().next_multiple_of(512);
             parts.push(Part { device, start: 0, len });
@@ -330,7 +335,7 @@ impl Job<'_> {
             _ => Arc::new(Concat::new(parts)?),
         };
         if !self.args.salvage {
-            return Ok(source);
+            return Ok((source, layers));
         }
         let quiet = self.args.quiet;
         let lost = move |offset: u64, _: u64, error: &sectora_core::Error| {
@@ -338,7 +343,39 @@ impl Job<'_> {
                 complain_as(&format!("warning: error while reading offset {offset}: {error}"));
             }
         };
-        Ok(Arc::new(Salvage::new(source, Box::new(lost))))
+        Ok((Arc::new(Salvage::new(source, Box::new(lost))), layers))
+    }
+
+    /// The image whose bitmaps are to be copied, where they are: all of them can be.
+    async fn source_bitmaps(&self, layers: &[Arc<Layer>]) -> Result<Option<Arc<Layer>>, Failure> {
+        if !self.args.bitmaps {
+            return Ok(None);
+        }
+        let ([layer], [name]) = (layers, self.sources) else {
+            return Err(Failure::new("Copying bitmaps only possible with single source"));
+        };
+        let layer = match self.args.snapshot {
+            None => layer.clone(),
+            // A snapshot has none; those of the image are meant.
+            Some(_) => {
+                let format = self.args.source_format.as_deref();
+                self.host.open(name, Opening::to_read(format, self.source_cache)).await?
+            }
+        };
+        if !layer.driver().supports_bitmaps() {
+            return Err(Failure::new("Source lacks bitmap support"));
+        }
+        layer.driver().load_bitmaps().await?;
+        let bitmaps = image::persistent_bitmaps(layer.bitmaps());
+        let broken = bitmaps.iter().find(|bitmap| bitmap.status().inconsistent);
+        match broken.filter(|_| !self.args.skip_broken_bitmaps) {
+            Some(bitmap) => Err(Failure::new(format!(
+                "Cannot copy inconsistent bitmap '{}'\n\
+                 Try --skip-broken-bitmaps, or use 'qemu-img bitmap --remove' to delete it",
+                bitmap.name()
+            ))),
+            None => Ok(Some(layer)),
+        }
     }
 
     fn target_options(&self, source: &Device) -> Result<OptionSet, Failure> {
@@ -373,7 +410,12 @@ impl Job<'_> {
         Ok(options)
     }
 
-    async fn write_new(&self, source: &Device, new: &NewTarget) -> Result<(), Failure> {
+    async fn write_new(
+        &self,
+        source: &Device,
+        new: &NewTarget,
+        bitmaps: Option<Arc<Layer>>,
+    ) -> Result<(), Failure> {
         let options = OpenOptions {
             format: Some(self.format),
             access: Access::ReadWrite,
@@ -384,17 +426,28 @@ impl Job<'_> {
         let env = self.host.env(self.target_cache);
         let target = open(&env, new.file(), self.target, options).await;
         let target = target.map_err(|e| Failure::opening(self.target, &e))?;
+        keeps_bitmaps(&target, bitmaps.as_ref())?;
         let options = ConvertOptions { target_is_zero: new.is_zero(), ..self.options };
-        self.copy(source, target, options).await
+        self.copy(source, target, options, bitmaps).await
     }
 
-    async fn write_existing(&self, source: &Device) -> Result<(), Failure> {
+    async fn write_existing(
+        &self,
+        source: &Device,
+        bitmaps: Option<Arc<Layer>>,
+    ) -> Result<(), Failure> {
+        let format = match self.args.target_image_opts {
+            true => self.args.target_format.as_deref(),
+            false => Some(self.args.target_format.as_deref().unwrap_or("raw")),
+        };
         let how = Opening {
-            format: Some(&self.args.target_format),
+            format,
             access: Access::ReadWrite,
+            image_opts: Some(self.args.target_image_opts),
             ..Opening::to_read(None, self.target_cache)
         };
         let target = self.host.open(self.target, how).await?;
+        keeps_bitmaps(&target, bitmaps.as_ref())?;
         if self.options.compress && !target.capabilities().contains(Capabilities::COMPRESSED) {
             return Err(Failure::new("Compression not supported for this file format"));
         }
@@ -406,7 +459,7 @@ impl Job<'_> {
                 "--target-is-zero cannot be used when the target image has a backing file",
             ));
         }
-        self.copy(source, target, self.options).await
+        self.copy(source, target, self.options, bitmaps).await
     }
 
     async fn copy(
@@ -414,6 +467,7 @@ impl Job<'_> {
         source: &Device,
         target: Arc<Layer>,
         options: ConvertOptions,
+        bitmaps: Option<Arc<Layer>>,
     ) -> Result<(), Failure> {
         let meter = self.meter();
         let device: Device = target.clone();
@@ -423,7 +477,22 @@ impl Job<'_> {
         let result = image::convert(&self.host.runtime, source, &device, options, &tell).await;
         meter.finish();
         result?;
-        Ok(target.close().await?)
+        let copied = match &bitmaps {
+            Some(from) => self.copy_bitmaps(from, &target),
+            None => Ok(()),
+        };
+        let closed = target.close().await;
+        copied?;
+        Ok(closed?)
+    }
+
+    fn copy_bitmaps(&self, from: &Layer, target: &Layer) -> Result<(), Failure> {
+        for bitmap in image::persistent_bitmaps(from.bitmaps()) {
+            if bitmap.status().inconsistent {
+                warn(&format!("Skipping inconsistent bitmap '{}'", bitmap.name()));
+            }
+        }
+        Ok(image::copy_bitmaps(from, target)?)
     }
 
     /// How many requests are really in flight: as many as were asked for, but

@@ -5,6 +5,7 @@
 //! must be the same to the letter. Messages on standard error have the same shape and their own
 //! words; only their presence is compared.
 
+mod bitmaps;
 mod changing;
 mod compacting;
 mod promises;
@@ -17,12 +18,13 @@ use libtest_mimic::{Arguments, Trial};
 
 fn main() {
     let skipped = !setup::have_reference_tools();
-    let against_reference: [(&str, fn()); 8] = [
+    let against_reference: [(&str, fn()); 9] = [
         ("reading_verbs_print_what_the_reference_prints", reading::every_verb_on_every_image),
         ("ranges_and_formats_are_understood_alike", reading::options_of_reading_verbs),
         ("wrong_command_lines_are_refused_alike", reading::wrong_command_lines),
         ("new_images_are_what_the_reference_makes", writing::new_images),
         ("copies_hold_what_their_sources_hold", writing::copies),
+        ("bitmaps_are_copied_as_the_reference_copies_them", bitmaps::copied),
         ("repairs_say_and_leave_what_the_references_do", repair::repairs),
         ("images_change_in_place_as_the_reference_changes_them", changing::sequences),
         ("images_in_use_are_refused_alike", promises::images_in_use),

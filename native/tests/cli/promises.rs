@@ -214,10 +214,10 @@ pub(crate) fn sample() {
 pub(crate) fn unsupported() {
     let folder = Folder::new();
     folder.file("a.raw", 1 << 20, &[]);
+    assert!(folder.sectora("img create -q -f qcow2 a.qcow2 1M").status.success());
     let names = folder.names();
     for line in [
-        "img convert --bitmaps a.raw out",
-        "img convert -n --target-image-opts a.raw driver=raw",
+        "img convert --bitmaps -O qcow2 a.qcow2 -",
         "img convert -c -O qcow2 a.raw -",
         "img create -f qcow2 -o nocow=on out 1M",
         "img create -f qcow2 nbd:localhost:1 1M",
