@@ -38,7 +38,8 @@ pub use info::{info, info_chain, nested};
 pub use map::{Mapper, map};
 pub use measure::{measure_new, measure_source};
 pub use options::{
-    CreateOption, OptionKind, OptionSet, SizeError, amend_options, create_options, parse_size,
+    CreateOption, OptionKind, OptionSet, SizeError, amend_options, create_options, list_items,
+    parse_size,
 };
 pub use rebase::{RebaseOptions, rebase};
 

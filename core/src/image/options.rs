@@ -296,7 +296,7 @@ impl OptionSet {
     /// # Errors
     /// `InvalidInput` for a name the format does not have or a value of the wrong kind.
     pub fn add(&mut self, list: &str) -> Result<()> {
-        for item in split(list) {
+        for item in list_items(list) {
             match item.split_once('=') {
                 Some((name, value)) => self.set(name, value)?,
                 None => self.set_flag(&item)?,
@@ -498,8 +498,9 @@ fn not_accepted(name: &str, value: &str) -> Error {
     Error::invalid(format!("Parameter '{name}' does not accept value '{value}'"))
 }
 
-/// The items of a list; a doubled comma is a comma of the item.
-fn split(list: &str) -> Vec<String> {
+/// The items of a list such as `-o` takes; a doubled comma is a comma of the item.
+#[must_use]
+pub fn list_items(list: &str) -> Vec<String> {
     let mut items = Vec::from([String::new()]);
     let mut chars = list.chars().peekable();
     while let Some(c) = chars.next() {

@@ -22,7 +22,7 @@ use sectora_core::io::testing::{Rng, SimRuntime};
 use sectora_core::io::{
     Access, BlockDevice, BoxFuture, Device, MemoryDevice, OpenPolicy, Opened, Reference,
 };
-use sectora_tests::{have_reference_tools, load, run, save};
+use sectora_tests::{STRICTER, have_reference_tools, load, run, save};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -129,25 +129,7 @@ fn ours(runtime: &SimRuntime, file: &Arc<MemoryDevice>, repair: Repair) -> Verdi
 
 /// Where ours looks closer than the reference, by what it says then.
 fn is_stricter(ours: &Verdict, base: &Base) -> bool {
-    const WORDS: [&str; 10] = [
-        // Nothing is read as a table where no table can be.
-        "Table is not cluster aligned",
-        "exceeds the end of the file or the 64 MiB",
-        // A refcount block that cannot be one counts nothing.
-        "refcount table entry corrupted",
-        // The reference grows the file up to it.
-        "is outside image",
-        "ERROR bitmap",
-        // The reference reads the header as an L2 table.
-        "has no offset",
-        // Offsets that no table entry could have.
-        "is not a cluster of the image",
-        // Counts that no image can have; the reference drops what is too much.
-        "65536 are possible",
-        "1 to 65535 are possible",
-        "too many references",
-    ];
-    WORDS.iter().any(|word| ours.words.contains(word))
+    STRICTER.iter().any(|word| ours.words.contains(word))
         || base.is_v2 && ours.words.contains("reserved bits set")
 }
 

@@ -16,7 +16,7 @@ use crate::storage::OsError;
 use base64ct::{Base64, Encoding};
 use sectora_core::crypto::{Secret, decrypt_secret};
 use sectora_core::graph::{OptionValue, Options};
-use sectora_core::image::{Secrets, no_secret};
+use sectora_core::image::{Secrets, list_items, no_secret};
 use sectora_core::{Error, Result};
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -239,7 +239,7 @@ impl Definition {
             return Ok(Self(Options::from_json(&json)));
         }
         let mut options = Options::default();
-        for (i, item) in split(text).into_iter().enumerate() {
+        for (i, item) in list_items(text).into_iter().enumerate() {
             let (name, value) = match item.split_once('=') {
                 Some((name, value)) => (name.to_owned(), value.to_owned()),
                 None if i == 0 => ("qom-type".to_owned(), item),
@@ -270,20 +270,6 @@ impl Definition {
             None => Ok(()),
         }
     }
-}
-
-/// The items of a list; a doubled comma is a comma of the item.
-fn split(list: &str) -> Vec<String> {
-    let mut items = vec![String::new()];
-    let mut chars = list.chars().peekable();
-    while let Some(c) = chars.next() {
-        if c == ',' && chars.next_if_eq(&',').is_none() {
-            items.push(String::new());
-        } else if let Some(item) = items.last_mut() {
-            item.push(c);
-        }
-    }
-    items
 }
 
 #[cfg(test)]
