@@ -80,6 +80,26 @@ async function readAlone(file) {
   return seconds;
 }
 
+/** In the page: milliseconds from now, when `start` is run, until it shows all that is named. */
+function until(page, selectors, start) {
+  const seen = page.evaluate(
+    (selectors) =>
+      new Promise((done) => {
+        const begun = performance.now();
+        const all = () => selectors.every((selector) => document.querySelector(selector)?.checkVisibility());
+        const look = () => {
+          if (!all()) return;
+          watcher.disconnect();
+          done(performance.now() - begun);
+        };
+        const watcher = new MutationObserver(look);
+        watcher.observe(document, { subtree: true, childList: true, attributes: true, characterData: true });
+      }),
+    selectors,
+  );
+  return start().then(() => seen);
+}
+
 /** A file of /proc; nothing where there is none, or none any more. */
 function proc(...path) {
   try {
@@ -152,15 +172,11 @@ async function main() {
         const { page, close } = await openPage({ folder: join(folder, "page") });
         const profile = join(folder, "page", "profile");
         const [atRest, watched] = run === 0 ? [pageMemory(profile), watchMemory(profile)] : [0, undefined];
-        const begun = performance.now();
-        await choose(page, path);
+        const opening = await until(page, ["#map-summary", "#check .box"], () => choose(page, path));
         await shown(page, path);
-        const opened = performance.now();
         await page.locator(`input[name=format][value=${to}]`).check();
-        const click = performance.now();
-        await page.getByRole("button", { name: "Convert and save…" }).click();
-        await page.locator("#convert .box.good").waitFor({ timeout: 300_000 });
-        const converting = (performance.now() - click + (opened - begun)) / 1000;
+        const save = page.getByRole("button", { name: "Convert and save…" });
+        const converting = (opening + (await until(page, ["#convert .box.good"], () => save.click()))) / 1000;
         if (watched && atRest > 0) memory = watched() - atRest;
         else watched?.();
         await close();

@@ -17,7 +17,7 @@ use sectora_core::io::{
 };
 use sectora_core::{Error, ErrorKind, Result};
 use send_wrapper::SendWrapper;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::ready;
 use std::rc::Rc;
@@ -31,7 +31,7 @@ const TYPES: &str = r"
 export interface Storage {
   readonly name: string;
   readonly writable: boolean;
-  /** True where `readSync` and `writeSync` are to be used, else `read` and `write`. */
+  /** True where `readSync` and `writeSync` are to be used, else `fill` and `write`. */
   readonly sync: boolean;
   /** Length in bytes, when it is opened. */
   size(): number;
@@ -41,7 +41,8 @@ export interface Storage {
   readSync?(out: Uint8Array, offset: number): number;
   /** Writes all of `data`. Both must not keep the array. */
   writeSync?(data: Uint8Array, offset: number): void;
-  read?(offset: number, length: number): Promise<Uint8Array>;
+  /** Reads `length` bytes: gives all of them to `put`, in order, before it resolves. */
+  fill?(offset: number, length: number, put: (bytes: Uint8Array) => void): Promise<void>;
   write?(offset: number, data: Uint8Array): Promise<void>;
   truncate?(size: number): Promise<void> | void;
   flush?(): Promise<void> | void;
@@ -70,7 +71,7 @@ extern "C" {
     #[wasm_bindgen(method, catch, js_name = writeSync)]
     fn write_sync(this: &Storage, data: &Uint8Array, offset: f64) -> Result<(), JsValue>;
     #[wasm_bindgen(method, catch)]
-    fn read(this: &Storage, offset: f64, length: f64) -> Result<Promise, JsValue>;
+    fn fill(this: &Storage, offset: f64, length: f64, put: &JsValue) -> Result<Promise, JsValue>;
     #[wasm_bindgen(method, catch)]
     fn write(this: &Storage, offset: f64, data: &Uint8Array) -> Result<Promise, JsValue>;
     #[wasm_bindgen(method, catch)]
@@ -83,7 +84,7 @@ extern "C" {
 const MAX_LEN: u64 = 1 << 53;
 
 /// One call of a host's write takes so many bytes at most.
-const MAX_WRITE: u64 = 4 << 20;
+const MAX_WRITE: u64 = 1 << 20;
 
 /// Neighbouring pieces of a write are joined up to this length: a call of a browser's write costs
 /// as much as copying this.
@@ -191,7 +192,7 @@ impl HostDevice {
             }
             false => {
                 self.shared.alive(&self.name)?;
-                self.shared.read_later(offset, size).await
+                detached((*self.shared).clone().read_later(offset, size)).await
             }
         };
         let failed = || format!("cannot read '{}'", self.name);
@@ -240,6 +241,28 @@ fn within(offset: u64, len: u64, device_len: u64) -> Result<()> {
     )))
 }
 
+/// A read that the storage answers piece by piece.
+#[derive(Default)]
+struct Filling {
+    out: Vec<u8>,
+    size: usize,
+    /// Bytes that were given; more than `size` are not kept.
+    got: usize,
+}
+
+impl Filling {
+    fn put(&mut self, part: &Uint8Array) {
+        let len = part.length() as usize;
+        self.got = self.got.saturating_add(len);
+        if self.got > self.size {
+            return;
+        }
+        part.copy_to_uninit(&mut self.out.spare_capacity_mut()[..len]);
+        // SAFETY: that has written the `len` bytes behind what there was.
+        unsafe { self.out.set_len(self.out.len() + len) };
+    }
+}
+
 impl Shared {
     fn alive(&self, name: &str) -> Result<()> {
         match self.ended.get() {
@@ -275,17 +298,20 @@ impl Shared {
         Ok(out)
     }
 
-    async fn read_later(&self, offset: u64, size: usize) -> Result<Vec<u8>> {
-        let promise = self.storage.read(offset as f64, size as f64);
+    /// To be run to its end: the storage holds on to what it fills.
+    async fn read_later(self: Rc<Self>, offset: u64, size: usize) -> Result<Vec<u8>> {
+        let filling =
+            Rc::new(RefCell::new(Filling { out: Vec::with_capacity(size), size, got: 0 }));
+        let filled = filling.clone();
+        let put = Closure::<dyn FnMut(Uint8Array)>::new(move |part| filled.borrow_mut().put(&part));
+        let promise = self.storage.fill(offset as f64, size as f64, put.as_ref());
         let promise = promise.map_err(|e| error::from_js(&e))?;
-        let data = JsFuture::from(promise).await.map_err(|e| error::from_js(&e))?;
-        let data: Uint8Array = data
-            .dyn_into()
-            .map_err(|_| Error::io("the storage answered a read with something else than bytes"))?;
-        if data.length() as usize != size {
-            return Err(short(size, data.length() as usize));
+        JsFuture::from(promise).await.map_err(|e| error::from_js(&e))?;
+        let Filling { out, got, .. } = filling.take();
+        match got == size {
+            true => Ok(out),
+            false => Err(short(size, got)),
         }
-        Ok(data.to_vec())
     }
 
     async fn write_all(&self, sync: bool, offset: u64, data: Segments) -> Result<()> {

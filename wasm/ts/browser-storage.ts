@@ -2,7 +2,6 @@
 
 import { SectoraError, invalid } from "./errors.js";
 import { blobSource } from "./blob.js";
-import type { StartReaders } from "./blob.js";
 import { customSource, customTarget, isCustom, memorySource } from "./storage.js";
 import type { OpenedSource, OpenedTarget, Storage, TargetNeeds } from "./storage.js";
 import type { Platform } from "./engine.js";
@@ -18,14 +17,13 @@ type OpfsHandle = FileSystemFileHandle & {
 /** Copies from one file to another have parts of this size. */
 const COPY = 4 * 1024 * 1024;
 
-/** The storage of this thread; `readers` read files for it. */
-export const makePlatform = (readers?: StartReaders): Platform => ({
+export const browserPlatform: Platform = {
   async source(source: Source): Promise<OpenedSource> {
-    if (source instanceof Blob) return fileSource(source, readers);
+    if (source instanceof Blob) return fileSource(source);
     if (source instanceof Uint8Array) return memorySource(source);
     if (isFileHandle(source)) {
       const path = await opfsPath(source);
-      return path === undefined ? fileSource(await source.getFile(), readers) : opfsSource(source as OpfsHandle, path);
+      return path === undefined ? fileSource(await source.getFile()) : opfsSource(source as OpfsHandle, path);
     }
     if (isOpfs(source)) return opfsSource(await find(source.opfs), normal(source.opfs));
     if (isSyncHandle(source)) {
@@ -49,9 +47,7 @@ export const makePlatform = (readers?: StartReaders): Platform => ({
     if (isCustom(target)) return customTarget(target as CustomTarget);
     throw unknown(target, "target");
   },
-});
-
-export const browserPlatform = makePlatform();
+};
 
 function unknown(value: unknown, what: string): SectoraError {
   if (["string", "number"].includes(typeof value) || value instanceof URL) {
@@ -72,9 +68,9 @@ function isOpfs(value: unknown): value is OpfsFile {
   return typeof (value as OpfsFile)?.opfs === "string";
 }
 
-function fileSource(blob: Blob, readers: StartReaders | undefined): OpenedSource {
+function fileSource(blob: Blob): OpenedSource {
   const named = blob instanceof File && blob.name !== "";
-  return blobSource(blob, named ? blob.name : "blob", named, readers);
+  return blobSource(blob, named ? blob.name : "blob", named);
 }
 
 // ------------------------------------------------------------------- the origin-private file system
@@ -220,7 +216,7 @@ async function pickedTarget(handle: OpfsHandle, needs: TargetNeeds): Promise<Ope
     sync: false,
     size: () => 0,
     allocated: () => -1,
-    read: async () => {
+    fill: async () => {
       throw new SectoraError("Unsupported", `'${handle.name}' can only be written`);
     },
     write: (position, data) => file.write({ type: "write", position, data: data as Uint8Array<ArrayBuffer> }),

@@ -3,6 +3,9 @@
 import { SectoraError, invalid } from "./errors.js";
 import type { CustomSource, CustomTarget } from "./types.js";
 
+/** Copies bytes into the engine; they may change afterwards. */
+export type Put = (bytes: Uint8Array) => void;
+
 /** See the bindings. Lengths and offsets are exact to 2^53. */
 export interface Storage {
   readonly name: string;
@@ -14,7 +17,8 @@ export interface Storage {
   allocated(): number;
   readSync?(out: Uint8Array, offset: number): number;
   writeSync?(data: Uint8Array, offset: number): void;
-  read?(offset: number, length: number): Promise<Uint8Array>;
+  /** Reads `length` bytes: gives all of them to `put`, in order, before it resolves. */
+  fill?(offset: number, length: number, put: Put): Promise<void>;
   write?(offset: number, data: Uint8Array): Promise<void>;
   truncate?(size: number): Promise<void> | void;
   flush?(): Promise<void> | void;
@@ -60,8 +64,8 @@ export function toSize(value: bigint | number, what: string): number {
 }
 
 /** A source that cannot be written. */
-export function readOnly(name: string, size: number, read: NonNullable<Storage["read"]>): Storage {
-  return { name, writable: false, sync: false, size: () => size, allocated: () => -1, read };
+export function readOnly(name: string, size: number, fill: NonNullable<Storage["fill"]>): Storage {
+  return { name, writable: false, sync: false, size: () => size, allocated: () => -1, fill };
 }
 
 export function memorySource(bytes: Uint8Array): OpenedSource {
@@ -91,9 +95,10 @@ function checked(bytes: unknown, length: number): Uint8Array {
 }
 
 export function customSource(source: CustomSource): OpenedSource {
-  const read = async (offset: number, length: number) => checked(await source.read(BigInt(offset), length), length);
   return {
-    storage: readOnly(source.name ?? "source", toSize(source.size, "size"), read),
+    storage: readOnly(source.name ?? "source", toSize(source.size, "size"), async (offset, length, put) =>
+      put(checked(await source.read(BigInt(offset), length), length)),
+    ),
     named: source.name !== undefined,
     close: async () => {
       await source.close?.();
@@ -121,12 +126,10 @@ export function customTarget(target: CustomTarget): OpenedTarget {
     sync: false,
     size: () => size,
     allocated: () => -1,
-    async read(offset, count) {
-      const there = Math.max(0, Math.min(count, written - offset));
-      if (there === count) return checked(await target.read(BigInt(offset), count), count);
-      const out = new Uint8Array(count);
-      if (there > 0) out.set(checked(await target.read(BigInt(offset), there), there));
-      return out;
+    async fill(offset, length, put) {
+      const there = Math.max(0, Math.min(length, written - offset));
+      if (there > 0) put(checked(await target.read(BigInt(offset), there), there));
+      if (there < length) put(new Uint8Array(length - there));
     },
     write,
     async truncate(to) {

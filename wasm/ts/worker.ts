@@ -1,37 +1,30 @@
-/** A module worker that runs the engine for another thread, or reads for one that does. */
+/** A module worker that runs the engine for another thread. */
 
 import { LocalEngine } from "./engine.js";
-import { makePlatform } from "./browser-storage.js";
+import { browserPlatform } from "./browser-storage.js";
 import { startHere } from "./browser-start.js";
-import { READER, readersFrom, serveReads } from "./readers.js";
 import { serve } from "./server.js";
 import type { Message } from "./rpc.js";
 
 /** What a dedicated worker has. */
 interface WorkerScope {
-  readonly name: string;
   postMessage(message: unknown, transfer: ArrayBuffer[]): void;
   onmessage: ((event: MessageEvent) => void) | null;
 }
 
 const scope = globalThis as unknown as WorkerScope;
 
-function serveEngine(): void {
-  serve(
-    {
-      send: (message, transfer) => scope.postMessage(message, transfer),
-      listen(receive) {
-        scope.onmessage = ({ data }: MessageEvent<Message>) => receive(data);
-      },
+serve(
+  {
+    send: (message, transfer) => scope.postMessage(message, transfer),
+    listen(receive) {
+      scope.onmessage = ({ data }: MessageEvent<Message>) => receive(data);
     },
-    async (wasm) => {
-      await startHere(wasm, { wasm: () => new URL("./sectora_bg.wasm", import.meta.url) });
-      return new LocalEngine(makePlatform(readersFrom(import.meta.url)));
-    },
-  );
-}
-
-if (scope.name === READER) serveReads(scope);
-else serveEngine();
+  },
+  async (wasm) => {
+    await startHere(wasm, { wasm: () => new URL("./sectora_bg.wasm", import.meta.url) });
+    return new LocalEngine(browserPlatform);
+  },
+);
 
 export {};
