@@ -33,7 +33,7 @@ impl Qcow2 {
         size: Option<u64>,
         fatal: bool,
     ) {
-        let fatal = fatal && self.writable && self.header.version >= 3;
+        let fatal = fatal && self.writable;
         {
             let mut seen = self.seen_corrupt.lock();
             if *seen == Some(true) || *seen == Some(fatal) {
@@ -46,10 +46,10 @@ impl Qcow2 {
         if fatal {
             // Nothing else is written, whether the mark gets there or not.
             self.poison();
-            let _ = self.change_marks(|marks| marks | Incompatible::CORRUPT).await;
-        } else if self.writable {
             // Version 2 has no mark.
-            self.poison();
+            if self.header.version >= 3 {
+                let _ = self.change_marks(|marks| marks | Incompatible::CORRUPT).await;
+            }
         }
     }
 

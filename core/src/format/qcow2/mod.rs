@@ -12,6 +12,7 @@
 //! | `cache` | L2 tables and refcount blocks in memory |
 //! | `order` | write-back: what must be durable before what |
 //! | `claims` | who may use which range |
+//! | `overlap` | what must not be written over |
 //! | `amend` | version, refcount width and the like of an image |
 //! | `rewrite` | changes of the header |
 //! | `empty` | giving up all guest data |
@@ -43,6 +44,7 @@ mod measure;
 mod open;
 mod options;
 mod order;
+mod overlap;
 mod refcount;
 mod resize;
 mod rewrite;
@@ -85,6 +87,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 use header::Header;
 use layout::{Autoclear, Incompatible};
+use overlap::{Guard, Leads};
 use snapshot::SnapshotTable;
 
 /// An opened qcow2 image.
@@ -123,6 +126,7 @@ pub struct Qcow2 {
     /// abandoned.
     flags_stale: AtomicBool,
     limbo: Arc<Limbo>,
+    guard: Guard,
     /// The first real change has been prepared (autoclear bits).
     touched: async_lock::Mutex<bool>,
     /// `touched`, for a quick look.
@@ -158,11 +162,34 @@ impl fmt::Debug for Qcow2 {
 struct L1 {
     offset: u64,
     entries: Vec<u64>,
+    /// The L2 tables.
+    leads: Leads,
     /// Groups of entries that differ from the file.
     dirty: BTreeSet<usize>,
     /// It lies in a new place, which is durable, or the disk has another size, and the header does not
     /// say so yet.
     moved: bool,
+}
+
+impl L1 {
+    /// The table at `offset`. Only where it is `guarded` its L2 tables are known.
+    fn new(offset: u64, entries: Vec<u64>, guarded: bool, cluster_bits: u32) -> Self {
+        let leads = match guarded {
+            true => Leads::new(&entries, layout::OFFSET_MASK, cluster_bits),
+            false => Leads::default(),
+        };
+        Self { offset, entries, leads, ..Self::default() }
+    }
+
+    /// Changes one entry. False where there is none of that index.
+    #[must_use]
+    fn set(&mut self, index: usize, entry: u64) -> bool {
+        let Some(slot) = self.entries.get_mut(index) else { return false };
+        let old = core::mem::replace(slot, entry);
+        self.leads.change(old & layout::OFFSET_MASK, entry & layout::OFFSET_MASK);
+        self.dirty.insert(index / order::L1_GROUP);
+        true
+    }
 }
 
 impl Qcow2 {
@@ -220,11 +247,17 @@ impl Qcow2 {
             .in_format("qcow2"));
         }
         if self.is_poisoned() {
-            return Err(Error::io(
-                "an earlier metadata write failed; what the last flush confirmed is safe, close \
-                 and reopen the image",
-            )
-            .in_format("qcow2"));
+            let what = match *self.seen_corrupt.lock() {
+                Some(true) => {
+                    "the image was found to be corrupt, and nothing is written to it any more; \
+                     close and repair it"
+                }
+                _ => {
+                    "an earlier metadata write failed; what the last flush confirmed is safe, \
+                     close and reopen the image"
+                }
+            };
+            return Err(Error::io(what).in_format("qcow2"));
         }
         Ok(())
     }

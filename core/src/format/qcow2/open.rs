@@ -5,6 +5,7 @@ use super::cache::TableCache;
 use super::claims::{Limbo, RangeLocks};
 use super::header::Header;
 use super::layout::{self as l, Autoclear, Compatible, Incompatible};
+use super::overlap::Guard;
 use super::snapshot::{self, Snapshot, SnapshotTable};
 use super::{L1, Qcow2};
 use crate::format::detect::OpenedFormat;
@@ -104,16 +105,12 @@ pub(in crate::format) async fn open(
         refcount_order: header.refcount_order,
         extended_l2: header.incompatible.contains(Incompatible::EXTENDED_L2),
         writable,
-        snapshots: RwLock::new(SnapshotTable {
-            list: snapshots,
-            place: snapshot_table,
-            moved: false,
-        }),
+        snapshots: RwLock::new(SnapshotTable::new(snapshots, snapshot_table, header.cluster_bits)),
         backing: RwLock::new(backing.clone()),
         virtual_size: RwLock::new(virtual_size.next_multiple_of(l::SECTOR)),
-        l1: RwLock::new(L1 { offset: l1_offset, entries: l1, ..L1::default() }),
+        l1: RwLock::new(L1::new(l1_offset, l1, writable && !options.check, header.cluster_bits)),
         cache: TableCache::new(file.clone(), header.cluster_bits),
-        reftable: Mutex::new(super::alloc::Reftable::new(reftable)),
+        reftable: Mutex::new(super::alloc::Reftable::new(reftable, header.cluster_bits)),
         reftable_place: Mutex::new((header.reftable_offset, header.reftable_clusters)),
         alloc: super::alloc::AllocLock::default(),
         l2_lock: async_lock::Mutex::new(()),
@@ -122,6 +119,7 @@ pub(in crate::format) async fn open(
         flags_stale: AtomicBool::new(false),
         range_locks: Arc::new(RangeLocks::default()),
         limbo: Arc::new(Limbo::new()),
+        guard: Guard::new(options.qcow2.overlap_check),
         touched: async_lock::Mutex::new(false),
         prepared: AtomicBool::new(false),
         holes: async_lock::OnceCell::new(),

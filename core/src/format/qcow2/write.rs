@@ -9,6 +9,7 @@ use super::cache::Class;
 use super::claims::{RangeGuard, Release, Reserved};
 use super::layout::{self as l, be64};
 use super::map::{Descriptor, Entry, Subclusters, subcluster_mask};
+use super::options::OverlapChecks;
 use crate::format::{Place, Reservation, Target, Token, ZeroPlan};
 use crate::io::{Hold, ZeroFlags};
 use crate::{Error, Result};
@@ -68,7 +69,13 @@ impl Qcow2 {
         // Encrypted zeroes are not zeroes.
         let padded = (run.start < start || run.end > end) && self.encryption.is_none();
         let (host, fresh, blank) = match run.host {
-            Some(host) => (host, false, false),
+            Some(host) => {
+                if self.data.is_none() {
+                    let len = run.clusters << self.cluster_bits;
+                    self.guard(host, len, OverlapChecks::empty()).await?;
+                }
+                (host, false, false)
+            }
             None if self.data.is_some() => (first, true, false),
             None => {
                 let (taken, blank) = self.allocate_data(run.clusters, padded).await?;
@@ -109,7 +116,15 @@ impl Qcow2 {
         let Some(l2) = self.l2_offset(l1_entry, start)? else { return Ok(None) };
         let (slice, position) = self.l2_slice(l2, start).await?;
         let targets = slice.with(|bytes| self.in_place_entries(bytes, position, start, end))?;
-        Ok((!targets.is_empty()).then_some(targets))
+        if targets.is_empty() {
+            return Ok(None);
+        }
+        if self.data.is_none() {
+            for target in &targets {
+                self.guard(target.offset, target.len, OverlapChecks::empty()).await?;
+            }
+        }
+        Ok(Some(targets))
     }
 
     fn in_place_entries(
@@ -425,11 +440,9 @@ impl Qcow2 {
             .map_err(|_| Error::bug("an L1 index past the table").in_format("qcow2"))?;
         {
             let mut l1 = self.l1.write();
-            let Some(slot) = l1.entries.get_mut(index) else {
+            if !l1.set(index, new | l::COPIED) {
                 return Err(Error::bug("an L1 index past the table").in_format("qcow2"));
-            };
-            *slot = new | l::COPIED;
-            l1.dirty.insert(index / super::order::L1_GROUP);
+            }
         }
         reserved.linked();
         if let Some(old) = old {
