@@ -122,6 +122,10 @@ impl From<Error> for Failure {
 pub(super) fn told(error: &Error) -> String {
     let has_cause = std::error::Error::source(error).is_some();
     let inner = error.what().trim_start_matches("Could not open backing file: ");
+    if inner.starts_with("Preventing invalid write on metadata") {
+        // That was told as an event, before the request failed.
+        return "Input/output error".to_owned();
+    }
     if !has_cause && inner.starts_with(|c: char| c.is_ascii_uppercase()) {
         return error.what().to_owned();
     }

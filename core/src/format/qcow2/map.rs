@@ -6,6 +6,7 @@ use super::{Qcow2, layout};
 use crate::format::{Mapping, Piece, Place};
 use crate::{Error, Result};
 use alloc::format;
+use alloc::string::String;
 use alloc::sync::Arc;
 
 /// One answer maps at most so many pieces; the caller asks again.
@@ -51,6 +52,11 @@ impl Subclusters {
     pub(super) fn bits(self) -> u64 {
         u64::from(self.zero) << 32 | u64::from(self.allocated)
     }
+}
+
+/// A number as the reference shows it: zero has no prefix.
+fn c_hex(number: u64) -> String {
+    if number == 0 { "0".into() } else { format!("{number:#x}") }
 }
 
 /// A bitmap of the subclusters `from..to`.
@@ -101,7 +107,8 @@ impl Qcow2 {
         if !offset.is_multiple_of(self.cluster_size()) {
             let (index, _) = self.indices(guest);
             return Err(Error::corrupt(format!(
-                "L2 table offset {offset:#x} unaligned (L1 index: {index:#x})"
+                "L2 table offset {offset:#x} unaligned (L1 index: {})",
+                c_hex(index)
             ))
             .in_format("qcow2")
             .at(offset));
@@ -139,7 +146,12 @@ impl Qcow2 {
         }
         let (offset, copied) = (entry & l::OFFSET_MASK, entry & l::COPIED != 0);
         if offset % self.cluster_size() != 0 {
-            return Err(broken("cluster offset is not cluster aligned", offset));
+            return Err(Error::corrupt(format!(
+                "Data cluster offset {offset:#x} unaligned (guest offset: {})",
+                c_hex(guest)
+            ))
+            .in_format("qcow2")
+            .at(offset));
         }
         // Offset 0 means a place only in a data file, marked by the copied bit.
         let host = (offset != 0 || (self.data.is_some() && copied)).then_some(offset);

@@ -66,8 +66,8 @@ pub use stream::{StreamOptions, stream};
 pub(super) use open::open;
 
 use super::{
-    Amendment, BackingRef, CheckReport, Child, Compaction, Driver, DriverEvent, Encryption,
-    FormatInfo, Geometry, Mapping, Repair, Reservation, Snapshots, Token, ZeroPlan,
+    Amendment, BackingRef, CheckReport, Child, Compaction, Driver, DriverEvent, Encryption, Events,
+    FormatInfo, Geometry, Listener, Mapping, Repair, Reservation, Snapshots, Token, ZeroPlan,
 };
 use crate::bitmap::{BitmapSet, DirtyBitmap};
 use crate::crypto::Secret;
@@ -145,7 +145,7 @@ pub struct Qcow2 {
     marks_lock: async_lock::Mutex<()>,
     /// Damage was met; whether it was fatal.
     seen_corrupt: Mutex<Option<bool>>,
-    events: Mutex<Vec<DriverEvent>>,
+    events: Events,
     /// The image has become one that this does not describe.
     retired: AtomicBool,
     bitmaps: Persistent,
@@ -444,6 +444,10 @@ impl Driver for Qcow2 {
     }
 
     fn take_events(&self) -> Vec<DriverEvent> {
-        self.take_all_events()
+        self.events.take()
+    }
+
+    fn listen(&self, listener: Listener) {
+        self.events.listen(listener);
     }
 }

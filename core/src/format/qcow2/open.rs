@@ -10,7 +10,7 @@ use super::snapshot::{self, Snapshot, SnapshotTable};
 use super::{L1, Qcow2};
 use crate::format::detect::OpenedFormat;
 use crate::format::layer::{DataFile, DataSource};
-use crate::format::{BackingRef, CheckReport, DriverEvent, Env, OpenOptions, Repair};
+use crate::format::{BackingRef, CheckReport, DriverEvent, Env, Events, OpenOptions, Repair};
 use crate::io::{Access, Closed, Device, Reference, ReferenceKind};
 use crate::sync::{Mutex, RwLock};
 use crate::{Error, Result};
@@ -51,7 +51,7 @@ pub(in crate::format) async fn open(
     if snapshot.is_some() && writable {
         return Err(Error::invalid("a snapshot can only be read").in_format("qcow2"));
     }
-    let mut events = Vec::new();
+    let events = Events::default();
     if writable && !options.check {
         if header.incompatible.contains(Incompatible::DIRTY) {
             let report = repair_dirty(file, filename).await?;
@@ -133,7 +133,7 @@ pub(in crate::format) async fn open(
         incompatible: Mutex::new(header.incompatible),
         marks_lock: async_lock::Mutex::new(()),
         seen_corrupt: Mutex::new(None),
-        events: Mutex::new(events),
+        events,
         bitmaps: Persistent::new(&header, snapshot.is_some()),
         retired: AtomicBool::new(false),
         header,

@@ -333,7 +333,7 @@ impl Qcow2 {
     }
 
     async fn link_standard(&self, start: u64, end: u64, host: u64, fresh: bool) -> Result<()> {
-        let l2 = self.own_l2(start)?;
+        let l2 = self.own_l2(start).await?;
         let (slice, mut position) = self.l2_slice(l2, start).await?;
         let frees = self.cache.modify(&slice, |bytes| -> Result<Vec<Release>> {
             // All or nothing: what is linked must not be given back.
@@ -374,7 +374,7 @@ impl Qcow2 {
     }
 
     async fn link_compressed(&self, start: u64, entry: u64) -> Result<()> {
-        let l2 = self.own_l2(start)?;
+        let l2 = self.own_l2(start).await?;
         let (slice, position) = self.l2_slice(l2, start).await?;
         let free = self.cache.modify(&slice, |bytes| -> Result<Option<Release>> {
             let old = self.entry(bytes, position, start)?;
@@ -408,13 +408,22 @@ impl Qcow2 {
         }
     }
 
-    /// The offset of the L2 table for `guest`, which this image has to itself.
-    fn own_l2(&self, guest: u64) -> Result<u64> {
+    /// The offset of the L2 table for `guest`, which this image has to itself and is going to change.
+    async fn own_l2(&self, guest: u64) -> Result<u64> {
         let entry = self.l1_entry(guest);
         match self.l2_offset(entry, guest)? {
-            Some(offset) if entry & l::COPIED != 0 => Ok(offset),
+            Some(offset) if entry & l::COPIED != 0 => {
+                self.guard_l2(offset).await?;
+                Ok(offset)
+            }
             _ => Err(Error::bug("the L2 table of a reservation is gone").in_format("qcow2")),
         }
+    }
+
+    /// Refuses to change an L2 table that lies on other metadata.
+    async fn guard_l2(&self, offset: u64) -> Result<()> {
+        let own = OverlapChecks::ACTIVE_L2 | OverlapChecks::INACTIVE_L2;
+        self.guard(offset, self.cluster_size(), own).await
     }
 
     /// The L2 table for `guest`, made or copied where this image has none to itself.
@@ -579,6 +588,7 @@ impl Qcow2 {
             return Ok(());
         }
         let l2 = self.ensure_l2(start).await?;
+        self.guard_l2(l2).await?;
         let (slice, position) = self.l2_slice(l2, start).await?;
         let unmap = flags.contains(ZeroFlags::MAY_UNMAP) || v2;
         let mut frees = Vec::new();
@@ -670,6 +680,7 @@ impl Qcow2 {
         }
         let _guard = self.range_locks.lock(start, end).await;
         let l2 = self.ensure_l2(start).await?;
+        self.guard_l2(l2).await?;
         let (slice, position) = self.l2_slice(l2, start).await?;
         let mut frees = Vec::new();
         let result = self.cache.modify(&slice, |bytes| -> Result<()> {
