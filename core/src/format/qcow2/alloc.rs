@@ -427,7 +427,7 @@ impl Qcow2 {
         let slice_offset = block + index / slice_entries * self.cache.slice_len() as u64;
         self.guard(block, self.cluster_size(), OverlapChecks::REFCOUNT_BLOCK).await?;
         let (slice, _) = self.cache.get(slice_offset, Class::Refcount).await?;
-        // Smaller than the number of entries in 16 KiB.
+        // Smaller than the number of entries of a slice.
         Ok((slice, (index % slice_entries) as usize))
     }
 
@@ -488,7 +488,7 @@ impl Qcow2 {
         let slice_offset = offset + own / slice_entries * self.cache.slice_len() as u64;
         let slice = self.cache.insert_zeroed(slice_offset, Class::Refcount);
         self.cache.modify(&slice, |bytes| {
-            // Smaller than the number of entries in 16 KiB.
+            // Smaller than the number of entries of a slice.
             refcount::set(bytes, (own % slice_entries) as usize, self.refcount_order, 1);
         });
         let mut table = self.reftable.lock();

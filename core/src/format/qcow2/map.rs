@@ -203,17 +203,18 @@ impl Qcow2 {
                 continue;
             };
             let (slice, first) = self.l2_slice(l2, at).await?;
-            at = slice.with(|bytes| self.map_entries(bytes, first, at, end, &mut mapping))?;
+            let place = (l2, first);
+            at = slice.with(|bytes| self.map_entries(bytes, place, at, end, &mut mapping))?;
         }
         Ok(mapping)
     }
 
     /// Maps from `at` to `end` or to the end of the slice, whichever comes first; gives where it
-    /// stopped.
+    /// stopped. `place`: the offset of the L2 table, and where in the slice the entry for `at` is.
     fn map_entries(
         &self,
         bytes: &[u8],
-        first: usize,
+        (l2, first): (u64, usize),
         mut at: u64,
         end: u64,
         mapping: &mut Mapping,
@@ -227,7 +228,9 @@ impl Qcow2 {
             let next = (cluster_start + self.cluster_size()).min(end);
             let within = at - cluster_start;
             let child = self.data_child();
-            let place = match self.entry(bytes, position, at)? {
+            let entry = self.entry(bytes, position, at);
+            let entry = entry.map_err(|e| self.read_error(e, be64(bytes, position), l2, at))?;
+            let place = match entry {
                 Entry::Unallocated => Place::Unallocated { reserved: None },
                 Entry::Zero { host, .. } => {
                     Place::Zero { reserved: host.map(|h| (child, h + within)) }
@@ -250,6 +253,22 @@ impl Qcow2 {
             at = next;
         }
         Ok(at)
+    }
+
+    /// The error of an entry that is read, not written to: where a cluster is misplaced the
+    /// reference has other words for it.
+    fn read_error(&self, error: Error, entry: u64, l2: u64, guest: u64) -> Error {
+        let offset = entry & l::OFFSET_MASK;
+        if entry & l::COMPRESSED != 0 || offset.is_multiple_of(self.cluster_size()) {
+            return error;
+        }
+        let (_, index) = self.indices(guest);
+        Error::corrupt(format!(
+            "Cluster allocation offset {offset:#x} unaligned (L2 offset: {l2:#x}, L2 index: {})",
+            c_hex(index)
+        ))
+        .in_format("qcow2")
+        .at(offset)
     }
 
     fn map_subclusters(

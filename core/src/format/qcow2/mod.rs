@@ -111,7 +111,7 @@ pub struct Qcow2 {
     backing: RwLock<Option<BackingRef>>,
     virtual_size: RwLock<u64>,
     l1: RwLock<L1>,
-    cache: TableCache,
+    cache: Arc<TableCache>,
     reftable: Mutex<Reftable>,
     reftable_place: ReftablePlace,
     alloc: AllocLock,

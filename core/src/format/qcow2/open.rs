@@ -31,7 +31,7 @@ pub(in crate::format) async fn open(
     if writable && !options.check {
         refuse_unsafe_writing(&header, filename)?;
     }
-    let _sizes = options.qcow2.cache.sizes(&header)?;
+    let cache_sizes = options.qcow2.cache.sizes(&header)?;
     if options.lazy_refcounts == Some(true) && header.version < 3 {
         return Err(Error::invalid(
             "Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level",
@@ -109,7 +109,7 @@ pub(in crate::format) async fn open(
         backing: RwLock::new(backing.clone()),
         virtual_size: RwLock::new(virtual_size.next_multiple_of(l::SECTOR)),
         l1: RwLock::new(L1::new(l1_offset, l1, writable && !options.check, header.cluster_bits)),
-        cache: TableCache::new(file.clone(), header.cluster_bits),
+        cache: TableCache::new(&env.runtime, file.clone(), cache_sizes),
         reftable: Mutex::new(super::alloc::Reftable::new(reftable, header.cluster_bits)),
         reftable_place: Mutex::new((header.reftable_offset, header.reftable_clusters)),
         alloc: super::alloc::AllocLock::default(),

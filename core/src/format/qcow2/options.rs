@@ -133,18 +133,22 @@ pub struct CacheOptions {
 /// The memory that an image may take for its tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct CacheSizes {
-    /// Bytes for L2 tables that are not to be written.
+    /// Bytes for L2 tables.
     pub(super) l2: u64,
     /// log2 of the bytes of a table that are read at a time.
     pub(super) entry_bits: u32,
-    /// Bytes for refcount blocks that are not to be written.
+    /// Bytes for refcount blocks.
     pub(super) refcount: u64,
-    /// What nobody has used for so long is dropped.
+    /// What nobody has used for so long is dropped …
     pub(super) clean_interval: Option<Duration>,
+    /// … also while nobody uses the image.
+    pub(super) clean_unasked: bool,
 }
 
 /// Memory for L2 tables, unless something else is said.
 const DEFAULT_L2: u64 = 32 << 20;
+/// And for refcount blocks.
+const DEFAULT_REFCOUNT: u64 = 4 << 20;
 /// Seconds after which entries that nobody uses are dropped, unless something else is said.
 const DEFAULT_CLEAN_INTERVAL: u64 = 600;
 /// Tables are read in pieces of at most so many bytes, unless something else is said.
@@ -160,13 +164,11 @@ impl CacheOptions {
     /// `InvalidInput` where the options contradict one another or the image.
     pub(super) fn sizes(&self, header: &Header) -> Result<CacheSizes> {
         let cluster = 1u64 << header.cluster_bits;
-        // What all L2 tables of the disk take: more is never needed.
+        // What all L2 tables of the disk take.
         let entry_len: u64 = match header.incompatible.contains(Incompatible::EXTENDED_L2) {
             true => 16,
             false => 8,
         };
-        let tables = header.size.div_ceil(1 << header.l1_entry_span_bits());
-        let most = tables.saturating_mul(cluster);
         let needed = header.size.div_ceil(cluster).saturating_mul(entry_len);
         let least_refcount = MIN_REFCOUNT_CLUSTERS * cluster;
         let refuse = |what: &'static str| Err(Error::invalid(what));
@@ -190,7 +192,9 @@ impl CacheOptions {
                 let l2 = needed.next_multiple_of(cluster).min(all.saturating_sub(least_refcount));
                 (l2, all - l2)
             }
-            (None, l2, refcount) => (l2.unwrap_or(DEFAULT_L2), refcount.unwrap_or(least_refcount)),
+            (None, l2, refcount) => {
+                (l2.unwrap_or(DEFAULT_L2), refcount.unwrap_or(DEFAULT_REFCOUNT))
+            }
         };
         let entry_bits = match self.l2_entry_size {
             None => header.cluster_bits.min(DEFAULT_ENTRY_BITS),
@@ -213,10 +217,11 @@ impl CacheOptions {
             return refuse("Cache clean interval too big");
         }
         Ok(CacheSizes {
-            l2: l2.min(most).max(MIN_L2_ENTRIES << entry_bits),
+            l2: l2.max(MIN_L2_ENTRIES << entry_bits),
             entry_bits,
             refcount: refcount.max(least_refcount),
             clean_interval: (interval > 0).then(|| Duration::from_secs(interval)),
+            clean_unasked: self.clean_interval.is_some(),
         })
     }
 }

@@ -139,6 +139,12 @@ impl Qcow2 {
         self.guard_by(checks, offset, len).await
     }
 
+    /// Refuses to change an L2 table that lies on other metadata.
+    pub(super) async fn guard_l2(&self, offset: u64) -> Result<()> {
+        let own = OverlapChecks::ACTIVE_L2 | OverlapChecks::INACTIVE_L2;
+        self.guard(offset, self.cluster_size(), own).await
+    }
+
     async fn guard_by(&self, checks: OverlapChecks, offset: u64, len: u64) -> Result<()> {
         if len == 0 || checks.is_empty() {
             return Ok(());

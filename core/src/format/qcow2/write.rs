@@ -420,12 +420,6 @@ impl Qcow2 {
         }
     }
 
-    /// Refuses to change an L2 table that lies on other metadata.
-    async fn guard_l2(&self, offset: u64) -> Result<()> {
-        let own = OverlapChecks::ACTIVE_L2 | OverlapChecks::INACTIVE_L2;
-        self.guard(offset, self.cluster_size(), own).await
-    }
-
     /// The L2 table for `guest`, made or copied where this image has none to itself.
     pub(super) async fn ensure_l2(&self, guest: u64) -> Result<u64> {
         let _one_at_a_time = self.l2_lock.lock().await;

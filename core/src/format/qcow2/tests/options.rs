@@ -1,9 +1,17 @@
 //! What can be said when an image is opened.
 
 use super::super::header::Header;
-use super::super::{CacheOptions, OverlapCheckMode, OverlapChecks};
+use super::super::{
+    CacheOptions, CreateOptions, OpenOptions as Qcow2Options, OverlapCheckMode, OverlapChecks,
+    create,
+};
 use super::builder::Image;
+use super::{env, findings};
+use crate::format::{FormatName, Layer, NewSnapshot, OpenOptions, open};
+use crate::io::testing::{CallKinds, CountDevice, SimRuntime};
+use crate::io::{Access, BlockDevice, Device, MemoryDevice, WriteFlags};
 use alloc::string::ToString;
+use alloc::sync::Arc;
 use core::time::Duration;
 
 /// The header of an image with clusters of 64 KiB.
@@ -67,14 +75,13 @@ fn memory_follows_the_options_and_the_image() {
     let header = header(1 << 40);
     let of = |options: CacheOptions| options.sizes(&header).expect("possible");
     let sizes = of(NOTHING);
-    assert_eq!((sizes.l2, sizes.refcount, sizes.entry_bits), (32 << 20, 4 * C, 14));
+    assert_eq!((sizes.l2, sizes.refcount, sizes.entry_bits), (32 << 20, 4 << 20, 14));
     assert_eq!(sizes.clean_interval, Some(Duration::from_secs(600)));
     assert_eq!(of(CacheOptions { clean_interval: Some(0), ..NOTHING }).clean_interval, None);
     let long = of(CacheOptions { clean_interval: Some(u32::MAX.into()), ..NOTHING });
     assert_eq!(long.clean_interval, Some(Duration::from_secs(u32::MAX.into())));
 
-    // More than there are tables is not needed, less than works is raised.
-    assert_eq!(of(CacheOptions { l2_size: Some(u64::MAX), ..NOTHING }).l2, 2048 * C);
+    // Less than works is raised.
     let least = of(CacheOptions { l2_size: Some(0), refcount_size: Some(0), ..NOTHING });
     assert_eq!((least.l2, least.refcount), (2 << 14, 4 * C));
     let small = of(CacheOptions { l2_size: Some(0), l2_entry_size: Some(512), ..NOTHING });
@@ -108,4 +115,161 @@ fn modes_have_names_and_each_is_more_than_the_one_before() {
         "Unsupported value 'Cached' for qcow2 option 'overlap-check'. Allowed are any of the \
          following: none, constant, cached, all"
     );
+}
+
+/// 64 L2 tables of one cluster, each of which leads to one cluster of data.
+async fn many_tables(runtime: &SimRuntime) -> Arc<MemoryDevice> {
+    let file = Arc::new(MemoryDevice::new(0));
+    let device: Device = file.clone();
+    let options = CreateOptions { size: 64 * SPAN, cluster_size: 4096, ..CreateOptions::default() };
+    create(&runtime.handle(), &device, None, &options).await.expect("possible options");
+    let layer = open_with(runtime, device, Access::ReadWrite, NOTHING).await;
+    for table in 0..64 {
+        write(&layer, table * SPAN, table as u8).await;
+    }
+    layer.close().await.expect("closed");
+    file
+}
+
+/// What an L2 table of 4096 bytes describes.
+const SPAN: u64 = 512 * 4096;
+
+async fn open_with(
+    runtime: &SimRuntime,
+    file: Device,
+    access: Access,
+    cache: CacheOptions,
+) -> Arc<Layer> {
+    let other: Device = Arc::new(MemoryDevice::new(512));
+    let options = OpenOptions {
+        format: Some(FormatName::Qcow2),
+        access,
+        qcow2: Qcow2Options { cache, ..Qcow2Options::default() },
+        ..OpenOptions::default()
+    };
+    open(&env(runtime, &other), file, "image", options).await.expect("it opens")
+}
+
+async fn write(layer: &Layer, at: u64, byte: u8) {
+    let data = alloc::vec![byte; 4096];
+    layer.write(at, data.into(), WriteFlags::empty()).await.expect("writable");
+}
+
+/// Reads one byte behind each of the tables.
+async fn read_all(layer: &Layer, tables: core::ops::Range<u64>) {
+    for table in tables {
+        let found = layer.read(table * SPAN, 1).await.expect("readable").to_vec();
+        assert_eq!(found, [table as u8]);
+    }
+}
+
+/// How much of the file is read for tables by `work`: data is read one byte at a time.
+async fn table_bytes(count: &CountDevice, work: impl Future<Output = ()>) -> u64 {
+    count.reset();
+    work.await;
+    count
+        .trace()
+        .iter()
+        .filter(|call| CallKinds::READ.contains(call.kind.into()) && call.len > 1)
+        .map(|call| call.len)
+        .sum()
+}
+
+#[test]
+fn tables_are_read_in_entries_and_kept_as_far_as_there_is_room() {
+    let runtime = SimRuntime::new(1);
+    runtime.block_on(async {
+        let file = many_tables(&runtime).await;
+        for (l2_size, entry, again) in [
+            // There is room for all of them.
+            (64 * 4096, 4096, 0),
+            (64 * 512, 512, 0),
+            // There is not, and they come in turn: each is gone when it is wanted again.
+            (63 * 4096, 4096, 64),
+            (0, 512, 64),
+        ] {
+            let count = Arc::new(CountDevice::new(file.clone()));
+            let cache =
+                CacheOptions { l2_size: Some(l2_size), l2_entry_size: Some(entry), ..NOTHING };
+            let layer = open_with(&runtime, count.clone(), Access::ReadOnly, cache).await;
+            assert_eq!(table_bytes(&count, read_all(&layer, 0..64)).await, 64 * entry, "{entry}");
+            let found = table_bytes(&count, read_all(&layer, 0..64)).await;
+            assert_eq!(found, again * entry, "{l2_size} in entries of {entry}");
+        }
+    });
+}
+
+#[test]
+fn what_nobody_uses_is_dropped_after_the_interval() {
+    let runtime = SimRuntime::new(1);
+    let handle = runtime.handle();
+    runtime.block_on(async {
+        let file = many_tables(&runtime).await;
+        let count = Arc::new(CountDevice::new(file.clone()));
+        let seconds = Duration::from_secs;
+        // Asked for: by itself, and what is not written yet stays.
+        let cache = CacheOptions { clean_interval: Some(10), ..NOTHING };
+        let layer = open_with(&runtime, count.clone(), Access::ReadWrite, cache).await;
+        read_all(&layer, 0..4).await;
+        write(&layer, 4096, 0xee).await;
+        handle.sleep(seconds(15)).await;
+        // Looked at in the second period, and so are two of them in the third.
+        assert_eq!(table_bytes(&count, read_all(&layer, 0..2)).await, 0);
+        handle.sleep(seconds(10)).await;
+        assert_eq!(table_bytes(&count, read_all(&layer, 0..2)).await, 0);
+        assert_eq!(table_bytes(&count, read_all(&layer, 2..4)).await, 2 * 4096);
+        handle.sleep(seconds(100)).await;
+        let found = layer.read(4096, 1).await.expect("readable").to_vec();
+        assert_eq!(found, [0xee], "the table that says so was not written yet");
+        assert_eq!(table_bytes(&count, read_all(&layer, 1..4)).await, 3 * 4096);
+        layer.close().await.expect("closed");
+
+        // Said nothing: by the next who reads a table, after ten minutes.
+        let layer = open_with(&runtime, count.clone(), Access::ReadOnly, NOTHING).await;
+        read_all(&layer, 0..4).await;
+        handle.sleep(seconds(700)).await;
+        read_all(&layer, 4..5).await;
+        handle.sleep(seconds(700)).await;
+        read_all(&layer, 5..6).await;
+        assert_eq!(table_bytes(&count, read_all(&layer, 0..4)).await, 4 * 4096);
+
+        // Said that it is not wanted.
+        let cache = CacheOptions { clean_interval: Some(0), ..NOTHING };
+        let layer = open_with(&runtime, count.clone(), Access::ReadOnly, cache).await;
+        read_all(&layer, 0..4).await;
+        for table in 4..7 {
+            handle.sleep(seconds(100_000)).await;
+            read_all(&layer, table..table + 1).await;
+        }
+        assert_eq!(table_bytes(&count, read_all(&layer, 0..4)).await, 0);
+    });
+}
+
+/// The least memory there can be: writes, snapshots and closing work all the same.
+#[test]
+fn the_smallest_caches_work() {
+    let runtime = SimRuntime::new(1);
+    runtime.block_on(async {
+        let file = many_tables(&runtime).await;
+        for entry in [512, 4096] {
+            let cache = CacheOptions {
+                size: Some(0),
+                l2_entry_size: Some(entry),
+                clean_interval: Some(1),
+                ..NOTHING
+            };
+            let layer = open_with(&runtime, file.clone(), Access::ReadWrite, cache).await;
+            let snapshots = layer.driver().snapshots().expect("it has them");
+            snapshots.create(NewSnapshot::default()).await.expect("possible");
+            for table in 0..64 {
+                write(&layer, table * SPAN + entry * 8, table as u8 | 1).await;
+            }
+            read_all(&layer, 0..64).await;
+            layer.close().await.expect("closed");
+            let layer = open_with(&runtime, file.clone(), Access::ReadWrite, cache).await;
+            read_all(&layer, 0..64).await;
+            assert_eq!(findings(&layer).await.expect("a report"), [], "{entry}");
+            layer.close().await.expect("closed");
+        }
+    });
 }
