@@ -155,6 +155,7 @@ pub(crate) fn tables() -> Vec<String> {
     damaged.agree("qemu-img", &args, &mut problems);
     damaged.call_free(damaged.l2);
     damaged.agree("qemu-img", &["snapshot", "-c", "s", "disk"], &mut problems);
+    damaged.agree("qemu-img", &["resize", "disk", "600G"], &mut problems);
     problems
 }
 

@@ -89,7 +89,8 @@ impl Qcow2 {
         let _alone = self.alone().await?;
         // Snapshots that do not say how large the disk was say so before that changes.
         self.complete_snapshots().await?;
-        self.grow_l1(entries).await
+        let grown = self.grow_l1(entries).await;
+        grown.map_err(|e| e.context("Failed to grow the L1 table"))
     }
 
     /// Maps all clusters of `[start, end)`, which is whole clusters that nothing is known of yet,
