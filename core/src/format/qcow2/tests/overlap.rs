@@ -282,3 +282,57 @@ fn sound_images_do_not_meet_the_checks() {
         }
     });
 }
+
+/// Whatever is forged into entries and counts: no byte of the guest gets into a cluster that is a
+/// table of the forged image.
+#[test]
+fn no_forgery_leads_guest_data_into_tables() {
+    let runtime = SimRuntime::new(1);
+    runtime.block_on(async {
+        let (mut refused, mut written) = (0, 0);
+        for seed in 0..400 * super::rounds() {
+            let mut rng = Rng::new(seed);
+            let mut image = Image::v3();
+            image.len(12 * CLUSTER);
+            for _ in 0..rng.between(1, 4) {
+                let target = rng.below(10) * CLUSTER as u64;
+                let entry = rng.below(12) as usize;
+                let flags = [0, l::COPIED, l::COPIED, l::COPIED | l::ZERO, l::ZERO];
+                let flags = flags[rng.below(5) as usize];
+                _ = match rng.below(6) {
+                    0 => image.refcount(rng.below(8) as usize, rng.below(2) as u16),
+                    // What is not to itself moves, and leaves its place to others.
+                    1 if target != 0 => image.be64(L1, target | l::COPIED),
+                    2 if target != 0 => image.be64(REFTABLE, target),
+                    _ => image.be64(L2 + 8 * entry, target | flags),
+                };
+            }
+            let at = |at: usize| (be64(&image.bytes, at) & l::OFFSET_MASK) as usize;
+            let tables = [0, REFTABLE, L1, at(L1), at(REFTABLE)];
+            let file = image.device();
+            let layer = open_with(&runtime, &file, OverlapCheckMode::Cached).await;
+            for _ in 0..12 {
+                let guest = rng.below(24) * CLUSTER as u64;
+                let len = rng.between(1, 3) as usize * CLUSTER;
+                let data = alloc::vec![0xee; len];
+                let done = match rng.below(8) {
+                    0 => layer.flush().await,
+                    1 => layer.write_zeroes(guest, len as u64, ZeroFlags::MAY_UNMAP).await,
+                    2 => layer.discard(guest, len as u64).await,
+                    _ => layer.write(guest, data.into(), WriteFlags::empty()).await,
+                };
+                *(if done.is_ok() { &mut written } else { &mut refused }) += 1;
+            }
+            let _ = layer.close().await;
+            let bytes = file.to_vec();
+            for table in tables {
+                let found = bytes.get(table..table + CLUSTER).unwrap_or_default();
+                assert!(
+                    !found.windows(16).any(|bytes| bytes == [0xee; 16]),
+                    "seed {seed}: guest data in the table at {table:#x}"
+                );
+            }
+        }
+        assert!(refused > 100 && written > 100, "{refused} refused, {written} written");
+    });
+}
