@@ -48,7 +48,9 @@ const FORMAT_EXTRAS = {
     "marks.rs", // the features that say how far an image can be trusted
     "compact.rs", // giving up what nobody needs
     "empty.rs", // giving up all guest data
+    "options.rs", // what can be said when an image is opened
     "order.rs", // what must be durable before what
+    "overlap.rs", // what must not be written over
     "refcount.rs", // reference counts of all widths
     "rewrite.rs", // changes of the header
     "shared.rs", // references of whole tables, the image to oneself

@@ -2,7 +2,7 @@
 
 use super::Encryption;
 use super::compaction::Compaction;
-use super::report::{CheckReport, DriverEvent, Repair};
+use super::report::{CheckReport, DriverEvent, Listener, Repair};
 use crate::bitmap::{BitmapSet, DirtyBitmap};
 use crate::codec::Compression;
 use crate::crypto::luks::AmendOptions;
@@ -471,8 +471,14 @@ pub trait Driver: Send + Sync + fmt::Debug {
     ) -> BoxFuture<'a, Result<Option<CheckReport>>>;
 
     /// What happened to the image since the last call that somebody should be told of, oldest
-    /// first.
+    /// first. Nothing where somebody [listens](Self::listen).
     fn take_events(&self) -> Vec<DriverEvent> {
         Vec::new()
+    }
+
+    /// Tells `listener` of what happened and nobody took, and from now on of everything when it
+    /// happens. There is one listener, the last.
+    fn listen(&self, listener: Listener) {
+        let _ = listener;
     }
 }

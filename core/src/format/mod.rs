@@ -30,4 +30,7 @@ pub use driver::{
 };
 pub use encryption::{Encryption, EncryptionFormat, Key, KeySource, Numbering};
 pub use layer::{Backing, DataFile, DataSource, DetectZeroes, Env, Layer, OpenOptions};
-pub use report::{CheckReport, DriverEvent, Finding, FindingKind, ImageCorrupted, Remedy, Repair};
+use report::Events;
+pub use report::{
+    CheckReport, DriverEvent, Finding, FindingKind, ImageCorrupted, Listener, Remedy, Repair,
+};

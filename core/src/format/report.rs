@@ -1,9 +1,12 @@
 //! What a check finds, what a repair does about it, and what a driver tells without being asked.
 
+use crate::sync::Mutex;
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::fmt;
 
 /// What a check may change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -223,4 +226,52 @@ pub enum DriverEvent {
     Corrupted(ImageCorrupted),
     /// Opening for writing has repaired an image that was not closed cleanly.
     Repaired(Box<CheckReport>),
+}
+
+/// Who is told of events when they happen. It is called in the midst of requests, and must neither
+/// wait for anything nor use the image.
+pub type Listener = Arc<dyn Fn(&DriverEvent) + Send + Sync>;
+
+/// The events of a driver: told at once where somebody listens, kept until then.
+#[derive(Default)]
+pub(super) struct Events(Mutex<Waiting>);
+
+#[derive(Default)]
+struct Waiting {
+    events: Vec<DriverEvent>,
+    listener: Option<Listener>,
+}
+
+impl fmt::Debug for Events {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Events")
+    }
+}
+
+impl Events {
+    pub(super) fn push(&self, event: DriverEvent) {
+        let listener = {
+            let mut waiting = self.0.lock();
+            match &waiting.listener {
+                Some(listener) => listener.clone(),
+                None => return waiting.events.push(event),
+            }
+        };
+        listener(&event);
+    }
+
+    /// What nobody has been told of.
+    pub(super) fn take(&self) -> Vec<DriverEvent> {
+        core::mem::take(&mut self.0.lock().events)
+    }
+
+    /// Tells of what was kept, and from now on of everything.
+    pub(super) fn listen(&self, listener: Listener) {
+        let kept = {
+            let mut waiting = self.0.lock();
+            waiting.listener = Some(listener.clone());
+            core::mem::take(&mut waiting.events)
+        };
+        kept.iter().for_each(|event| listener(event));
+    }
 }

@@ -11,6 +11,7 @@ use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::num::IntErrorKind;
 use serde_json::Value;
 
 /// The value of one option.
@@ -273,11 +274,23 @@ impl Options {
     /// `InvalidInput` for what is none.
     pub fn take_number(&mut self, name: &str) -> Result<Option<u64>> {
         let Some(text) = self.take_text(name) else { return Ok(None) };
-        let number = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
-            Some(digits) => u64::from_str_radix(digits, 16),
-            None => text.parse(),
+        let (negative, digits) = match text.strip_prefix('-') {
+            Some(digits) => (true, digits),
+            None => (false, text.as_str()),
         };
-        number.map(Some).map_err(|_| Error::invalid(format!("Parameter '{name}' expects a number")))
+        let number = match digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X")) {
+            Some(digits) => u64::from_str_radix(digits, 16),
+            None => digits.parse(),
+        };
+        match number {
+            // As the reference counts: from the top.
+            Ok(number) if negative => Ok(Some(number.wrapping_neg())),
+            Ok(number) => Ok(Some(number)),
+            Err(e) if *e.kind() == IntErrorKind::PosOverflow => {
+                Err(Error::invalid(format!("Value '{text}' is too large for parameter '{name}'")))
+            }
+            Err(_) => Err(Error::invalid(format!("Parameter '{name}' expects a number"))),
+        }
     }
 
     /// One of several words.

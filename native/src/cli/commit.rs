@@ -2,7 +2,7 @@
 
 use super::args::{Cache, HostArgs, bytes};
 use super::failure::{Failure, Outcome};
-use super::host::{Host, Opening, Threads, block_on, shown};
+use super::host::{Host, Opening, Threads, block_on, shown, tell_events};
 use super::output::{print, warn_of_guess};
 use super::progress::{Meter, ProgressArgs};
 use crate::storage::FileOpener;
@@ -91,6 +91,8 @@ async fn open(host: &Host, name: &str, args: &Args, cache: Cache) -> Result<Comm
     let is_base = |found: &str| base.is_none_or(|base| means(name, base, found));
     let chain = CommitChain::open(&host.env(cache), file, name, format, &is_base).await;
     if let Some(chain) = chain.map_err(failed)? {
+        tell_events(chain.top());
+        tell_events(chain.base());
         return Ok(chain);
     }
     if args.format.is_none() {

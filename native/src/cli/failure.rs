@@ -122,6 +122,10 @@ impl From<Error> for Failure {
 pub(super) fn told(error: &Error) -> String {
     let has_cause = std::error::Error::source(error).is_some();
     let inner = error.what().trim_start_matches("Could not open backing file: ");
+    if let Some((doing, _)) = error.what().split_once("Preventing invalid write on metadata") {
+        // That was told as an event, before the request failed.
+        return format!("{doing}Input/output error");
+    }
     if !has_cause && inner.starts_with(|c: char| c.is_ascii_uppercase()) {
         return error.what().to_owned();
     }

@@ -324,14 +324,23 @@ pub(super) struct Named {
     pub(super) file: Option<Arc<FileDevice>>,
 }
 
-/// Says on standard error what happened to an image without being asked for.
+/// Says on standard error what happens to an image, and to those below it, without being asked for:
+/// what has happened so far, and everything from now on.
 pub(super) fn tell_events(layer: &Layer) {
-    for event in layer.driver().take_events() {
-        match event {
-            DriverEvent::Corrupted(event) => complain(&event.text(layer.driver().name())),
-            DriverEvent::Repaired(report) => {
-                report.findings.iter().for_each(|finding| complain(&finding.what));
-            }
+    let mut next = Some(layer);
+    while let Some(layer) = next {
+        let driver = layer.driver().name();
+        layer.driver().listen(Arc::new(move |event| tell_event(driver, event)));
+        next = layer.backing().map(AsRef::as_ref);
+    }
+}
+
+/// Says on standard error what happened to an image.
+pub(super) fn tell_event(driver: &str, event: &DriverEvent) {
+    match event {
+        DriverEvent::Corrupted(event) => complain(&event.text(driver)),
+        DriverEvent::Repaired(report) => {
+            report.findings.iter().for_each(|finding| complain(&finding.what));
         }
     }
 }

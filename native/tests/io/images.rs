@@ -11,9 +11,9 @@ pub(crate) struct Image {
     pub(crate) name: &'static str,
     pub(crate) format: &'static str,
     /// Options of `qemu-img create`.
-    create: &'static str,
+    pub(crate) create: &'static str,
     /// Commands that fill it.
-    fill: &'static [&'static str],
+    pub(crate) fill: &'static [&'static str],
 }
 
 const fn qcow2(name: &'static str, create: &'static str, fill: &'static [&'static str]) -> Image {
@@ -58,8 +58,10 @@ impl Pair {
         for name in ["source", "theirs", "ours", "bin"] {
             create_dir_all(folder.path().join(name)).expect("make a folder");
         }
-        let link = folder.path().join("bin/qemu-io");
-        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_sectora"), &link).expect("link");
+        for tool in ["qemu-io", "qemu-img"] {
+            let link = folder.path().join("bin").join(tool);
+            std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_sectora"), &link).expect("link");
+        }
         succeed(&source, "qemu-img", &words("create -q -f raw base.raw 3M"));
         succeed(&source, "qemu-io", &["-f", "raw", "-c", "write -P 9 0 1M", "base.raw"]);
         let create = format!("create -q -f {} {} disk 4M", image.format, image.create);
@@ -84,9 +86,9 @@ impl Pair {
         }
     }
 
-    fn run(&self, side: &str, args: &[&str], input: &str) -> Output {
-        let ours = self.path("bin/qemu-io");
-        let program = if side == "ours" { ours.as_path() } else { Path::new("qemu-io") };
+    fn run(&self, side: &str, tool: &str, args: &[&str], input: &str) -> Output {
+        let ours = self.path("bin").join(tool);
+        let program = if side == "ours" { ours.as_path() } else { Path::new(tool) };
         let mut child = Command::new(program)
             .args(args)
             .current_dir(self.path(side))
@@ -110,9 +112,22 @@ impl Pair {
         same_map: bool,
         problems: &mut Vec<String>,
     ) {
+        self.agree_in_words("qemu-io", args, input, problems);
+        let what = format!("{} {args:?} {input:?}", self.image.name);
+        problems.extend(self.differences(same_map).map(|text| format!("{what}: {text}")));
+    }
+
+    /// The same of any of the programs, and only of what it says.
+    pub(crate) fn agree_in_words(
+        &self,
+        tool: &str,
+        args: &[&str],
+        input: &str,
+        problems: &mut Vec<String>,
+    ) {
         self.reset();
-        let theirs = self.run("theirs", args, input);
-        let ours = self.run("ours", args, input);
+        let theirs = self.run("theirs", tool, args, input);
+        let ours = self.run("ours", tool, args, input);
         let what = format!("{} {args:?} {input:?}", self.image.name);
         let any_order = args.iter().any(|arg| arg.contains("aio_")) || input.contains("aio_");
         for (name, a, b) in
@@ -126,7 +141,6 @@ impl Pair {
         if theirs.status != ours.status {
             problems.push(format!("{what}: {} and {}", theirs.status, ours.status));
         }
-        problems.extend(self.differences(same_map).map(|text| format!("{what}: {text}")));
     }
 
     fn differences(&self, same_map: bool) -> Option<String> {

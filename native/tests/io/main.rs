@@ -7,6 +7,7 @@
 //!
 //! `SECTORA_CASES` is the number of generated scripts, `SECTORA_SEED` what they come from.
 
+mod damage;
 mod generate;
 mod images;
 mod scripts;
@@ -26,6 +27,8 @@ fn main() {
     }
     trials.push(Trial::test("command_lines", || verdict(scripts::command_lines())));
     trials.push(Trial::test("lines_from_a_pipe", || verdict(scripts::piped())));
+    trials.push(Trial::test("damage_is_told_and_marked", || verdict(damage::tables())));
+    trials.push(Trial::test("options_of_qcow2", || verdict(damage::options())));
     trials.push(Trial::test("discards_can_be_ignored", || verdict(scripts::discards())));
     trials.push(Trial::test("a_temporary_image_takes_the_writes", || verdict(scripts::snapshot())));
     trials.push(Trial::test("reads_can_copy", || verdict(scripts::copy_on_read())));

@@ -7,6 +7,8 @@
 use super::cache::Class;
 use super::claims::{Release, Reserved};
 use super::layout as l;
+use super::options::OverlapChecks;
+use super::overlap::Leads;
 use super::{Qcow2, refcount};
 use crate::io::{Capabilities, Preallocation, Segments, WriteFlags, ZeroFlags};
 use crate::sync::Mutex;
@@ -27,6 +29,8 @@ const MAX_ABSENT: u64 = 1 << 26;
 #[derive(Debug, Default)]
 pub(super) struct Reftable {
     pub(super) entries: Vec<u64>,
+    /// The refcount blocks.
+    pub(super) leads: Leads,
     /// Groups that differ from the file.
     pub(super) dirty: BTreeSet<usize>,
     /// It lies in a new place, which is durable, and the header does not say so yet.
@@ -170,7 +174,7 @@ impl Qcow2 {
                 continue;
             }
             let found = Release { first: cursor.hint, count: run as u64 };
-            self.refuse_overlap(&found)?;
+            self.guard_free(found).await?;
             self.cache.modify(&slice, |bytes| {
                 for i in 0..run {
                     refcount::set(bytes, index + skip + i, order, 1);
@@ -198,7 +202,7 @@ impl Qcow2 {
             start = at;
         }
         let found = Release { first: start, count };
-        self.refuse_overlap(&found)?;
+        self.guard_free(found).await?;
         cursor.took(&found);
         self.change_refcounts(found, |_| Ok(1)).await?;
         Ok(found)
@@ -421,8 +425,9 @@ impl Qcow2 {
         let index = cluster % self.refblock_entries();
         let slice_entries = refcount::entries(self.cache.slice_len(), self.refcount_order) as u64;
         let slice_offset = block + index / slice_entries * self.cache.slice_len() as u64;
+        self.guard(block, self.cluster_size(), OverlapChecks::REFCOUNT_BLOCK).await?;
         let (slice, _) = self.cache.get(slice_offset, Class::Refcount).await?;
-        // Smaller than the number of entries in 16 KiB.
+        // Smaller than the number of entries of a slice.
         Ok((slice, (index % slice_entries) as usize))
     }
 
@@ -474,7 +479,7 @@ impl Qcow2 {
     /// Makes the refcount block of table entry `index`, which covers `cluster`, in that cluster.
     async fn make_refblock(&self, cluster: u64, index: usize) -> Result<()> {
         let offset = cluster << self.cluster_bits;
-        self.refuse_overlap(&Release { first: cluster, count: 1 })?;
+        self.guard_free(Release { first: cluster, count: 1 }).await?;
         self.file.write_zeroes(offset, self.cluster_size(), ZeroFlags::empty()).await?;
         // Nothing waits from here on: a block that can be found counts itself.
         self.cache.forget(offset, self.cluster_size());
@@ -483,12 +488,11 @@ impl Qcow2 {
         let slice_offset = offset + own / slice_entries * self.cache.slice_len() as u64;
         let slice = self.cache.insert_zeroed(slice_offset, Class::Refcount);
         self.cache.modify(&slice, |bytes| {
-            // Smaller than the number of entries in 16 KiB.
+            // Smaller than the number of entries of a slice.
             refcount::set(bytes, (own % slice_entries) as usize, self.refcount_order, 1);
         });
         let mut table = self.reftable.lock();
-        table.entries[index] = offset;
-        table.dirty.insert(index / TABLE_GROUP);
+        table.set(index, offset);
         Ok(())
     }
 
@@ -525,7 +529,7 @@ impl Qcow2 {
             return Err(Error::limit("the refcount table cannot grow further").in_format("qcow2"));
         }
         let taken = table_clusters + block_count;
-        self.refuse_overlap(&Release { first: cluster, count: taken })?;
+        self.guard_free(Release { first: cluster, count: taken }).await?;
         let mut entries = self.reftable.lock().entries.clone();
         entries.resize(usize::try_from(len).unwrap_or(usize::MAX), 0);
         let table_offset = cluster << self.cluster_bits;
@@ -556,7 +560,7 @@ impl Qcow2 {
         let place = (table_offset, u32::try_from(table_clusters).unwrap_or(u32::MAX));
         let old = {
             let mut table = self.reftable.lock();
-            *table = Reftable { entries, dirty: BTreeSet::new(), moved: true };
+            *table = Reftable { moved: true, ..Reftable::new(entries, self.cluster_bits) };
             core::mem::replace(&mut *self.reftable_place.lock(), place)
         };
         self.limbo.free_later([Release { first: old.0 >> self.cluster_bits, count: old.1.into() }]);
@@ -580,39 +584,21 @@ impl Qcow2 {
             })
             .collect()
     }
-
-    /// A wrong refcount must not make us write over the structures we stand on.
-    fn refuse_overlap(&self, run: &Release) -> Result<()> {
-        let (start, end) = (run.first << self.cluster_bits, run.first + run.count);
-        let end = end << self.cluster_bits;
-        let l1 = self.l1.read();
-        let (table, table_clusters) = *self.reftable_place.lock();
-        let (snapshots, snapshots_len) = self.snapshots.read().place;
-        let fixed = [
-            ("header", 0, self.cluster_size()),
-            ("active L1 table", l1.offset, 8 * l1.entries.len() as u64),
-            ("refcount table", table, u64::from(table_clusters) << self.cluster_bits),
-            ("snapshot table", snapshots, snapshots_len),
-        ];
-        for (what, at, len) in fixed {
-            if len > 0 && start < at + len && at < end {
-                return Err(Error::corrupt(format!(
-                    "the refcounts call clusters of the {what} free; repair the image before \
-                     writing to it"
-                ))
-                .in_format("qcow2")
-                .at(at));
-            }
-        }
-        Ok(())
-    }
 }
 
 /// What sits behind [`Qcow2::reftable_place`]: offset and clusters.
 pub(super) type ReftablePlace = Mutex<(u64, u32)>;
 
 impl Reftable {
-    pub(super) fn new(entries: Vec<u64>) -> Self {
-        Self { entries, ..Self::default() }
+    pub(super) fn new(entries: Vec<u64>, cluster_bits: u32) -> Self {
+        let leads = Leads::new(&entries, l::REFTABLE_OFFSET_MASK, cluster_bits);
+        Self { entries, leads, ..Self::default() }
+    }
+
+    /// Changes an entry, which is there.
+    fn set(&mut self, index: usize, offset: u64) {
+        let old = core::mem::replace(&mut self.entries[index], offset);
+        self.leads.change(old & l::REFTABLE_OFFSET_MASK, offset);
+        self.dirty.insert(index / TABLE_GROUP);
     }
 }

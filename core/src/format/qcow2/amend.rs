@@ -8,6 +8,7 @@ use super::claims::{Release, Reserved};
 use super::header::Header;
 use super::layout::{self as l, Autoclear, Compatible, Incompatible};
 use super::map::Entry;
+use super::options::OverlapChecks;
 use super::write::put;
 use super::{Qcow2, refcount};
 use crate::format::Amendment;
@@ -249,6 +250,7 @@ impl Qcow2 {
                         taken.first << self.cluster_bits
                     }
                 };
+                self.guard(new, self.cluster_size(), OverlapChecks::empty()).await?;
                 self.file.write_zeroes(new, self.cluster_size(), ZeroFlags::empty()).await?;
                 old = host.filter(|_| own.is_none());
                 if active && shared == 1 {

@@ -1,11 +1,12 @@
 //! The metadata cache: slices of L2 tables and refcount blocks.
 //!
-//! Tables are cached in slices of at most 16 KiB, so that memory follows what is used and not the
-//! cluster size. A slice is found under one short lock and changed under its own. Changed slices
+//! Tables are cached in slices, so that memory follows what is used and not the cluster size; how long
+//! a slice is and how much there may be is said when the image is opened. A slice is found under one short lock and changed under its own. Changed slices
 //! stay until [`write_back`](super::Qcow2::write_back) has written them, in the order of the
 //! format's document; nothing here writes.
 
-use crate::io::{Device, DeviceExt};
+use super::options::CacheSizes;
+use crate::io::{Device, DeviceExt, Instant, Runtime};
 use crate::sync::Mutex;
 use crate::{Error, Result};
 use alloc::boxed::Box;
@@ -13,7 +14,8 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bytes::Bytes;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::fmt;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use event_listener::Event;
 use hashbrown::HashMap;
 
@@ -24,14 +26,12 @@ pub(super) enum Class {
     L2 = 1,
 }
 
-/// The largest slice.
-const MAX_SLICE_BITS: u32 = 14;
-
-/// Memory for clean slices.
-const BUDGET: usize = 32 << 20;
-
-/// Changed slices beyond this share of the budget ask for a write-back.
-const MAX_DIRTY: usize = BUDGET / 4;
+/// Changed slices beyond this share of the budget ask for a write-back …
+const DIRTY_SHARE: u64 = 4;
+/// … or beyond so many bytes.
+const MAX_DIRTY: u64 = 8 << 20;
+/// So many changed slices are no reason to write any back.
+const MIN_DIRTY_SLICES: u64 = 4;
 
 /// Part of a table.
 #[derive(Debug)]
@@ -40,6 +40,8 @@ pub(super) struct Slice {
     class: Class,
     /// Looked at since the eviction clock last passed.
     used: AtomicBool,
+    /// The period in which it was last looked at.
+    period: AtomicU32,
     state: Mutex<SliceState>,
 }
 
@@ -71,8 +73,8 @@ enum Slot {
 #[derive(Debug, Default)]
 struct Inner {
     slots: HashMap<u64, Slot>,
-    /// Eviction order: a clock over the ready slices.
-    clock: VecDeque<u64>,
+    /// Eviction order: a clock over the ready slices of each class.
+    clocks: [VecDeque<u64>; 2],
     dirty: [BTreeMap<u64, Arc<Slice>>; 2],
 }
 
@@ -80,29 +82,60 @@ struct Inner {
 #[derive(Debug)]
 pub(super) struct TableCache {
     file: Device,
-    slice_bits: u32,
+    sizes: CacheSizes,
     inner: Mutex<Inner>,
     loaded: Event,
+    cleaning: Cleaning,
+}
+
+/// When slices that nobody looks at are dropped.
+struct Cleaning {
+    runtime: Arc<dyn Runtime>,
+    /// Counts cleanings.
+    period: AtomicU32,
+    last: Mutex<Instant>,
+}
+
+impl fmt::Debug for Cleaning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cleaning").field("period", &self.period).finish_non_exhaustive()
+    }
 }
 
 impl TableCache {
-    pub(super) fn new(file: Device, cluster_bits: u32) -> Self {
-        Self {
-            file,
-            slice_bits: cluster_bits.min(MAX_SLICE_BITS),
-            inner: Mutex::new(Inner::default()),
-            loaded: Event::new(),
+    /// The cache of the tables in `file`.
+    ///
+    /// Where an interval of cleaning was asked for, a task cleans for as long as there is the cache;
+    /// where there is one because nobody said anything, only who reads tables cleans on the way.
+    pub(super) fn new(runtime: &Arc<dyn Runtime>, file: Device, sizes: CacheSizes) -> Arc<Self> {
+        let cleaning = Cleaning {
+            runtime: runtime.clone(),
+            period: AtomicU32::new(0),
+            last: Mutex::new(runtime.now()),
+        };
+        let (inner, loaded) = (Mutex::new(Inner::default()), Event::new());
+        let cache = Arc::new(Self { file, sizes, inner, loaded, cleaning });
+        if let Some(interval) = sizes.clean_interval.filter(|_| sizes.clean_unasked) {
+            let (weak, timer) = (Arc::downgrade(&cache), runtime.clone());
+            runtime.spawn(Box::pin(async move {
+                loop {
+                    timer.sleep(interval).await;
+                    let Some(cache) = weak.upgrade() else { return };
+                    cache.clean();
+                }
+            }));
         }
+        cache
     }
 
     /// The length of a slice in bytes.
     pub(super) fn slice_len(&self) -> usize {
-        1 << self.slice_bits
+        1 << self.sizes.entry_bits
     }
 
     /// The slice that holds the byte at host offset `at`, and where in it that byte is.
     pub(super) async fn get(&self, at: u64, class: Class) -> Result<(Arc<Slice>, usize)> {
-        let within = at & ((1 << self.slice_bits) - 1);
+        let within = at & ((1 << self.sizes.entry_bits) - 1);
         let offset = at - within;
         loop {
             let listener = {
@@ -113,6 +146,7 @@ impl TableCache {
                             return Err(wrong_class(offset));
                         }
                         slice.used.store(true, Ordering::Relaxed);
+                        slice.period.store(self.period(), Ordering::Relaxed);
                         // Smaller than a slice: fits.
                         return Ok((slice.clone(), within as usize));
                     }
@@ -126,26 +160,73 @@ impl TableCache {
             listener.await;
         }
         let loading = Loading { cache: self, offset };
+        self.clean_if_due();
         if offset >= self.file.len() {
             return Err(Error::corrupt("a table lies past the end of the file")
                 .in_format("qcow2")
                 .at(offset));
         }
-        let bytes = self.file.read_padded(offset, 1 << self.slice_bits).await?.to_vec();
+        let bytes = self.file.read_padded(offset, 1 << self.sizes.entry_bits).await?.to_vec();
         let slice = loading.finish(bytes, class);
         Ok((slice, within as usize))
     }
 
     /// Puts a slice of zeroes where a table has just been made of a zeroed cluster.
     pub(super) fn insert_zeroed(&self, at: u64, class: Class) -> Arc<Slice> {
-        let offset = at & !((1 << self.slice_bits) - 1);
-        let slice = Arc::new(Slice::new(offset, class, alloc::vec![0; self.slice_len()]));
+        let offset = at & !((1 << self.sizes.entry_bits) - 1);
+        self.insert(offset, class, alloc::vec![0; self.slice_len()])
+    }
+
+    fn insert(&self, offset: u64, class: Class, bytes: Vec<u8>) -> Arc<Slice> {
+        let slice = Arc::new(Slice::new(offset, class, bytes, self.period()));
+        let budget = match class {
+            Class::L2 => self.sizes.l2,
+            Class::Refcount => self.sizes.refcount,
+        };
+        let most = usize::try_from(budget >> self.sizes.entry_bits).unwrap_or(usize::MAX);
         let mut inner = self.inner.lock();
-        inner.make_room(self.slice_bits);
+        inner.make_room(class, most);
         inner.slots.insert(offset, Slot::Ready(slice.clone()));
-        inner.clock.push_back(offset);
+        inner.clocks[class as usize].push_back(offset);
         drop(inner);
         slice
+    }
+
+    fn period(&self) -> u32 {
+        self.cleaning.period.load(Ordering::Relaxed)
+    }
+
+    /// Drops what nobody has looked at since the cleaning before this one, except what is not
+    /// written yet.
+    fn clean(&self) {
+        let ended = self.cleaning.period.fetch_add(1, Ordering::Relaxed);
+        let mut inner = self.inner.lock();
+        let Inner { slots, clocks, .. } = &mut *inner;
+        slots.retain(|_, slot| match slot {
+            Slot::Loading => true,
+            Slot::Ready(slice) => {
+                Arc::strong_count(slice) > 1 || slice.period.load(Ordering::Relaxed) == ended
+            }
+        });
+        slots.shrink_to_fit();
+        for clock in clocks {
+            clock.retain(|offset| slots.contains_key(offset));
+            clock.shrink_to_fit();
+        }
+    }
+
+    /// Cleans where the interval has passed.
+    fn clean_if_due(&self) {
+        let Some(interval) = self.sizes.clean_interval else { return };
+        let now = self.cleaning.runtime.now();
+        {
+            let mut last = self.cleaning.last.lock();
+            if now.0.saturating_sub(last.0) < interval {
+                return;
+            }
+            *last = now;
+        }
+        self.clean();
     }
 
     /// Forgets what is cached of a cluster that is no table any more.
@@ -204,15 +285,18 @@ impl TableCache {
 
     /// True where changed slices take so much memory that they should be written now.
     pub(super) fn is_crowded(&self) -> bool {
-        let inner = self.inner.lock();
-        inner.dirty.iter().map(BTreeMap::len).sum::<usize>() << self.slice_bits > MAX_DIRTY
+        let changed: usize = self.inner.lock().dirty.iter().map(BTreeMap::len).sum();
+        let least = MIN_DIRTY_SLICES << self.sizes.entry_bits;
+        let share = self.sizes.l2.saturating_add(self.sizes.refcount) / DIRTY_SHARE;
+        (changed as u64) << self.sizes.entry_bits > share.min(MAX_DIRTY).max(least)
     }
 }
 
 impl Slice {
-    fn new(offset: u64, class: Class, bytes: Vec<u8>) -> Self {
+    fn new(offset: u64, class: Class, bytes: Vec<u8>, period: u32) -> Self {
         let state = SliceState { bytes: bytes.into_boxed_slice(), version: 0, dirty: false };
-        Self { offset, class, used: AtomicBool::new(true), state: Mutex::new(state) }
+        let (used, period) = (AtomicBool::new(true), AtomicU32::new(period));
+        Self { offset, class, used, period, state: Mutex::new(state) }
     }
 
     /// Looks at the bytes; `look` must not wait for anything.
@@ -222,20 +306,20 @@ impl Slice {
 }
 
 impl Inner {
-    /// Drops slices that nobody uses until there is room for one more.
-    fn make_room(&mut self, slice_bits: u32) {
-        let most = BUDGET >> slice_bits;
+    /// Drops slices of a class that nobody uses until there are less than `most`.
+    fn make_room(&mut self, class: Class, most: usize) {
+        let clock = &mut self.clocks[class as usize];
         // Two rounds: the first may only clear the `used` marks.
-        let mut steps = 2 * self.clock.len();
-        while self.clock.len() >= most && steps > 0 {
+        let mut steps = 2 * clock.len();
+        while clock.len() >= most && steps > 0 {
             steps -= 1;
-            let Some(offset) = self.clock.pop_front() else { return };
+            let Some(offset) = clock.pop_front() else { return };
             let Some(Slot::Ready(slice)) = self.slots.get(&offset) else { continue };
             // The map's own handle is the only one: not in use and not dirty.
             if Arc::strong_count(slice) == 1 && !slice.used.swap(false, Ordering::Relaxed) {
                 self.slots.remove(&offset);
             } else {
-                self.clock.push_back(offset);
+                clock.push_back(offset);
             }
         }
     }
@@ -249,13 +333,7 @@ struct Loading<'a> {
 
 impl Loading<'_> {
     fn finish(self, bytes: Vec<u8>, class: Class) -> Arc<Slice> {
-        let slice = Arc::new(Slice::new(self.offset, class, bytes));
-        let mut inner = self.cache.inner.lock();
-        inner.make_room(self.cache.slice_bits);
-        inner.slots.insert(self.offset, Slot::Ready(slice.clone()));
-        inner.clock.push_back(self.offset);
-        drop(inner);
-        slice
+        self.cache.insert(self.offset, class, bytes)
         // Dropping `self` wakes those who wait.
     }
 }

@@ -64,11 +64,9 @@ impl Qcow2 {
         // Nothing waits from here on: what is not referred to any more is given back.
         {
             let mut l1 = self.l1.write();
-            let Some(slot) = l1.entries.get_mut(index) else {
+            if !l1.set(index, 0) {
                 return Err(Error::bug("an L1 index past the table").in_format("qcow2"));
-            };
-            *slot = 0;
-            l1.dirty.insert(index / super::order::L1_GROUP);
+            }
         }
         self.cache.forget(table, self.cluster_size());
         self.limbo.free_later(frees);

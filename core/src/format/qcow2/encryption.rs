@@ -2,6 +2,7 @@
 
 use super::create::{CreateOptions, EncryptionMethod};
 use super::header::{CryptMethod, Header};
+use super::options::OverlapChecks;
 use super::{Encryption, Qcow2};
 use crate::crypto::luks::{self, AmendOptions, KeyslotState, Limits, MasterKey, Step, Unlock};
 use crate::crypto::{CipherSpec, Secret, SectorCipher};
@@ -204,6 +205,8 @@ impl Qcow2 {
         for phase in phases {
             let write = async {
                 for (at, bytes) in phase {
+                    let len = bytes.len() as u64;
+                    self.guard(offset + at, len, OverlapChecks::empty()).await?;
                     self.file.write(offset + at, bytes.into(), WriteFlags::empty()).await?;
                 }
                 self.file.flush().await

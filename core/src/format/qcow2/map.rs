@@ -6,6 +6,7 @@ use super::{Qcow2, layout};
 use crate::format::{Mapping, Piece, Place};
 use crate::{Error, Result};
 use alloc::format;
+use alloc::string::String;
 use alloc::sync::Arc;
 
 /// One answer maps at most so many pieces; the caller asks again.
@@ -51,6 +52,11 @@ impl Subclusters {
     pub(super) fn bits(self) -> u64 {
         u64::from(self.zero) << 32 | u64::from(self.allocated)
     }
+}
+
+/// A number as the reference shows it: zero has no prefix.
+fn c_hex(number: u64) -> String {
+    if number == 0 { "0".into() } else { format!("{number:#x}") }
 }
 
 /// A bitmap of the subclusters `from..to`.
@@ -101,7 +107,8 @@ impl Qcow2 {
         if !offset.is_multiple_of(self.cluster_size()) {
             let (index, _) = self.indices(guest);
             return Err(Error::corrupt(format!(
-                "L2 table offset {offset:#x} unaligned (L1 index: {index:#x})"
+                "L2 table offset {offset:#x} unaligned (L1 index: {})",
+                c_hex(index)
             ))
             .in_format("qcow2")
             .at(offset));
@@ -139,7 +146,12 @@ impl Qcow2 {
         }
         let (offset, copied) = (entry & l::OFFSET_MASK, entry & l::COPIED != 0);
         if offset % self.cluster_size() != 0 {
-            return Err(broken("cluster offset is not cluster aligned", offset));
+            return Err(Error::corrupt(format!(
+                "Data cluster offset {offset:#x} unaligned (guest offset: {})",
+                c_hex(guest)
+            ))
+            .in_format("qcow2")
+            .at(offset));
         }
         // Offset 0 means a place only in a data file, marked by the copied bit.
         let host = (offset != 0 || (self.data.is_some() && copied)).then_some(offset);
@@ -191,17 +203,18 @@ impl Qcow2 {
                 continue;
             };
             let (slice, first) = self.l2_slice(l2, at).await?;
-            at = slice.with(|bytes| self.map_entries(bytes, first, at, end, &mut mapping))?;
+            let place = (l2, first);
+            at = slice.with(|bytes| self.map_entries(bytes, place, at, end, &mut mapping))?;
         }
         Ok(mapping)
     }
 
     /// Maps from `at` to `end` or to the end of the slice, whichever comes first; gives where it
-    /// stopped.
+    /// stopped. `place`: the offset of the L2 table, and where in the slice the entry for `at` is.
     fn map_entries(
         &self,
         bytes: &[u8],
-        first: usize,
+        (l2, first): (u64, usize),
         mut at: u64,
         end: u64,
         mapping: &mut Mapping,
@@ -215,7 +228,9 @@ impl Qcow2 {
             let next = (cluster_start + self.cluster_size()).min(end);
             let within = at - cluster_start;
             let child = self.data_child();
-            let place = match self.entry(bytes, position, at)? {
+            let entry = self.entry(bytes, position, at);
+            let entry = entry.map_err(|e| self.read_error(e, be64(bytes, position), l2, at))?;
+            let place = match entry {
                 Entry::Unallocated => Place::Unallocated { reserved: None },
                 Entry::Zero { host, .. } => {
                     Place::Zero { reserved: host.map(|h| (child, h + within)) }
@@ -238,6 +253,22 @@ impl Qcow2 {
             at = next;
         }
         Ok(at)
+    }
+
+    /// The error of an entry that is read, not written to: where a cluster is misplaced the
+    /// reference has other words for it.
+    fn read_error(&self, error: Error, entry: u64, l2: u64, guest: u64) -> Error {
+        let offset = entry & l::OFFSET_MASK;
+        if entry & l::COMPRESSED != 0 || offset.is_multiple_of(self.cluster_size()) {
+            return error;
+        }
+        let (_, index) = self.indices(guest);
+        Error::corrupt(format!(
+            "Cluster allocation offset {offset:#x} unaligned (L2 offset: {l2:#x}, L2 index: {})",
+            c_hex(index)
+        ))
+        .in_format("qcow2")
+        .at(offset)
     }
 
     fn map_subclusters(

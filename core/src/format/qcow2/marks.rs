@@ -7,7 +7,6 @@ use crate::format::{DriverEvent, ImageCorrupted};
 use crate::io::WriteFlags;
 use crate::{Error, ErrorKind, Result};
 use alloc::string::{String, ToString};
-use alloc::vec::Vec;
 
 impl Qcow2 {
     /// The refcounts on disk are about to fall behind: whoever opens the image after a crash has
@@ -33,7 +32,7 @@ impl Qcow2 {
         size: Option<u64>,
         fatal: bool,
     ) {
-        let fatal = fatal && self.writable && self.header.version >= 3;
+        let fatal = fatal && self.writable;
         {
             let mut seen = self.seen_corrupt.lock();
             if *seen == Some(true) || *seen == Some(fatal) {
@@ -42,14 +41,14 @@ impl Qcow2 {
             *seen = Some(fatal);
         }
         let event = ImageCorrupted { msg, offset, size, fatal };
-        self.events.lock().push(DriverEvent::Corrupted(event));
+        self.events.push(DriverEvent::Corrupted(event));
         if fatal {
             // Nothing else is written, whether the mark gets there or not.
             self.poison();
-            let _ = self.change_marks(|marks| marks | Incompatible::CORRUPT).await;
-        } else if self.writable {
             // Version 2 has no mark.
-            self.poison();
+            if self.header.version >= 3 {
+                let _ = self.change_marks(|marks| marks | Incompatible::CORRUPT).await;
+            }
         }
     }
 
@@ -65,10 +64,6 @@ impl Qcow2 {
             self.mark_corrupt(e.what().to_string(), e.offset(), None, true).await;
         }
         result
-    }
-
-    pub(super) fn take_all_events(&self) -> Vec<DriverEvent> {
-        core::mem::take(&mut *self.events.lock())
     }
 
     async fn change_marks(&self, change: impl FnOnce(Incompatible) -> Incompatible) -> Result<()> {

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `layout` | offsets, constants, limits |
 //! | `header` | header cluster: bytes to a checked value and back |
+//! | `options` | what can be said when an image is opened |
 //! | `open` | checks at opening; builds [`Qcow2`] |
 //! | `map` | guest to host: L1, L2, subclusters |
 //! | `write` | reservations, commits, zeroes, discards |
@@ -11,6 +12,7 @@
 //! | `cache` | L2 tables and refcount blocks in memory |
 //! | `order` | write-back: what must be durable before what |
 //! | `claims` | who may use which range |
+//! | `overlap` | what must not be written over |
 //! | `amend` | version, refcount width and the like of an image |
 //! | `rewrite` | changes of the header |
 //! | `empty` | giving up all guest data |
@@ -40,7 +42,9 @@ mod map;
 mod marks;
 mod measure;
 mod open;
+mod options;
 mod order;
+mod overlap;
 mod refcount;
 mod resize;
 mod rewrite;
@@ -56,13 +60,14 @@ pub use create::{
     CreateOptions, DataFileOptions, EncryptionMethod, EncryptionOptions, Version, create,
 };
 pub use measure::{Measured, measure, measure_bitmaps};
+pub use options::{CacheOptions, OpenOptions, OverlapCheckMode, OverlapChecks};
 pub use stream::{StreamOptions, stream};
 
 pub(super) use open::open;
 
 use super::{
-    Amendment, BackingRef, CheckReport, Child, Compaction, Driver, DriverEvent, Encryption,
-    FormatInfo, Geometry, Mapping, Repair, Reservation, Snapshots, Token, ZeroPlan,
+    Amendment, BackingRef, CheckReport, Child, Compaction, Driver, DriverEvent, Encryption, Events,
+    FormatInfo, Geometry, Listener, Mapping, Repair, Reservation, Snapshots, Token, ZeroPlan,
 };
 use crate::bitmap::{BitmapSet, DirtyBitmap};
 use crate::crypto::Secret;
@@ -82,6 +87,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 use header::Header;
 use layout::{Autoclear, Incompatible};
+use overlap::{Guard, Leads};
 use snapshot::SnapshotTable;
 
 /// An opened qcow2 image.
@@ -105,7 +111,7 @@ pub struct Qcow2 {
     backing: RwLock<Option<BackingRef>>,
     virtual_size: RwLock<u64>,
     l1: RwLock<L1>,
-    cache: TableCache,
+    cache: Arc<TableCache>,
     reftable: Mutex<Reftable>,
     reftable_place: ReftablePlace,
     alloc: AllocLock,
@@ -120,6 +126,7 @@ pub struct Qcow2 {
     /// abandoned.
     flags_stale: AtomicBool,
     limbo: Arc<Limbo>,
+    guard: Guard,
     /// The first real change has been prepared (autoclear bits).
     touched: async_lock::Mutex<bool>,
     /// `touched`, for a quick look.
@@ -138,7 +145,7 @@ pub struct Qcow2 {
     marks_lock: async_lock::Mutex<()>,
     /// Damage was met; whether it was fatal.
     seen_corrupt: Mutex<Option<bool>>,
-    events: Mutex<Vec<DriverEvent>>,
+    events: Events,
     /// The image has become one that this does not describe.
     retired: AtomicBool,
     bitmaps: Persistent,
@@ -155,11 +162,34 @@ impl fmt::Debug for Qcow2 {
 struct L1 {
     offset: u64,
     entries: Vec<u64>,
+    /// The L2 tables.
+    leads: Leads,
     /// Groups of entries that differ from the file.
     dirty: BTreeSet<usize>,
     /// It lies in a new place, which is durable, or the disk has another size, and the header does not
     /// say so yet.
     moved: bool,
+}
+
+impl L1 {
+    /// The table at `offset`. Only where it is `guarded` its L2 tables are known.
+    fn new(offset: u64, entries: Vec<u64>, guarded: bool, cluster_bits: u32) -> Self {
+        let leads = match guarded {
+            true => Leads::new(&entries, layout::OFFSET_MASK, cluster_bits),
+            false => Leads::default(),
+        };
+        Self { offset, entries, leads, ..Self::default() }
+    }
+
+    /// Changes one entry. False where there is none of that index.
+    #[must_use]
+    fn set(&mut self, index: usize, entry: u64) -> bool {
+        let Some(slot) = self.entries.get_mut(index) else { return false };
+        let old = core::mem::replace(slot, entry);
+        self.leads.change(old & layout::OFFSET_MASK, entry & layout::OFFSET_MASK);
+        self.dirty.insert(index / order::L1_GROUP);
+        true
+    }
 }
 
 impl Qcow2 {
@@ -217,11 +247,17 @@ impl Qcow2 {
             .in_format("qcow2"));
         }
         if self.is_poisoned() {
-            return Err(Error::io(
-                "an earlier metadata write failed; what the last flush confirmed is safe, close \
-                 and reopen the image",
-            )
-            .in_format("qcow2"));
+            let what = match *self.seen_corrupt.lock() {
+                Some(true) => {
+                    "the image was found to be corrupt, and nothing is written to it any more; \
+                     close and repair it"
+                }
+                _ => {
+                    "an earlier metadata write failed; what the last flush confirmed is safe, \
+                     close and reopen the image"
+                }
+            };
+            return Err(Error::io(what).in_format("qcow2"));
         }
         Ok(())
     }
@@ -408,6 +444,10 @@ impl Driver for Qcow2 {
     }
 
     fn take_events(&self) -> Vec<DriverEvent> {
-        self.take_all_events()
+        self.events.take()
+    }
+
+    fn listen(&self, listener: Listener) {
+        self.events.listen(listener);
     }
 }

@@ -5,11 +5,12 @@ use super::cache::TableCache;
 use super::claims::{Limbo, RangeLocks};
 use super::header::Header;
 use super::layout::{self as l, Autoclear, Compatible, Incompatible};
+use super::overlap::Guard;
 use super::snapshot::{self, Snapshot, SnapshotTable};
 use super::{L1, Qcow2};
 use crate::format::detect::OpenedFormat;
 use crate::format::layer::{DataFile, DataSource};
-use crate::format::{BackingRef, CheckReport, DriverEvent, Env, OpenOptions, Repair};
+use crate::format::{BackingRef, CheckReport, DriverEvent, Env, Events, OpenOptions, Repair};
 use crate::io::{Access, Closed, Device, Reference, ReferenceKind};
 use crate::sync::{Mutex, RwLock};
 use crate::{Error, Result};
@@ -30,6 +31,7 @@ pub(in crate::format) async fn open(
     if writable && !options.check {
         refuse_unsafe_writing(&header, filename)?;
     }
+    let cache_sizes = options.qcow2.cache.sizes(&header)?;
     if options.lazy_refcounts == Some(true) && header.version < 3 {
         return Err(Error::invalid(
             "Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level",
@@ -49,7 +51,7 @@ pub(in crate::format) async fn open(
     if snapshot.is_some() && writable {
         return Err(Error::invalid("a snapshot can only be read").in_format("qcow2"));
     }
-    let mut events = Vec::new();
+    let events = Events::default();
     if writable && !options.check {
         if header.incompatible.contains(Incompatible::DIRTY) {
             let report = repair_dirty(file, filename).await?;
@@ -103,16 +105,12 @@ pub(in crate::format) async fn open(
         refcount_order: header.refcount_order,
         extended_l2: header.incompatible.contains(Incompatible::EXTENDED_L2),
         writable,
-        snapshots: RwLock::new(SnapshotTable {
-            list: snapshots,
-            place: snapshot_table,
-            moved: false,
-        }),
+        snapshots: RwLock::new(SnapshotTable::new(snapshots, snapshot_table, header.cluster_bits)),
         backing: RwLock::new(backing.clone()),
         virtual_size: RwLock::new(virtual_size.next_multiple_of(l::SECTOR)),
-        l1: RwLock::new(L1 { offset: l1_offset, entries: l1, ..L1::default() }),
-        cache: TableCache::new(file.clone(), header.cluster_bits),
-        reftable: Mutex::new(super::alloc::Reftable::new(reftable)),
+        l1: RwLock::new(L1::new(l1_offset, l1, writable && !options.check, header.cluster_bits)),
+        cache: TableCache::new(&env.runtime, file.clone(), cache_sizes),
+        reftable: Mutex::new(super::alloc::Reftable::new(reftable, header.cluster_bits)),
         reftable_place: Mutex::new((header.reftable_offset, header.reftable_clusters)),
         alloc: super::alloc::AllocLock::default(),
         l2_lock: async_lock::Mutex::new(()),
@@ -121,6 +119,7 @@ pub(in crate::format) async fn open(
         flags_stale: AtomicBool::new(false),
         range_locks: Arc::new(RangeLocks::default()),
         limbo: Arc::new(Limbo::new()),
+        guard: Guard::new(options.qcow2.overlap_check),
         touched: async_lock::Mutex::new(false),
         prepared: AtomicBool::new(false),
         holes: async_lock::OnceCell::new(),
@@ -134,7 +133,7 @@ pub(in crate::format) async fn open(
         incompatible: Mutex::new(header.incompatible),
         marks_lock: async_lock::Mutex::new(()),
         seen_corrupt: Mutex::new(None),
-        events: Mutex::new(events),
+        events,
         bitmaps: Persistent::new(&header, snapshot.is_some()),
         retired: AtomicBool::new(false),
         header,

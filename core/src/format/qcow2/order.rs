@@ -14,6 +14,7 @@
 
 use super::cache::{Class, Dirty};
 use super::layout::Incompatible;
+use super::options::OverlapChecks;
 use super::{Qcow2, header, layout};
 use crate::Result;
 use crate::io::{Segments, WriteFlags};
@@ -100,6 +101,12 @@ impl Qcow2 {
         }
         let reftable = self.reftable_groups(&marks.reftable);
         let mapping_changes = !l1.is_empty() || !l2.is_empty();
+        let all = |groups: &[(u64, Segments)]| -> Vec<(u64, u64)> {
+            groups.iter().map(|(offset, bytes)| (*offset, bytes.len())).collect()
+        };
+        self.guard_all(&all(&l1), OverlapChecks::ACTIVE_L1).await?;
+        self.guard_all(&all(&reftable), OverlapChecks::REFCOUNT_TABLE).await?;
+        self.guard_copies(&l2, Class::L2).await?;
 
         if postpone {
             // References may get ahead of their counts from here on.
@@ -183,7 +190,25 @@ impl Qcow2 {
     /// write-back lock.
     pub(super) async fn write_class(&self, class: Class) -> Result<()> {
         let copies = self.cache.dirty(class);
+        self.guard_copies(&copies, class).await?;
         self.write_copies(&copies).await
+    }
+
+    /// Refuses to write tables where metadata of another kind lies.
+    async fn guard_copies(&self, copies: &[Dirty], class: Class) -> Result<()> {
+        let own = match class {
+            Class::L2 => OverlapChecks::ACTIVE_L2 | OverlapChecks::INACTIVE_L2,
+            Class::Refcount => OverlapChecks::REFCOUNT_BLOCK,
+        };
+        let ranges = copies.iter().map(|copy| (copy.offset, copy.bytes.len() as u64));
+        self.guard_all(&ranges.collect::<Vec<_>>(), own).await
+    }
+
+    async fn guard_all(&self, ranges: &[(u64, u64)], own: OverlapChecks) -> Result<()> {
+        for (offset, len) in ranges {
+            self.guard(*offset, *len, own).await?;
+        }
+        Ok(())
     }
 
     async fn write_copies(&self, copies: &[Dirty]) -> Result<()> {

@@ -9,7 +9,6 @@ use super::layout::{self as l, header, limits};
 use super::{L1, Qcow2};
 use crate::io::{Preallocation, Segments, WriteFlags, ZeroFlags};
 use crate::{Error, Result};
-use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 /// Zeroes are written in steps of this size.
@@ -90,7 +89,8 @@ impl Qcow2 {
         let _alone = self.alone().await?;
         // Snapshots that do not say how large the disk was say so before that changes.
         self.complete_snapshots().await?;
-        self.grow_l1(entries).await
+        let grown = self.grow_l1(entries).await;
+        grown.map_err(|e| e.context("Failed to grow the L1 table"))
     }
 
     /// Maps all clusters of `[start, end)`, which is whole clusters that nothing is known of yet,
@@ -248,7 +248,7 @@ impl Qcow2 {
             let count = (l1.entries.len() as u64 * 8).div_ceil(self.cluster_size());
             let first = l1.offset >> self.cluster_bits;
             self.limbo.free_later((count > 0).then_some(Release { first, count }));
-            *l1 = L1 { offset, entries, dirty: BTreeSet::new(), moved: true };
+            *l1 = L1 { moved: true, ..L1::new(offset, entries, true, self.cluster_bits) };
             *self.virtual_size.write() = size;
         }
         let result = self.write_table_pointers().await;

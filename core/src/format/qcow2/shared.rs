@@ -8,7 +8,6 @@ use super::cache::Class;
 use super::claims::{Release, Reserved};
 use super::layout as l;
 use super::map::Entry;
-use super::order::L1_GROUP;
 use super::write::put;
 use super::{Qcow2, refcount};
 use crate::io::DeviceExt;
@@ -148,9 +147,8 @@ impl Qcow2 {
 
     fn set_copied_l1(&self, index: usize, copied: bool) {
         let mut l1 = self.l1.write();
-        if let Some(entry) = l1.entries.get_mut(index) {
-            *entry = if copied { *entry | l::COPIED } else { *entry & !l::COPIED };
-            l1.dirty.insert(index / L1_GROUP);
+        if let Some(&entry) = l1.entries.get(index) {
+            let _ = l1.set(index, if copied { entry | l::COPIED } else { entry & !l::COPIED });
         }
     }
 

@@ -7,6 +7,7 @@ use super::Qcow2;
 use super::claims::{Release, Reserved};
 use super::header::Header;
 use super::layout::{COPIED, SECTOR, be16, be32, be64, limits};
+use super::overlap::InactiveTables;
 use crate::format::{NewSnapshot, Snapshots};
 use crate::io::{BoxFuture, Device, DeviceExt, Segments, WriteFlags};
 use crate::qapi::SnapshotInfo;
@@ -123,11 +124,19 @@ pub(super) struct SnapshotTable {
     pub(super) list: Vec<Snapshot>,
     /// Its offset and length in bytes.
     pub(super) place: (u64, u64),
+    /// The L1 tables of the snapshots.
+    pub(super) tables: InactiveTables,
     /// It lies in a new place, which is durable, and the header does not say so yet.
     pub(super) moved: bool,
 }
 
 impl SnapshotTable {
+    /// The table at `place` (offset and length in bytes).
+    pub(super) fn new(list: Vec<Snapshot>, place: (u64, u64), cluster_bits: u32) -> Self {
+        let tables = InactiveTables::new(&list, cluster_bits);
+        Self { list, place, tables, moved: false }
+    }
+
     pub(super) fn infos(&self) -> Vec<SnapshotInfo> {
         self.list.iter().map(Snapshot::info).collect()
     }
@@ -346,8 +355,10 @@ impl Qcow2 {
         // future is dropped before the header says so, the next write-back makes it.
         linked();
         reserved.linked();
-        let table = SnapshotTable { list, place: (offset, len), moved: true };
+        let mut table = SnapshotTable::new(list, (offset, len), self.cluster_bits);
+        table.moved = true;
         let old = core::mem::replace(&mut *self.snapshots.write(), table).place;
+        self.guard.snapshots_changed();
         let count = old.1.div_ceil(self.cluster_size());
         let first = old.0 >> self.cluster_bits;
         self.limbo.free_later((count > 0).then_some(Release { first, count }));

@@ -9,6 +9,7 @@ use super::cache::Class;
 use super::claims::{RangeGuard, Release, Reserved};
 use super::layout::{self as l, be64};
 use super::map::{Descriptor, Entry, Subclusters, subcluster_mask};
+use super::options::OverlapChecks;
 use crate::format::{Place, Reservation, Target, Token, ZeroPlan};
 use crate::io::{Hold, ZeroFlags};
 use crate::{Error, Result};
@@ -68,7 +69,13 @@ impl Qcow2 {
         // Encrypted zeroes are not zeroes.
         let padded = (run.start < start || run.end > end) && self.encryption.is_none();
         let (host, fresh, blank) = match run.host {
-            Some(host) => (host, false, false),
+            Some(host) => {
+                if self.data.is_none() {
+                    let len = run.clusters << self.cluster_bits;
+                    self.guard(host, len, OverlapChecks::empty()).await?;
+                }
+                (host, false, false)
+            }
             None if self.data.is_some() => (first, true, false),
             None => {
                 let (taken, blank) = self.allocate_data(run.clusters, padded).await?;
@@ -109,7 +116,15 @@ impl Qcow2 {
         let Some(l2) = self.l2_offset(l1_entry, start)? else { return Ok(None) };
         let (slice, position) = self.l2_slice(l2, start).await?;
         let targets = slice.with(|bytes| self.in_place_entries(bytes, position, start, end))?;
-        Ok((!targets.is_empty()).then_some(targets))
+        if targets.is_empty() {
+            return Ok(None);
+        }
+        if self.data.is_none() {
+            for target in &targets {
+                self.guard(target.offset, target.len, OverlapChecks::empty()).await?;
+            }
+        }
+        Ok(Some(targets))
     }
 
     fn in_place_entries(
@@ -318,7 +333,7 @@ impl Qcow2 {
     }
 
     async fn link_standard(&self, start: u64, end: u64, host: u64, fresh: bool) -> Result<()> {
-        let l2 = self.own_l2(start)?;
+        let l2 = self.own_l2(start).await?;
         let (slice, mut position) = self.l2_slice(l2, start).await?;
         let frees = self.cache.modify(&slice, |bytes| -> Result<Vec<Release>> {
             // All or nothing: what is linked must not be given back.
@@ -359,7 +374,7 @@ impl Qcow2 {
     }
 
     async fn link_compressed(&self, start: u64, entry: u64) -> Result<()> {
-        let l2 = self.own_l2(start)?;
+        let l2 = self.own_l2(start).await?;
         let (slice, position) = self.l2_slice(l2, start).await?;
         let free = self.cache.modify(&slice, |bytes| -> Result<Option<Release>> {
             let old = self.entry(bytes, position, start)?;
@@ -393,11 +408,14 @@ impl Qcow2 {
         }
     }
 
-    /// The offset of the L2 table for `guest`, which this image has to itself.
-    fn own_l2(&self, guest: u64) -> Result<u64> {
+    /// The offset of the L2 table for `guest`, which this image has to itself and is going to change.
+    async fn own_l2(&self, guest: u64) -> Result<u64> {
         let entry = self.l1_entry(guest);
         match self.l2_offset(entry, guest)? {
-            Some(offset) if entry & l::COPIED != 0 => Ok(offset),
+            Some(offset) if entry & l::COPIED != 0 => {
+                self.guard_l2(offset).await?;
+                Ok(offset)
+            }
             _ => Err(Error::bug("the L2 table of a reservation is gone").in_format("qcow2")),
         }
     }
@@ -425,11 +443,9 @@ impl Qcow2 {
             .map_err(|_| Error::bug("an L1 index past the table").in_format("qcow2"))?;
         {
             let mut l1 = self.l1.write();
-            let Some(slot) = l1.entries.get_mut(index) else {
+            if !l1.set(index, new | l::COPIED) {
                 return Err(Error::bug("an L1 index past the table").in_format("qcow2"));
-            };
-            *slot = new | l::COPIED;
-            l1.dirty.insert(index / super::order::L1_GROUP);
+            }
         }
         reserved.linked();
         if let Some(old) = old {
@@ -566,6 +582,7 @@ impl Qcow2 {
             return Ok(());
         }
         let l2 = self.ensure_l2(start).await?;
+        self.guard_l2(l2).await?;
         let (slice, position) = self.l2_slice(l2, start).await?;
         let unmap = flags.contains(ZeroFlags::MAY_UNMAP) || v2;
         let mut frees = Vec::new();
@@ -657,6 +674,7 @@ impl Qcow2 {
         }
         let _guard = self.range_locks.lock(start, end).await;
         let l2 = self.ensure_l2(start).await?;
+        self.guard_l2(l2).await?;
         let (slice, position) = self.l2_slice(l2, start).await?;
         let mut frees = Vec::new();
         let result = self.cache.modify(&slice, |bytes| -> Result<()> {

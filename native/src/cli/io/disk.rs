@@ -1,18 +1,19 @@
 //! The open image: how it was asked for, and requests on it.
 
 use super::super::args::Cache;
-use super::super::host::{Host, Opening};
+use super::super::host::{Host, Opening, tell_event};
 use super::super::objects::Objects;
 use super::super::overlay;
-use crate::storage::{Aio, os_error};
+use crate::storage::{Aio, OsError, os_error};
 use sectora_core::filter::CopyOnRead;
-use sectora_core::format::{FormatName, Layer};
+use sectora_core::format::{DriverEvent, FormatName, Layer};
 use sectora_core::graph::Options as NodeOptions;
 use sectora_core::io::{
     Access, BlockDevice, Device, Extent, Preallocation, Runtime, Segments, WriteFlags, ZeroFlags,
 };
 use sectora_core::{Error, ErrorKind, Result};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Requests are passed on in parts of this size: a whole number of clusters of any size.
 const STEP: u64 = 64 << 20;
@@ -99,12 +100,36 @@ impl AioMode {
     }
 }
 
+/// What is known of damage of an image.
+#[derive(Debug, Default)]
+struct Damage {
+    /// Some was met, and told.
+    told: AtomicBool,
+    /// It was such that nothing more is done with the image.
+    fatal: AtomicBool,
+}
+
+impl Damage {
+    /// Tells of what happens to an image, and remembers it.
+    fn listen(self: Arc<Self>, layer: &Layer) {
+        let driver = layer.driver().name();
+        layer.driver().listen(Arc::new(move |event| {
+            tell_event(driver, event);
+            if let DriverEvent::Corrupted(event) = event {
+                self.told.store(true, Ordering::Relaxed);
+                self.fatal.fetch_or(event.fatal, Ordering::Relaxed);
+            }
+        }));
+    }
+}
+
 /// An open image.
 #[derive(Clone, Debug)]
 pub(super) struct Disk {
     pub(super) name: Arc<str>,
     pub(super) settings: Settings,
     pub(super) layer: Arc<Layer>,
+    damage: Arc<Damage>,
     /// The layer, or what stands above it.
     device: Device,
 }
@@ -153,6 +178,8 @@ impl Disk {
         let host =
             Host::by_itself(runtime.clone(), objects.clone(), settings.aio(), settings.force_share);
         let mut layer = host.open_named(name, how).await?;
+        let damage: Arc<Damage> = Arc::default();
+        damage.clone().listen(&layer);
         if settings.snapshot {
             let access = match settings.read_only {
                 true => Access::ReadOnly,
@@ -164,7 +191,7 @@ impl Disk {
             true => Arc::new(CopyOnRead::new(layer.clone())),
             false => layer.clone(),
         };
-        Ok(Self { name: Arc::from(name), settings, layer, device })
+        Ok(Self { name: Arc::from(name), settings, layer, damage, device })
     }
 
     /// Length in bytes.
@@ -172,8 +199,23 @@ impl Disk {
         self.device.len()
     }
 
+    /// Refuses everything once the image was found to be so damaged that it was marked: from then on
+    /// the drive is empty, as with QEMU.
+    pub(super) fn medium(&self) -> Result<()> {
+        match self.is_given_up() {
+            true => Err(Error::io("the image is corrupt").because(OsError::from(no_medium()))),
+            false => Ok(()),
+        }
+    }
+
+    /// True once the image was found to be so damaged that it was marked.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.damage.fatal.load(Ordering::Relaxed)
+    }
+
     /// Refuses what does not lie within the image as QEMU does: as an error of the disk.
     fn check(&self, offset: u64, len: u64) -> Result<()> {
+        self.medium()?;
         match offset.checked_add(len) {
             Some(end) if end <= self.len() => Ok(()),
             _ => Err(Error::io("the range does not lie within the image")),
@@ -297,7 +339,17 @@ impl Disk {
 
     /// Ends writing.
     pub(super) async fn close(&self) -> Result<()> {
-        self.layer.close().await
+        match self.layer.close().await {
+            // Why has been told.
+            Err(_) if self.is_given_up() => Ok(()),
+            result => result,
+        }
+    }
+
+    /// What is to be said of an error beyond its [`reason`]; damage is told once, when it is met.
+    pub(super) fn details(&self, error: &Error) -> Option<String> {
+        let told = error.kind() == ErrorKind::Corrupt && self.damage.told.load(Ordering::Relaxed);
+        details(error).filter(|_| !told)
     }
 }
 
@@ -339,6 +391,11 @@ pub(super) fn reason(error: &Error) -> String {
         _ => "Input/output error",
     }
     .to_owned()
+}
+
+/// The error of an empty drive.
+fn no_medium() -> std::io::Error {
+    rustix::io::Errno::NOMEDIUM.into()
 }
 
 /// What the engine says of an error beyond its [`reason`], where that is of use.

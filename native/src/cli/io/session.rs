@@ -125,7 +125,11 @@ impl Session {
 
     /// Tells that a request failed.
     pub(super) fn failed(&self, doing: &str, error: &Error) -> Stop {
-        if let Some(details) = disk::details(error) {
+        let details = match &self.disk {
+            Some(disk) => disk.details(error),
+            None => disk::details(error),
+        };
+        if let Some(details) = details {
             let _ = self.complain(&details);
         }
         say(format!("{doing} failed: {}", disk::reason(error)))

@@ -4,7 +4,7 @@ use super::super::failure::Failure;
 use super::super::info::specific;
 use super::super::output::{complain, print};
 use super::commands::Command;
-use super::disk::Disk;
+use super::disk::{Disk, reason};
 use super::getopt::{Found, Options};
 use super::numbers::{LONGEST, Report, bytes, bytes_as, told};
 use super::session::{Done, Session, Stop, say};
@@ -21,12 +21,15 @@ fn size(bytes: u64) -> String {
 
 /// `length`.
 pub(super) fn length(session: &Session) -> Done {
-    Ok(print(&format!("{}\n", size(session.disk()?.len())))?)
+    let disk = session.disk()?;
+    disk.medium().map_err(|error| say(format!("getlength: {}", reason(&error))))?;
+    Ok(print(&format!("{}\n", size(disk.len())))?)
 }
 
 /// `info`.
 pub(super) async fn info(session: &mut Session) -> Done {
     let disk = session.disk()?.clone();
+    disk.medium().map_err(|_| Stop::Failed)?;
     let driver = disk.layer.driver();
     let info = session.wait(image_info(&disk.layer)).await?.map_err(Failure::from)?;
     let below = disk.layer.file().info().await.map_err(Failure::from)?;
@@ -70,6 +73,9 @@ async fn run(disk: &Disk, at: u64, end: u64) -> Result<(u64, bool)> {
 /// `map`.
 pub(super) async fn map(session: &mut Session) -> Done {
     let disk = session.disk()?.clone();
+    disk.medium().map_err(|error| {
+        session.complain(&format!("Failed to query image length: {}", reason(&error)))
+    })?;
     let end = disk.len();
     if end == 0 {
         return Ok(());
@@ -102,6 +108,7 @@ pub(super) async fn alloc(session: &mut Session, words: &[&str]) -> Done {
         None => 512,
     };
     let disk = session.disk()?.clone();
+    disk.medium().map_err(|error| session.failed("is_allocated", &error))?;
     let end = start.saturating_add(count).min(disk.len());
     let (mut at, mut sum) = (start, 0);
     while at < end {
@@ -138,6 +145,7 @@ pub(super) async fn truncate(session: &mut Session, command: &Command, words: &[
     // The message shows the first word, as the reference's does.
     let len = bytes_as(operands.first().unwrap_or(&""), words[1]).map_err(say)?;
     let disk = session.disk()?.clone();
+    disk.medium().map_err(|_| session.complain("No medium inserted"))?;
     let result = session.wait(disk.resize(len, preallocation)).await?;
     result.map_err(|error| session.complain(&resize_text(&error, len)))
 }
@@ -188,7 +196,11 @@ pub(super) async fn discard(session: &mut Session, command: &Command, words: &[&
 /// `flush`.
 pub(super) async fn flush(session: &mut Session) -> Done {
     let disk = session.disk()?.clone();
+    disk.medium().map_err(|_| Stop::Failed)?;
     // The reference says nothing and fails; a person wants to know.
     let result = session.wait(disk.flush()).await?;
-    result.map_err(|error| session.complain(&format!("flush failed: {error}")))
+    result.map_err(|error| match disk.is_given_up() {
+        true => Stop::Failed,
+        false => session.complain(&format!("flush failed: {error}")),
+    })
 }

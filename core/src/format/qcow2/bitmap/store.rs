@@ -5,6 +5,7 @@ use super::super::claims::{Release, Reserved};
 use super::super::header::{BitmapsExtension, ExtensionArea};
 use super::super::layout::{self as l, Autoclear, be64, extension, header, limits};
 use super::super::open::read_table;
+use super::super::options::OverlapChecks;
 use super::{Bitmap, Flags, MAX_NAME};
 use crate::bitmap::DirtyBitmap;
 use crate::io::WriteFlags;
@@ -53,6 +54,7 @@ impl Qcow2 {
             if wanted && !entry.flags.contains(Flags::IN_USE) {
                 entry.flags |= Flags::IN_USE;
                 let bytes = entry.flags.bits().to_be_bytes().to_vec();
+                self.guard(entry.at, 8, OverlapChecks::BITMAP_DIRECTORY).await?;
                 // Within 8 aligned bytes: whole or not at all.
                 self.file.write(entry.at + FLAGS, bytes.into(), WriteFlags::empty()).await?;
                 marked = true;

@@ -6,6 +6,8 @@
 //! | `blank` | zeroes around small writes |
 //! | `builder` | images written byte by byte, for the other kinds |
 //! | `unit` | headers and tables: round trips, and each rule with the smallest image that breaks it |
+//! | `options` | what can be said when an image is opened |
+//! | `overlap` | what must not be written over |
 //! | `model` | every kind of image against a flat disk |
 //! | `disks` | images in every state, with operations, for the next three |
 //! | `campaign` | power goes at each call of every operation there is, in thousands of ways |
@@ -35,6 +37,8 @@ mod hostile;
 mod interleave;
 mod known_failures;
 mod model;
+mod options;
+mod overlap;
 mod repair;
 mod rewrite;
 mod states;

@@ -563,10 +563,10 @@ fn tables_and_clusters_must_be_aligned() {
         })
     };
     image.be64(h::REFTABLE_OFFSET, 2048);
-    let says = "L2 table offset 0x1200 unaligned (L1 index: 0x0)";
+    let says = "L2 table offset 0x1200 unaligned (L1 index: 0)";
     assert_refused("L1 entry", &read(&image), Corrupt, says, Some(0x1200));
     image.be64(1024, 4096).be64(4096, 0x2200);
-    let says = "cluster offset is not cluster aligned (guest offset 0x0)";
+    let says = "Cluster allocation offset 0x2200 unaligned (L2 offset: 0x1000, L2 index: 0)";
     assert_refused("L2 entry", &read(&image), Corrupt, says, Some(0x2200));
 }
 
