@@ -44,9 +44,7 @@ function serve() {
       response.writeHead(404);
       return response.end();
     }
-    // A script asked for with ?alone may start no workers.
-    const policy = url.searchParams.has("alone") ? { "content-security-policy": "worker-src 'none'" } : {};
-    response.writeHead(200, { "content-type": type, ...policy });
+    response.writeHead(200, { "content-type": type });
     return createReadStream(file).pipe(response);
   });
   return new Promise((resolve) => server.listen(0, "127.0.0.1", () => resolve({ server, requests })));
@@ -72,15 +70,8 @@ export async function launch() {
   const origin = `http://127.0.0.1:${server.address().port}`;
   await page.goto(`${origin}/`);
   await page.waitForFunction("window.sectora");
-  const inspector = await context.newCDPSession(page);
-  /** How many workers there are, those of workers too. */
-  const workers = async () => {
-    const { targetInfos } = await inspector.send("Target.getTargets", { filter: [{ type: "worker" }] });
-    return targetInfos.length;
-  };
   return {
     page,
-    workers,
     requests,
     errors,
     origin,

@@ -4,7 +4,6 @@ import assert from "node:assert/strict";
 import { truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
-import { setTimeout as delay } from "node:timers/promises";
 import { clean, contents, needsQemu, qemu, qemuJson, run, same, scratch, sha } from "../package/support.mjs";
 import { launch, needsChromium } from "./harness.mjs";
 

@@ -63,7 +63,7 @@ export class Ahead {
   reaches(offset: number, end: number): boolean {
     if (this.#ended !== undefined || end - offset > AHEAD * PART) return false;
     const first = Math.floor(offset / PART);
-    if (first >= this.#next) return offset - this.#next * PART <= SKIP;
+    if (first >= this.#next) return offset <= Math.max(this.#next, this.#wanted + 1) * PART + SKIP;
     return this.#parts.has(first);
   }
 
