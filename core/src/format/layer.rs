@@ -1,6 +1,6 @@
 //! A layer: an opened format over its devices, a device itself.
 
-use super::{Child, Driver, FormatName, KeySource, Place, transfer};
+use super::{Child, Driver, EncryptionOptions, FormatName, KeySource, Place, transfer};
 use crate::bitmap::BitmapSet;
 use crate::io::{
     Access, BlockDevice, BoxFuture, Capabilities, Device, DeviceInfo, Extent, ExtentFlags,
@@ -89,6 +89,8 @@ pub struct OpenOptions {
     pub data_file: DataSource,
     /// The key of an encrypted image.
     pub key: KeySource,
+    /// What else is said of its encryption.
+    pub encryption: EncryptionOptions,
     /// Read this internal snapshot (its id or name) instead of the active state.
     pub snapshot: Option<alloc::string::String>,
     /// Whether discards are carried out, or ignored. Zero writes give back no space where they are
@@ -119,6 +121,7 @@ impl Default for OpenOptions {
             backing: Backing::Follow,
             data_file: DataSource::Follow,
             key: KeySource::None,
+            encryption: EncryptionOptions::default(),
             snapshot: None,
             discard: true,
             detect_zeroes: DetectZeroes::Off,

@@ -28,6 +28,6 @@ pub use driver::{
     Amendment, BackingRef, Child, Driver, FormatInfo, Geometry, Mapping, NewSnapshot, Piece, Place,
     Reservation, Snapshots, Target, Token, ZeroPlan,
 };
-pub use encryption::{Encryption, EncryptionFormat, Key, KeySource, Numbering};
+pub use encryption::{Encryption, EncryptionFormat, EncryptionOptions, Key, KeySource, Numbering};
 pub use layer::{Backing, DataFile, DataSource, DetectZeroes, Env, Layer, OpenOptions};
 pub use report::{CheckReport, DriverEvent, Finding, FindingKind, ImageCorrupted, Remedy, Repair};

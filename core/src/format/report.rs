@@ -223,4 +223,6 @@ pub enum DriverEvent {
     Corrupted(ImageCorrupted),
     /// Opening for writing has repaired an image that was not closed cleanly.
     Repaired(Box<CheckReport>),
+    /// Something that a person should know; lines after the first say what to do.
+    Warning(String),
 }

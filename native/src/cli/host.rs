@@ -332,6 +332,7 @@ pub(super) fn tell_events(layer: &Layer) {
             DriverEvent::Repaired(report) => {
                 report.findings.iter().for_each(|finding| complain(&finding.what));
             }
+            DriverEvent::Warning(text) => warn(&text),
         }
     }
 }

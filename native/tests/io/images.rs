@@ -16,7 +16,11 @@ pub(crate) struct Image {
     fill: &'static [&'static str],
 }
 
-const fn qcow2(name: &'static str, create: &'static str, fill: &'static [&'static str]) -> Image {
+pub(crate) const fn qcow2(
+    name: &'static str,
+    create: &'static str,
+    fill: &'static [&'static str],
+) -> Image {
     Image { name, format: "qcow2", create, fill }
 }
 
@@ -74,6 +78,14 @@ impl Pair {
         self.folder.path().join(name)
     }
 
+    /// Changes the bytes of the image that the copies are made of.
+    pub(crate) fn forge(&self, change: impl FnOnce(&mut Vec<u8>)) {
+        let path = self.path("source/disk");
+        let mut bytes = std::fs::read(&path).expect("read");
+        change(&mut bytes);
+        std::fs::write(&path, bytes).expect("write");
+    }
+
     /// Copies the images afresh.
     fn reset(&self) {
         for side in ["theirs", "ours"] {
@@ -110,6 +122,17 @@ impl Pair {
         same_map: bool,
         problems: &mut Vec<String>,
     ) {
+        let what = self.agree_on_words(args, input, problems);
+        problems.extend(self.differences(same_map).map(|text| format!("{what}: {text}")));
+    }
+
+    /// Runs both on fresh copies and notes what differs in what they say. Gives a name for it.
+    pub(crate) fn agree_on_words(
+        &self,
+        args: &[&str],
+        input: &str,
+        problems: &mut Vec<String>,
+    ) -> String {
         self.reset();
         let theirs = self.run("theirs", args, input);
         let ours = self.run("ours", args, input);
@@ -126,7 +149,7 @@ impl Pair {
         if theirs.status != ours.status {
             problems.push(format!("{what}: {} and {}", theirs.status, ours.status));
         }
-        problems.extend(self.differences(same_map).map(|text| format!("{what}: {text}")));
+        what
     }
 
     fn differences(&self, same_map: bool) -> Option<String> {

@@ -19,6 +19,11 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::AtomicBool;
 
+/// What there is to say of bitmaps that nobody has kept true.
+const STALE_BITMAPS: &str = "a program lacking bitmap support modified this file, so all bitmaps are \
+                             now considered inconsistent\nSome clusters may be leaked, run \
+                             'qemu-img check -r' on the image file to fix.";
+
 pub(in crate::format) async fn open(
     env: &Env,
     file: &Device,
@@ -50,6 +55,9 @@ pub(in crate::format) async fn open(
         return Err(Error::invalid("a snapshot can only be read").in_format("qcow2"));
     }
     let mut events = Vec::new();
+    if header.has_stale_bitmaps() {
+        events.push(DriverEvent::Warning(STALE_BITMAPS.into()));
+    }
     if writable && !options.check {
         if header.incompatible.contains(Incompatible::DIRTY) {
             let report = repair_dirty(file, filename).await?;

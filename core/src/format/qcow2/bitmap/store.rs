@@ -179,7 +179,7 @@ impl Qcow2 {
         let directory_offset = self.store_table(bytes, reserved).await?;
         entries.iter_mut().for_each(|entry| entry.at += directory_offset);
         let count = u32::try_from(entries.len()).unwrap_or(u32::MAX);
-        Ok(Some(BitmapsExtension { count, directory_size, directory_offset }))
+        Ok(Some(BitmapsExtension { count, reserved: 0, directory_size, directory_offset }))
     }
 
     /// Writes bytes to new clusters in a row.
@@ -234,7 +234,10 @@ impl Qcow2 {
 
     /// Lets the header refer to a directory that is durable. Each step is one write that a crash
     /// leaves whole or undone, and is durable before the next.
-    async fn point_to_bitmaps(&self, directory: Option<&BitmapsExtension>) -> Result<()> {
+    pub(in super::super) async fn point_to_bitmaps(
+        &self,
+        directory: Option<&BitmapsExtension>,
+    ) -> Result<()> {
         let len = self.file.len().min(self.cluster_size());
         let bytes = self.file.read(0, len).await?.to_bytes();
         let area = ExtensionArea::find(&bytes)?;
