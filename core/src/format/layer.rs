@@ -101,6 +101,9 @@ pub struct OpenOptions {
     /// What only raw images know.
     #[cfg(feature = "raw")]
     pub raw: super::raw::OpenOptions,
+    /// What only qcow2 images know.
+    #[cfg(feature = "qcow2")]
+    pub qcow2: super::qcow2::OpenOptions,
     /// Only to be checked, and repaired where the access allows it: damage that keeps an image
     /// from being used does not keep it from being opened, nothing is repaired by the opening
     /// itself, and the guest's data can be neither read nor written.
@@ -127,6 +130,8 @@ impl Default for OpenOptions {
             detect_zeroes: DetectZeroes::Off,
             #[cfg(feature = "raw")]
             raw: super::raw::OpenOptions::default(),
+            #[cfg(feature = "qcow2")]
+            qcow2: super::qcow2::OpenOptions::default(),
             check: false,
             bare: false,
             lazy_refcounts: None,

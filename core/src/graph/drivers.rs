@@ -2,9 +2,13 @@
 
 use super::open::Protocols;
 use super::options::{ChildOptions, Options};
-use crate::Result;
+#[cfg(feature = "qcow2")]
+use crate::format::qcow2::{self, OverlapCheckMode, OverlapChecks};
 use crate::format::{EncryptionOptions, FormatName, KeySource, OpenOptions};
+use crate::{Error, Result};
 use alloc::borrow::ToOwned;
+#[cfg(feature = "qcow2")]
+use alloc::{format, vec::Vec};
 
 /// Takes the options of `format` out of `options`. True where one of them decides what the image's
 /// contents are, so that the name of the file alone does not say it.
@@ -40,6 +44,7 @@ fn take_qcow2(
     protocols: &dyn Protocols,
 ) -> Result<bool> {
     base.lazy_refcounts = options.take_flag("lazy-refcounts")?.or(base.lazy_refcounts);
+    base.qcow2 = qcow2_options(options, &base.qcow2)?;
     if !options.has("encrypt")
         && let ChildOptions::Inline(mut below) = options.take_child("encrypt")?
     {
@@ -63,4 +68,45 @@ fn take_encryption(options: &mut Options, base: &mut OpenOptions, protocols: &dy
     }
     let unexpected = options.first().map(ToOwned::to_owned);
     base.encryption = EncryptionOptions { format, unexpected };
+}
+
+/// How the image is used while it is open; what is not said stays as it is.
+#[cfg(feature = "qcow2")]
+fn qcow2_options(options: &mut Options, old: &qcow2::OpenOptions) -> Result<qcow2::OpenOptions> {
+    let old_cache = old.cache;
+    let cache = qcow2::CacheOptions {
+        clean_interval: options.take_number("cache-clean-interval")?.or(old_cache.clean_interval),
+        size: options.take_size("cache-size")?.or(old_cache.size),
+        l2_entry_size: options.take_size("l2-cache-entry-size")?.or(old_cache.l2_entry_size),
+        l2_size: options.take_size("l2-cache-size")?.or(old_cache.l2_size),
+        refcount_size: options.take_size("refcount-cache-size")?.or(old_cache.refcount_size),
+    };
+    Ok(qcow2::OpenOptions { cache, overlap_check: overlap_checks(options, old.overlap_check)? })
+}
+
+/// `Qcow2OverlapChecks`: a mode, or flags on top of one.
+#[cfg(feature = "qcow2")]
+fn overlap_checks(options: &mut Options, old: OverlapChecks) -> Result<OverlapChecks> {
+    let mode = options.take_text("overlap-check");
+    let template = options.take_text("overlap-check.template");
+    let mut flags = Vec::new();
+    for (name, flag) in OverlapChecks::NAMES {
+        if let Some(on) = options.take_flag(&format!("overlap-check.{name}"))? {
+            flags.push((flag, on));
+        }
+    }
+    if let (Some(mode), Some(template)) = (&mode, &template)
+        && mode != template
+    {
+        return Err(Error::invalid(format!(
+            "Conflicting values for qcow2 options 'overlap-check' ('{mode}') and \
+             'overlap-check.template' ('{template}')"
+        )));
+    }
+    let mut checks = match mode.or(template) {
+        Some(mode) => mode.parse::<OverlapCheckMode>()?.into(),
+        None => old,
+    };
+    flags.into_iter().for_each(|(flag, on)| checks.set(flag, on));
+    Ok(checks)
 }

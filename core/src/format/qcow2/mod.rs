@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `layout` | offsets, constants, limits |
 //! | `header` | header cluster: bytes to a checked value and back |
+//! | `options` | what can be said when an image is opened |
 //! | `open` | checks at opening; builds [`Qcow2`] |
 //! | `map` | guest to host: L1, L2, subclusters |
 //! | `write` | reservations, commits, zeroes, discards |
@@ -40,6 +41,7 @@ mod map;
 mod marks;
 mod measure;
 mod open;
+mod options;
 mod order;
 mod refcount;
 mod resize;
@@ -56,6 +58,7 @@ pub use create::{
     CreateOptions, DataFileOptions, EncryptionMethod, EncryptionOptions, Version, create,
 };
 pub use measure::{Measured, measure, measure_bitmaps};
+pub use options::{CacheOptions, OpenOptions, OverlapCheckMode, OverlapChecks};
 pub use stream::{StreamOptions, stream};
 
 pub(super) use open::open;

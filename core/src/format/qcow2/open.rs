@@ -35,6 +35,7 @@ pub(in crate::format) async fn open(
     if writable && !options.check {
         refuse_unsafe_writing(&header, filename)?;
     }
+    let _sizes = options.qcow2.cache.sizes(&header)?;
     if options.lazy_refcounts == Some(true) && header.version < 3 {
         return Err(Error::invalid(
             "Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level",
