@@ -30,4 +30,6 @@ pub use driver::{
 };
 pub use encryption::{Encryption, EncryptionFormat, EncryptionOptions, Key, KeySource, Numbering};
 pub use layer::{Backing, DataFile, DataSource, DetectZeroes, Env, Layer, OpenOptions};
-pub use report::{CheckReport, DriverEvent, Finding, FindingKind, ImageCorrupted, Remedy, Repair};
+pub use report::{
+    CheckReport, DriverEvent, Finding, FindingKind, ImageCorrupted, NotFreed, Remedy, Repair,
+};

@@ -81,7 +81,15 @@ fn qcow2_options(options: &mut Options, old: &qcow2::OpenOptions) -> Result<qcow
         l2_size: options.take_size("l2-cache-size")?.or(old_cache.l2_size),
         refcount_size: options.take_size("refcount-cache-size")?.or(old_cache.refcount_size),
     };
-    Ok(qcow2::OpenOptions { cache, overlap_check: overlap_checks(options, old.overlap_check)? })
+    let old_discard = old.discard;
+    let discard = qcow2::DiscardOptions {
+        pass_request: options.take_flag("pass-discard-request")?.or(old_discard.pass_request),
+        pass_snapshot: options.take_flag("pass-discard-snapshot")?.or(old_discard.pass_snapshot),
+        pass_other: options.take_flag("pass-discard-other")?.or(old_discard.pass_other),
+        no_unref: options.take_flag("discard-no-unref")?.unwrap_or(old_discard.no_unref),
+    };
+    let overlap_check = overlap_checks(options, old.overlap_check)?;
+    Ok(qcow2::OpenOptions { overlap_check, cache, discard })
 }
 
 /// `Qcow2OverlapChecks`: a mode, or flags on top of one.

@@ -13,7 +13,8 @@ use crate::runtime::NativeRuntime;
 use crate::storage::{Aio, Claim, FileDevice, FileOpener, FileOptions, Locking};
 use sectora_core::Error;
 use sectora_core::format::{
-    Backing, DataSource, DriverEvent, Env, FormatName, KeySource, Layer, OpenOptions, open,
+    Backing, DataSource, DriverEvent, Env, FormatName, KeySource, Layer, NotFreed, OpenOptions,
+    open,
 };
 use sectora_core::graph::{self, Inherited, OptionList, OptionValue, Options, Protocols};
 use sectora_core::io::{Access, Device, Runtime, Unrestricted};
@@ -324,6 +325,13 @@ pub(super) struct Named {
     pub(super) file: Option<Arc<FileDevice>>,
 }
 
+/// Ends writing to an image, and says what happened to it on the way.
+pub(super) async fn close(layer: &Layer) -> sectora_core::Result<()> {
+    let closed = layer.close().await;
+    tell_events(layer);
+    closed
+}
+
 /// Says on standard error what happened to an image without being asked for.
 pub(super) fn tell_events(layer: &Layer) {
     for event in layer.driver().take_events() {
@@ -333,6 +341,13 @@ pub(super) fn tell_events(layer: &Layer) {
                 report.findings.iter().for_each(|finding| complain(&finding.what));
             }
             DriverEvent::Warning(text) => warn(&text),
+            DriverEvent::NotFreed { why, clusters } => {
+                let why = match why {
+                    NotFreed::Free => "Invalid argument",
+                    NotFreed::Uncounted => "Resource temporarily unavailable",
+                };
+                (0..clusters).for_each(|_| complain(&format!("qcow2_free_clusters failed: {why}")));
+            }
         }
     }
 }

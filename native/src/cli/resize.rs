@@ -2,7 +2,7 @@
 
 use super::args::{Cache, HostArgs};
 use super::failure::{Failure, Outcome};
-use super::host::{Host, Opening, Threads, block_on};
+use super::host::{Host, Opening, Threads, block_on, close};
 use super::output::print;
 use sectora_core::ErrorKind;
 use sectora_core::image::{SizeError, parse_size};
@@ -127,7 +127,7 @@ pub(super) fn run(args: Args) -> Outcome {
                 }
                 _ => Failure::from(e),
             })?;
-            image.close().await?;
+            close(&image).await?;
             if !args.quiet {
                 print("Image resized.\n")?;
             }

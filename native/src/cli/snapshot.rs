@@ -3,7 +3,7 @@
 
 use super::args::{Cache, HostArgs};
 use super::failure::{Failure, Outcome, told};
-use super::host::{Host, Opening, Threads, block_on};
+use super::host::{Host, Opening, Threads, block_on, close};
 use super::info::snapshot_list;
 use super::output::{self, Program, print};
 use sectora_core::format::{Layer, NewSnapshot, Snapshots};
@@ -89,7 +89,7 @@ pub(super) fn run(args: Args) -> Outcome {
             let how = Opening { access, ..Opening::to_read(format, Cache::default()) };
             let image = host.open(filename, how).await?;
             perform(&host, &image, action).await?;
-            image.close().await?;
+            close(&image).await?;
             Ok(0)
         }
     })

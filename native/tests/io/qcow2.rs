@@ -1,8 +1,14 @@
 //! What only qcow2 has: its options, and images that somebody has damaged.
 
-use super::images::{Image, Pair, qcow2};
+use super::images::{Image, Pair, qcow2, text};
+use std::os::unix::fs::MetadataExt;
+use std::process::Command;
 
 const PLAIN: Image = qcow2("plain", "", &["write -P 7 0 256k"]);
+const SUBCLUSTERS: Image = qcow2("subclusters", "-o extended_l2=on", &["write -P 7 0 256k"]);
+const VERSION_2: Image = qcow2("version_2", "-o compat=0.10", &["write -P 7 0 256k"]);
+const BACKED: Image = qcow2("backed", "-b base.raw -F raw", &["write -P 7 0 128k"]);
+const COMPRESSED: Image = qcow2("compressed", "", &["write -c 0 64k", "write -c 64k 64k"]);
 const LUKS: Image = qcow2(
     "luks",
     "--object secret,id=s,data=abc -o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10",
@@ -53,6 +59,83 @@ pub(crate) fn stale_bitmaps() -> Vec<String> {
     });
     for args in [&["-r", "-c", "read 0 1k", "disk"][..], &["-c", "write 0 1k", "disk"]] {
         pair.agree(args, "", true, &mut problems);
+    }
+    problems
+}
+
+/// What the file takes, and where the guest's clusters are.
+fn state(pair: &Pair, side: &str) -> (u64, String) {
+    let disk = pair.path(side).join("disk");
+    let blocks = std::fs::metadata(&disk).expect("a file").blocks();
+    let args = ["map", "--output=json", "-f", "qcow2"];
+    let map = Command::new("qemu-img").args(args).arg(&disk).output().expect("qemu-img");
+    (blocks, text(&map.stdout))
+}
+
+/// Which discards and zero writes reach the file, and which clusters keep their place.
+pub(crate) fn discards() -> Vec<String> {
+    let mut problems = Vec::new();
+    for image in [PLAIN, SUBCLUSTERS, VERSION_2, BACKED, COMPRESSED] {
+        let pair = Pair::new(image);
+        for options in [
+            "",
+            ",discard=unmap",
+            ",discard=ignore",
+            ",discard=unmap,pass-discard-request=off",
+            ",discard=ignore,pass-discard-request=on",
+            ",discard=unmap,pass-discard-other=on",
+            ",discard=unmap,discard-no-unref=on",
+            ",discard=ignore,discard-no-unref=on",
+            ",discard=unmap,discard-no-unref=on,pass-discard-request=off",
+            ",pass-discard-request=x",
+        ] {
+            for command in [
+                &["discard 0 128k"][..],
+                &["write -zu 0 128k"],
+                &["write -z 0 128k"],
+                &["discard 32k 128k", "read -P 0 64k 64k"],
+                &["discard 0 128k", "discard 0 64k", "write -P 3 0 64k", "read -P 3 0 64k"],
+            ] {
+                let options = format!("driver=qcow2,file.filename=disk{options}");
+                let mut args: Vec<&str> = command.iter().flat_map(|c| ["-c", *c]).collect();
+                args.extend(["--image-opts", &options]);
+                pair.agree(&args, "", true, &mut problems);
+                // Where clusters have lost their place, ours are used again only after a flush.
+                let kept = options.contains("no-unref=on") && image.name != "compressed";
+                let moves = command.len() > 2 && !kept;
+                let (theirs, ours) = (state(&pair, "theirs"), state(&pair, "ours"));
+                // A file that ends within a block keeps that block.
+                let same = theirs.0.abs_diff(ours.0) <= 8 && theirs.1 == ours.1;
+                if !same && !moves {
+                    let what = format!("{} {args:?}", image.name);
+                    problems.push(format!("{what}: space\n{theirs:?}\n{ours:?}"));
+                }
+            }
+        }
+    }
+    problems
+}
+
+/// Clusters that count as free already, or whose references nothing counts.
+pub(crate) fn not_freed() -> Vec<String> {
+    let mut problems = Vec::new();
+    for uncounted in [false, true] {
+        let pair = Pair::new(PLAIN);
+        pair.forge(|bytes| {
+            let l1 = number(bytes, 40, 8);
+            let l2 = number(bytes, l1 + 2, 6);
+            let data = number(bytes, l2 + 2, 6);
+            let block = number(bytes, number(bytes, 48, 8), 8);
+            if uncounted {
+                // A cluster of the second refcount block, which there is not.
+                bytes[l2..l2 + 8].copy_from_slice(&(1u64 << 63 | 1 << 31).to_be_bytes());
+            } else {
+                bytes[block + (data >> 16) * 2..][..4].fill(0);
+            }
+        });
+        for command in ["discard 0 64k", "discard 0 256k", "write -zu 0 64k"] {
+            pair.agree_on_words(&["-f", "qcow2", "-c", command, "disk"], "", &mut problems);
+        }
     }
     problems
 }

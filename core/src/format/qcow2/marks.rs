@@ -3,7 +3,7 @@
 
 use super::Qcow2;
 use super::layout::{Incompatible, header};
-use crate::format::{DriverEvent, ImageCorrupted};
+use crate::format::{DriverEvent, ImageCorrupted, NotFreed};
 use crate::io::WriteFlags;
 use crate::{Error, ErrorKind, Result};
 use alloc::string::{String, ToString};
@@ -65,6 +65,17 @@ impl Qcow2 {
             self.mark_corrupt(e.what().to_string(), e.offset(), None, true).await;
         }
         result
+    }
+
+    /// Clusters of a damaged image could not be freed: nothing is lost by that.
+    pub(super) fn tell_not_freed(&self, why: NotFreed, count: u64) {
+        let mut events = self.events.lock();
+        match events.last_mut() {
+            Some(DriverEvent::NotFreed { why: last, clusters }) if *last == why => {
+                *clusters += count;
+            }
+            _ => events.push(DriverEvent::NotFreed { why, clusters: count }),
+        }
     }
 
     pub(super) fn take_all_events(&self) -> Vec<DriverEvent> {

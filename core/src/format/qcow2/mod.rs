@@ -12,6 +12,7 @@
 //! | `cache` | L2 tables and refcount blocks in memory |
 //! | `order` | write-back: what must be durable before what |
 //! | `claims` | who may use which range |
+//! | `discards` | what the file below is told to give up |
 //! | `amend` | version, refcount width and the like of an image |
 //! | `rewrite` | changes of the header |
 //! | `empty` | giving up all guest data |
@@ -32,6 +33,7 @@ mod check;
 mod claims;
 mod compact;
 mod create;
+mod discards;
 mod empty;
 mod encryption;
 pub(super) mod header;
@@ -58,7 +60,7 @@ pub use create::{
     CreateOptions, DataFileOptions, EncryptionMethod, EncryptionOptions, Version, create,
 };
 pub use measure::{Measured, measure, measure_bitmaps};
-pub use options::{CacheOptions, OpenOptions, OverlapCheckMode, OverlapChecks};
+pub use options::{CacheOptions, DiscardOptions, OpenOptions, OverlapCheckMode, OverlapChecks};
 pub use stream::{StreamOptions, stream};
 
 pub(super) use open::open;
@@ -83,6 +85,7 @@ use cache::TableCache;
 use claims::{Limbo, RangeLocks};
 use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
+use discards::Discards;
 use header::Header;
 use layout::{Autoclear, Incompatible};
 use snapshot::SnapshotTable;
@@ -135,6 +138,8 @@ pub struct Qcow2 {
     for_check: bool,
     /// Refcounts are written only now and then; the image is marked dirty meanwhile.
     lazy: bool,
+    /// What becomes of space that is not needed any more.
+    discards: Discards,
     /// The incompatible features in the file now.
     incompatible: Mutex<Incompatible>,
     /// Serialises changes of these.

@@ -3,6 +3,7 @@
 use super::bitmap::Persistent;
 use super::cache::TableCache;
 use super::claims::{Limbo, RangeLocks};
+use super::discards::Discards;
 use super::header::Header;
 use super::layout::{self as l, Autoclear, Compatible, Incompatible};
 use super::snapshot::{self, Snapshot, SnapshotTable};
@@ -40,6 +41,9 @@ pub(in crate::format) async fn open(
         return Err(Error::invalid(
             "Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level",
         ));
+    }
+    if options.qcow2.discard.no_unref && header.version < 3 {
+        return Err(Error::invalid("discard-no-unref is only supported since qcow2 version 3"));
     }
     let (encryption, secret) = super::encryption::unlock(env, file, &header, options).await?;
     let data = open_data_file(env, &header, filename, options).await?;
@@ -140,6 +144,7 @@ pub(in crate::format) async fn open(
             && options
                 .lazy_refcounts
                 .unwrap_or(header.compatible.contains(Compatible::LAZY_REFCOUNTS)),
+        discards: Discards::new(options),
         incompatible: Mutex::new(header.incompatible),
         marks_lock: async_lock::Mutex::new(()),
         seen_corrupt: Mutex::new(None),

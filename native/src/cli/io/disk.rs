@@ -1,7 +1,7 @@
 //! The open image: how it was asked for, and requests on it.
 
 use super::super::args::Cache;
-use super::super::host::{Host, Opening};
+use super::super::host::{Host, Opening, close};
 use super::super::objects::Objects;
 use super::super::overlay;
 use crate::storage::{Aio, os_error};
@@ -297,7 +297,7 @@ impl Disk {
 
     /// Ends writing.
     pub(super) async fn close(&self) -> Result<()> {
-        self.layer.close().await
+        close(&self.layer).await
     }
 }
 

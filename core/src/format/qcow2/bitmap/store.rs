@@ -1,7 +1,7 @@
 //! Bitmaps of memory into the image (`docs/formats/qcow2.md`, "Bitmaps").
 
 use super::super::Qcow2;
-use super::super::claims::{Release, Reserved};
+use super::super::claims::{Release, Reserved, Why};
 use super::super::header::{BitmapsExtension, ExtensionArea};
 use super::super::layout::{self as l, Autoclear, be64, extension, header, limits};
 use super::super::open::read_table;
@@ -111,7 +111,7 @@ impl Qcow2 {
         let result = self.point_to_bitmaps(directory.as_ref()).await;
         self.poison_on_error(result)?;
         reserved.linked();
-        self.limbo.free_later(freed);
+        self.limbo.free_later(Why::Other, freed);
         *self.bitmaps.kept.lock() = super::load::Kept { directory, entries };
         bitmaps.iter().for_each(|bitmap| bitmap.stored());
         Ok(true)

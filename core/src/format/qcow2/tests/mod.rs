@@ -7,6 +7,7 @@
 //! | `builder` | images written byte by byte, for the other kinds |
 //! | `unit` | headers and tables: round trips, and each rule with the smallest image that breaks it |
 //! | `model` | every kind of image against a flat disk |
+//! | `discards` | what the file below is told to give up |
 //! | `disks` | images in every state, with operations, for the next three |
 //! | `campaign` | power goes at each call of every operation there is, in thousands of ways |
 //! | `faults` | each call of the file fails once |
@@ -28,6 +29,7 @@ mod builder;
 mod campaign;
 mod compact;
 mod crash;
+mod discards;
 mod disks;
 mod faults;
 mod headers;
