@@ -171,7 +171,8 @@ pub async fn open(
     open_chain(env, file, filename, options, &mut Vec::new()).await
 }
 
-async fn open_chain(
+/// The same below the images whose files are in `chain`.
+pub(crate) async fn open_chain(
     env: &Env,
     file: Device,
     filename: &str,
@@ -243,6 +244,12 @@ async fn open_backing(
     if chain.len() >= MAX_CHAIN {
         return Err(too_long());
     }
+    if let Some(text) = wanted.name.strip_prefix("json:") {
+        let base = OpenOptions { key, ..OpenOptions::default() };
+        let (format, chain) = (wanted.format.as_deref(), chain.clone());
+        let opened = crate::graph::open_backing(env, text, referrer, format, base, chain);
+        return Box::pin(opened).await;
+    }
     let reference = Reference {
         kind: ReferenceKind::Backing,
         name: &wanted.name,
@@ -251,14 +258,16 @@ async fn open_backing(
     };
     let found = env.policy.open(reference).await?;
     if chain.contains(&found.filename) {
-        return Err(Error::corrupt(format!(
-            "backing file '{}' creates an infinite loop",
-            found.filename
-        )));
+        return Err(infinite_loop(&found.filename));
     }
     let format = wanted.format.as_deref().map(FormatName::from_str).transpose()?;
     let options = OpenOptions { format, key, ..OpenOptions::default() };
     Box::pin(open_chain(env, found.device, &found.filename, options, chain)).await
+}
+
+/// The error for a backing file that stands on itself.
+pub(crate) fn infinite_loop(name: &str) -> Error {
+    Error::corrupt(format!("backing file '{name}' creates an infinite loop"))
 }
 
 /// What stands before the error of a backing file, once for each image of the chain above it.

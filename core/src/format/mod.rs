@@ -24,6 +24,7 @@ mod transfer;
 
 pub use compaction::{Compaction, Instead, Still};
 pub use detect::{FormatName, open, probe};
+pub(crate) use detect::{infinite_loop, open_chain};
 pub use driver::{
     Amendment, BackingRef, Child, Driver, FormatInfo, Geometry, Mapping, NewSnapshot, Piece, Place,
     Reservation, Snapshots, Target, Token, ZeroPlan,

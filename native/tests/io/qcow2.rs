@@ -8,6 +8,11 @@ const PLAIN: Image = qcow2("plain", "", &["write -P 7 0 256k"]);
 const SUBCLUSTERS: Image = qcow2("subclusters", "-o extended_l2=on", &["write -P 7 0 256k"]);
 const VERSION_2: Image = qcow2("version_2", "-o compat=0.10", &["write -P 7 0 256k"]);
 const BACKED: Image = qcow2("backed", "-b base.raw -F raw", &["write -P 7 0 128k"]);
+const JSON_BACKED: Image = qcow2(
+    "json_backed",
+    r#"-F raw -b json:{"driver":"raw","file":{"driver":"file","filename":"base.raw"}}"#,
+    &["write -P 7 64k 64k"],
+);
 const COMPRESSED: Image = qcow2("compressed", "", &["write -c 0 64k", "write -c 64k 64k"]);
 const LUKS: Image = qcow2(
     "luks",
@@ -136,6 +141,47 @@ pub(crate) fn not_freed() -> Vec<String> {
         for command in ["discard 0 64k", "discard 0 256k", "write -zu 0 64k"] {
             pair.agree_on_words(&["-f", "qcow2", "-c", command, "disk"], "", &mut problems);
         }
+    }
+    problems
+}
+
+pub(crate) fn json_backed() -> Vec<String> {
+    let (pair, mut problems) = (Pair::new(JSON_BACKED), Vec::new());
+    for args in [
+        &["-c", "read -P 9 0 64k", "-c", "read -P 9 128k 896k", "-c", "map", "-c", "info"][..],
+        &[
+            "-c",
+            "write -P 3 100 5000",
+            "-c",
+            "read -P 9 5100 1k",
+            "-c",
+            "discard 0 64k",
+            "-c",
+            "map",
+        ],
+        &["-r", "-c", "alloc 0 4M"],
+    ] {
+        let args: Vec<&str> = args.iter().copied().chain(["disk"]).collect();
+        // Who compares the images stands in another folder, where there is no such file.
+        pair.agree_on_words(&args, "", &mut problems);
+    }
+    let mut images = Vec::new();
+    for name in [
+        "json:{",
+        r#"json:{"driver":"raw","file":{"driver":"file","filename":"base.raw"},"foo":1}"#,
+        r#"json:{"driver":"raw","file":{"driver":"file","filename":"base.raw","foo":1}}"#,
+        r#"json:{"driver":"raw","file":{"driver":"file","filename":"nofile"}}"#,
+        r#"json:{"driver":"file","filename":"base.raw"}"#,
+        r#"json:{"file":{"driver":"file","filename":"base.raw"}}"#,
+        r#"json:{"driver":"qcow2","file":{"driver":"file","filename":"base.raw"}}"#,
+        r#"json:{"driver":"raw","file.filename":"base.raw","offset":"512","size":"1k"}"#,
+    ] {
+        images.push(format!("-u -F raw -b {name}"));
+    }
+    for create in images {
+        // Such an image is made anew in each run of this test: it need not outlive it.
+        let pair = Pair::new(qcow2("json_backed", create.leak(), &[]));
+        pair.agree_on_words(&["-r", "-c", "read -P 9 0 1k", "disk"], "", &mut problems);
     }
     problems
 }
