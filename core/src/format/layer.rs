@@ -396,12 +396,12 @@ impl Layer {
         let end = if self.data.is_some() { len } else { len.next_multiple_of(unit) };
         let below = self.backing.as_ref().map_or(0, |backing| backing.len());
         let end = below.max(start).next_multiple_of(unit).min(end);
+        self.driver.prepare_growth(len).await?;
         if start >= end {
             return Ok(());
         }
         let mut wanted = Vec::new();
         if below > start {
-            self.driver.prepare_growth(len).await?;
             let plan = self.driver.zero(start, end - start, ZeroFlags::empty()).await?;
             wanted.extend(plan.explicit);
         } else {

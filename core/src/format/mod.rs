@@ -21,6 +21,7 @@ mod ranges;
 pub mod raw;
 mod report;
 mod transfer;
+mod vm_state;
 
 pub use compaction::{Compaction, Instead, Still};
 pub use detect::{FormatName, open, probe};

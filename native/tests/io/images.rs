@@ -134,6 +134,16 @@ impl Pair {
         problems: &mut Vec<String>,
     ) -> String {
         self.reset();
+        self.agree_as_it_is(args, input, problems)
+    }
+
+    /// The same on the images as they are.
+    pub(crate) fn agree_as_it_is(
+        &self,
+        args: &[&str],
+        input: &str,
+        problems: &mut Vec<String>,
+    ) -> String {
         let theirs = self.run("theirs", args, input);
         let ours = self.run("ours", args, input);
         let what = format!("{} {args:?} {input:?}", self.image.name);

@@ -33,6 +33,7 @@ fn main() {
     trials.push(Trial::test("discards_are_passed_on", || verdict(qcow2::discards())));
     trials.push(Trial::test("what_cannot_be_freed_is_told", || verdict(qcow2::not_freed())));
     trials.push(Trial::test("backing_files_named_by_options", || verdict(qcow2::json_backed())));
+    trials.push(Trial::test("states_of_machines", || verdict(qcow2::vm_states())));
     trials.push(Trial::test("options_of_encryption", || verdict(qcow2::encryption_options())));
     trials.push(Trial::test("stale_bitmaps_are_warned_of", || verdict(qcow2::stale_bitmaps())));
     trials.push(Trial::test("what_is_not_supported_is_refused", scripts::unsupported));

@@ -185,3 +185,42 @@ pub(crate) fn json_backed() -> Vec<String> {
     }
     problems
 }
+
+/// The state of a machine: the same words, and each reads what the other has written.
+pub(crate) fn vm_states() -> Vec<String> {
+    let mut problems = Vec::new();
+    for image in [PLAIN, SUBCLUSTERS, VERSION_2, BACKED, LUKS, AES] {
+        let pair = Pair::new(image);
+        let options = match image.name {
+            "luks" | "aes" => "driver=qcow2,file.filename=disk,encrypt.key-secret=s",
+            _ => "driver=qcow2,file.filename=disk",
+        };
+        let rest = ["--object", "secret,id=s,data=abc", "--image-opts", options];
+        let run = |commands: &[&'static str]| -> Vec<&str> {
+            commands.iter().flat_map(|c| ["-c", *c]).chain(rest).collect()
+        };
+        for commands in [
+            &["write -b -P 7 0 100k", "read -b -P 7 0 100k", "read -b -P 0 100k 4k"][..],
+            &["write -b -P 7 512 1k", "read -b -P 7 512 1k", "write -b -P 8 1k 512"],
+            &["read -b -P 0 50M 4k", "write -b 777 1k", "write -b 0 513", "read -b 1 512"],
+            &["write -b -z 0 512", "write -b -f 0 512", "read -b 0 0", "write -b 0 0", "length"],
+            &["write -b -P 5 600M 64k", "read -b -P 5 600M 64k", "read -P 0 4M 512", "map"],
+            &["read -b 9E 512", "read -b -- -512 512", "length"],
+        ] {
+            let args = run(commands);
+            pair.agree_on_words(&args, "", &mut problems);
+        }
+        let written = run(&["write -b -P 7 0 100k", "write -b -P 8 512 1k"]);
+        pair.agree_on_words(&written, "", &mut problems);
+        let swap = |from: &str, to: &str| {
+            std::fs::rename(pair.path(from).join("disk"), pair.path(to).join("disk"))
+                .expect("rename");
+        };
+        swap("ours", "bin");
+        swap("theirs", "ours");
+        swap("bin", "theirs");
+        let read = run(&["read -b -P 7 0 512", "read -b -P 8 512 1k", "read -b -P 7 1536 98k"]);
+        pair.agree_as_it_is(&read, "", &mut problems);
+    }
+    problems
+}

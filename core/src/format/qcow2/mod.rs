@@ -18,6 +18,7 @@
 //! | `empty` | giving up all guest data |
 //! | `compact` | giving up what nobody needs |
 //! | `snapshot` | internal snapshots |
+//! | `vm_state` | the state of a machine, behind the disk |
 //! | `shared` | references of whole tables; the image to oneself |
 //! | `bitmap` | persistent bitmaps: loaded, marked, stored |
 //! | `check` | consistency check and repair |
@@ -54,6 +55,7 @@ mod sparse;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod vm_state;
 mod write;
 
 pub use create::{
@@ -399,8 +401,11 @@ impl Driver for Qcow2 {
     }
 
     fn vm_state_offset(&self) -> Option<u64> {
-        // The first L1 entry that no byte of the disk needs.
-        (*self.virtual_size.read()).checked_next_multiple_of(1 << self.header.l1_entry_span_bits())
+        Some(self.state_index() << self.header.l1_entry_span_bits())
+    }
+
+    fn prepare_vm_state(&self, end: u64) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.noting_damage(self.prepare_state(end)))
     }
 
     fn describe(&self) -> BoxFuture<'_, Result<FormatInfo>> {

@@ -80,10 +80,11 @@ impl Qcow2 {
     pub(super) async fn prepare_growth(&self, size: u64) -> Result<()> {
         let needed = self.check_size(size)?;
         self.prepare_write().await?;
+        self.clear_way(size).await?;
         self.grow_tables(needed).await
     }
 
-    async fn grow_tables(&self, entries: u64) -> Result<()> {
+    pub(super) async fn grow_tables(&self, entries: u64) -> Result<()> {
         if entries <= self.l1.read().entries.len() as u64 {
             return Ok(());
         }

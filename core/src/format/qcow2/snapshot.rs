@@ -213,16 +213,11 @@ impl Qcow2 {
         // Flags and counts went up together.
         self.flags_stale.store(false, Ordering::Release);
         if info.vm_state_size > 0 {
-            self.drop_vm_state(info.vm_state_size).await?;
+            // It belongs to the snapshot alone now.
+            self.drop_state(Why::Snapshot).await?;
         }
         self.settle_metadata().await?;
         Ok(info)
-    }
-
-    /// The machine's state belongs to the snapshot alone.
-    async fn drop_vm_state(&self, len: u64) -> Result<()> {
-        let _ = len;
-        Ok(())
     }
 
     fn new_snapshot(&self, new: NewSnapshot, l1_offset: u64, l1_size: usize) -> Result<Snapshot> {

@@ -18,6 +18,7 @@
 //! | `repair` | repairs, and the marks that call for them |
 //! | `rewrite` | changes of the header |
 //! | `states` | snapshots, sizes and amendments, whatever fails |
+//! | `vm_state` | the state of a machine |
 //! | `hostile` | truncated, flipped and forged images |
 //!
 //! `SECTORA_TEST_ROUNDS=n` makes the random ones `n` times as long.
@@ -41,6 +42,7 @@ mod repair;
 mod rewrite;
 mod states;
 mod unit;
+mod vm_state;
 
 use crate::format::{Env, Finding, Layer, Repair};
 use crate::image::no_progress;
