@@ -139,7 +139,7 @@ impl KeySource {
                 Some(wanted) if wanted != format => Err(other_format(format, wanted)),
                 _ => Ok(Some(&key.secret)),
             },
-            Self::Missing(id) => Err(crate::image::no_secret(id)),
+            Self::Missing(id) => Err(no_secret(id)),
         }
     }
 
@@ -153,6 +153,11 @@ impl KeySource {
             _ => Ok(()),
         }
     }
+}
+
+/// The error for an ID that no secret has.
+pub(crate) fn no_secret(id: &str) -> Error {
+    Error::invalid(format!("No secret with id '{id}'"))
 }
 
 /// The error for an encrypted image without a key.

@@ -1,6 +1,6 @@
 //! A layer: an opened format over its devices, a device itself.
 
-use super::{Child, Driver, EncryptionOptions, FormatName, KeySource, Place, transfer};
+use super::{ByOptions, Child, Driver, EncryptionOptions, FormatName, KeySource, Place, transfer};
 use crate::bitmap::BitmapSet;
 use crate::io::{
     Access, BlockDevice, BoxFuture, Capabilities, Device, DeviceInfo, Extent, ExtentFlags,
@@ -85,6 +85,9 @@ pub struct OpenOptions {
     pub access: Access,
     /// The backing file.
     pub backing: Backing,
+    /// What opens backing files that images name by options. Where there is nothing, the policy is
+    /// asked for such a name as for any other.
+    pub by_options: Option<ByOptions>,
     /// The external data file.
     pub data_file: DataSource,
     /// The key of an encrypted image.
@@ -122,6 +125,7 @@ impl Default for OpenOptions {
             format: None,
             access: Access::ReadOnly,
             backing: Backing::Follow,
+            by_options: None,
             data_file: DataSource::Follow,
             key: KeySource::None,
             encryption: EncryptionOptions::default(),

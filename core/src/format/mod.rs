@@ -24,12 +24,13 @@ mod transfer;
 mod vm_state;
 
 pub use compaction::{Compaction, Instead, Still};
-pub use detect::{FormatName, open, probe};
-pub(crate) use detect::{infinite_loop, open_chain};
+pub use detect::{ByOptions, FormatName, open, probe};
+pub(crate) use detect::{Described, infinite_loop, open_chain};
 pub use driver::{
     Amendment, BackingRef, Child, Driver, FormatInfo, Geometry, Mapping, NewSnapshot, Piece, Place,
     Reservation, Snapshots, Target, Token, ZeroPlan,
 };
+pub(crate) use encryption::no_secret;
 pub use encryption::{Encryption, EncryptionFormat, EncryptionOptions, Key, KeySource, Numbering};
 pub use layer::{Backing, DataFile, DataSource, DetectZeroes, Env, Layer, OpenOptions};
 pub use report::{

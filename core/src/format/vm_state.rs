@@ -26,7 +26,7 @@ impl Layer {
             return Err(Error::denied(format!("'{}' was opened read-only", self.filename)));
         }
         let (start, end) = self.place_of_state(offset, data.len())?;
-        if data.len() > 0 {
+        if !data.is_empty() {
             self.driver.prepare_vm_state(end).await?;
         }
         transfer::write(self, start, data).await

@@ -18,7 +18,8 @@ mod reference;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use reference::open_backing;
+pub(crate) use reference::open_described;
 
 pub use open::{Inherited, Located, Protocols, open};
 pub use options::{ChildOptions, OptionList, OptionValue, Options};
+pub use reference::by_options;

@@ -125,6 +125,7 @@ impl Opener<'_> {
             };
             let how = common(&mut options, how)?;
             base.access = how.access;
+            base.by_options = Some(super::by_options());
             base.format = format.or(base.format);
             take_zeroes(&mut options, &mut base)?;
             if driver.is_none() && !options.has_child("file") {

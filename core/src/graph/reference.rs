@@ -6,7 +6,7 @@
 
 use super::open::{Inherited, Opener, Protocols};
 use super::options::{OptionValue, Options};
-use crate::format::{Env, Layer, OpenOptions};
+use crate::format::{ByOptions, Described, Env, Layer};
 use crate::io::{Access, BoxFuture, Opened, Reference, ReferenceKind, has_protocol};
 use crate::{Error, Result};
 use alloc::borrow::ToOwned;
@@ -14,18 +14,17 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 
-/// Opens the backing file that `referrer` names by the options `text`. `format` is what the image
-/// says that it is: it has the last word. `chain` has the files above it.
-pub(crate) async fn open_backing(
-    env: &Env,
-    text: &str,
-    referrer: &str,
-    format: Option<&str>,
-    base: OpenOptions,
-    chain: Vec<String>,
-) -> Result<Arc<Layer>> {
+/// For [`OpenOptions::by_options`](crate::format::OpenOptions::by_options): backing files that images
+/// name by options are opened as nodes are, through the policy.
+#[must_use]
+pub fn by_options() -> ByOptions {
+    ByOptions(|env, described| Box::pin(open_described(env, described)))
+}
+
+/// Opens a backing file by the options that an image has for it.
+pub(crate) async fn open_described(env: &Env, described: Described<'_>) -> Result<Arc<Layer>> {
+    let Described { text, referrer, format, options: base, chain } = described;
     let mut options = Options::parse_json(text)?;
     if let Some(format) = format {
         options.set("driver", OptionValue::Text(format.to_owned()));

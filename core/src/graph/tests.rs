@@ -238,7 +238,9 @@ fn backing_files_named_by_options_are_opened_through_the_policy() {
         let allowed = Env { runtime: runtime.clone(), policy: policy.clone() };
         let denied = Env { runtime: runtime.clone(), policy: Arc::new(Deny) };
         let open = async |env: &Env, file: &Device| {
-            crate::format::open(env, file.clone(), "over", OpenOptions::default()).await
+            let by_options = Some(super::by_options());
+            let options = OpenOptions { by_options, ..OpenOptions::default() };
+            crate::format::open(env, file.clone(), "over", options).await
         };
         let disk =
             r#"{"driver":"raw","offset":512,"file":{"driver":"file","filename":"disk.raw"}}"#;
@@ -290,7 +292,9 @@ fn loops_through_options_end() {
         let files = Files(BTreeMap::from([("loop".to_string(), file.clone())]));
         let env = Env { runtime, policy: Arc::new(files) };
         for name in ["loop", "another name"] {
-            let opened = crate::format::open(&env, file.clone(), name, OpenOptions::default());
+            let by_options = Some(super::by_options());
+            let options = OpenOptions { by_options, ..OpenOptions::default() };
+            let opened = crate::format::open(&env, file.clone(), name, options);
             let e = opened.await.expect_err("it does not end").to_string();
             assert!(e.contains("'loop' creates an infinite loop"), "{e}");
         }

@@ -190,6 +190,7 @@ impl Host {
             backing,
             data_file,
             check: how.check,
+            by_options: Some(graph::by_options()),
             key: how.key,
             snapshot: how.snapshot.map(str::to_owned),
             ..OpenOptions::default()

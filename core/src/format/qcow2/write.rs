@@ -704,7 +704,7 @@ impl Qcow2 {
                         | Entry::Zero { host: None, .. }
                         | Entry::Subclusters { host: None, .. }
                 );
-                if !has_place && !(hides && shows) {
+                if !(has_place || hides && shows) {
                     continue;
                 }
                 let keep = self.discards.no_unref && !matches!(old, Entry::Compressed(_));
