@@ -335,6 +335,14 @@ pub trait Driver: Send + Sync + fmt::Debug {
     /// Makes a range read as zeroes, as far as metadata can.
     fn zero(&self, start: u64, len: u64, flags: ZeroFlags) -> BoxFuture<'_, Result<ZeroPlan>>;
 
+    /// Marks the unit of copy-on-write at `start` as zeroes where it holds no bytes of its own: the
+    /// caller knows that what it shows of the image below is to be zeroes. True where it reads as
+    /// zeroes now.
+    fn zero_unallocated(&self, start: u64) -> BoxFuture<'_, Result<bool>> {
+        let _ = start;
+        Box::pin(core::future::ready(Ok(false)))
+    }
+
     /// Gives up the contents of a range, as far as metadata can.
     fn discard(&self, start: u64, len: u64) -> BoxFuture<'_, Result<()>>;
 

@@ -423,6 +423,29 @@ impl Layer {
         self.driver.flush().await
     }
 
+    /// Zeroes for a part of a unit that shows the image below, which is zeroes all around that part:
+    /// the unit may be marked as a whole. What is below does not change.
+    async fn zero_rest(&self, start: u64, len: u64) -> Result<bool> {
+        let unit = u64::from(self.driver.geometry().subcluster_size);
+        let Some(below) = self.backing.as_ref().filter(|_| len < unit) else { return Ok(false) };
+        let first = start - start % unit;
+        let (end, last) = (start + len, first + unit);
+        if end > last {
+            return Ok(false);
+        }
+        for (mut at, to) in [(first, start), (end, last)] {
+            while at < to.min(below.len()) {
+                for extent in below.extents(at, to.min(below.len()) - at).await? {
+                    if !extent.is_zero() {
+                        return Ok(false);
+                    }
+                    at = extent.end();
+                }
+            }
+        }
+        self.driver.zero_unallocated(first).await
+    }
+
     /// A guest must not be able to turn its raw disk into another format by what it writes: where
     /// the format was only guessed, the first sector may not begin to look like one.
     async fn refuse_format_change(&self, offset: u64, data: &Segments) -> Result<()> {
@@ -508,7 +531,18 @@ impl BlockDevice for Layer {
                 return Err(Error::unsupported(what).in_format(self.driver.name()));
             }
             for (start, len) in plan.explicit {
-                transfer::write_zeroes(self, start, len).await?;
+                let unit = u64::from(self.driver.geometry().subcluster_size);
+                // A short one may have parts of two units.
+                let border = start.next_multiple_of(unit).clamp(start, start + len);
+                let (head, tail) = match len < unit {
+                    true => (border - start, start + len - border),
+                    false => (len, 0),
+                };
+                for (start, len) in [(start, head), (border, tail)] {
+                    if len > 0 && !self.zero_rest(start, len).await? {
+                        transfer::write_zeroes(self, start, len).await?;
+                    }
+                }
             }
             Ok(())
         })

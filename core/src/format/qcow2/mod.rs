@@ -324,6 +324,10 @@ impl Driver for Qcow2 {
         Box::pin(self.noting_damage(self.zero_range(start, len, flags)))
     }
 
+    fn zero_unallocated(&self, start: u64) -> BoxFuture<'_, Result<bool>> {
+        Box::pin(self.noting_damage(self.zero_unit(start)))
+    }
+
     fn discard(&self, start: u64, len: u64) -> BoxFuture<'_, Result<()>> {
         Box::pin(self.noting_damage(self.discard_range(start, len)))
     }

@@ -626,6 +626,38 @@ impl Qcow2 {
         self.relieve_cache().await
     }
 
+    /// Marks a unit that has no bytes of its own as zeroes.
+    pub(super) async fn zero_unit(&self, start: u64) -> Result<bool> {
+        if self.header.version < 3 || self.data_file_is_raw() {
+            return Ok(false);
+        }
+        self.prepare_write().await?;
+        let _with_others = self.with_others().await?;
+        let end = start + self.subcluster_size();
+        let _guard = self.range_locks.lock(self.cluster_start(start), self.cluster_end(end)).await;
+        let l2 = self.ensure_l2(start).await?;
+        let (slice, position) = self.l2_slice(l2, start).await?;
+        let done = self.cache.modify(&slice, |bytes| -> Result<bool> {
+            let old = self.entry(bytes, position, start)?;
+            let mask = self.mask(start, end);
+            match old {
+                Entry::Zero { .. } => return Ok(true),
+                Entry::Subclusters { bitmap, .. } if bitmap.allocated & mask != 0 => {
+                    return Ok(false);
+                }
+                Entry::Unallocated | Entry::Subclusters { .. } => {}
+                Entry::Standard { .. } | Entry::Compressed(_) => return Ok(false),
+            }
+            match self.extended_l2 {
+                true => self.zero_subclusters(bytes, position, &old, mask, true),
+                false => put(bytes, position, l::ZERO),
+            }
+            Ok(true)
+        })?;
+        self.relieve_cache().await?;
+        Ok(done)
+    }
+
     fn zero_subclusters(
         &self,
         bytes: &mut [u8],

@@ -1,6 +1,6 @@
 //! What the file below is told to give up, and when.
 
-use super::super::layout as l;
+use super::super::layout::{self as l, header as h};
 use super::super::{CreateOptions, DataFileOptions, DiscardOptions, create};
 use super::builder::{CLUSTER, DATA, FILL, Image, L1, L2, SIZE};
 use super::{env, findings};
@@ -265,4 +265,38 @@ fn clusters_that_count_as_free_or_not_at_all_are_told_of() {
             layer.close().await.expect("closed");
         });
     }
+}
+
+/// Zeroes for a part of a cluster take no space where the image below has zeroes all around.
+#[test]
+fn parts_of_clusters_are_marked_where_the_rest_is_zeroes_below() {
+    let mut image = Image::v3();
+    let name = b"base";
+    image
+        .put(CLUSTER - name.len(), name)
+        .be64(h::BACKING_OFFSET, (CLUSTER - name.len()) as u64)
+        .be32(h::BACKING_SIZE, name.len() as u32);
+    let bench = Bench::new(&image);
+    bench.runtime.block_on(async {
+        let base = [vec![0; CLUSTER], vec![0; 100], vec![7; 100], vec![0; CLUSTER - 200]].concat();
+        bench.data.write(LEN, base[..].to_vec().into(), WriteFlags::empty()).await.expect("below");
+        let layer = bench.open(DiscardOptions::default()).await;
+        let zero = async |start: u64, len: u64| {
+            layer.write_zeroes(start, len, ZeroFlags::empty()).await.expect("done");
+            let extents = layer.extents(start, len).await.expect("extents");
+            (extents[0].is_allocated(), extents[0].host.is_some())
+        };
+        assert_eq!(zero(60 * LEN + 100, 50).await, (true, false), "marked");
+        assert_eq!(zero(61 * LEN + 500, 24).await, (true, false), "marked, on both sides");
+        // Here the image below has bytes.
+        assert_eq!(zero(2 * LEN + 100, 50).await, (true, true), "written");
+        layer.discard(2 * LEN, LEN).await.expect("discarded");
+        let all = layer.read(0, SIZE).await.expect("readable").to_vec();
+        assert!(all[CLUSTER..].iter().all(|byte| *byte == 0));
+        // Its own bytes stay.
+        layer.write_zeroes(100, 100, ZeroFlags::empty()).await.expect("done");
+        let head = first(&layer).await;
+        assert_eq!(head, [vec![FILL; 100], vec![0; 100], vec![FILL; CLUSTER - 200]].concat());
+        bench.assert_sound(layer).await;
+    });
 }
