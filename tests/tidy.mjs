@@ -45,6 +45,9 @@ const FORMAT_EXTRAS = {
     "cache.rs", // cached tables
     "encryption.rs", // keys, key slots and where the LUKS header is
     "claims.rs", // ranges that requests in flight hold
+    "discards.rs", // what the file below is told to give up
+    "options.rs", // what can be said when an image is opened
+    "vm_state.rs", // the state of a machine, behind the disk
     "marks.rs", // the features that say how far an image can be trusted
     "compact.rs", // giving up what nobody needs
     "empty.rs", // giving up all guest data

@@ -2,7 +2,7 @@
 
 use super::layer::DataFile;
 use super::{Backing, BackingRef, Driver, Env, KeySource, Layer, OpenOptions};
-use crate::io::{Access, Capabilities, Device, DeviceExt, Reference, ReferenceKind};
+use crate::io::{Access, BoxFuture, Capabilities, Device, DeviceExt, Reference, ReferenceKind};
 use crate::{Error, Result};
 use alloc::boxed::Box;
 use alloc::format;
@@ -171,7 +171,8 @@ pub async fn open(
     open_chain(env, file, filename, options, &mut Vec::new()).await
 }
 
-async fn open_chain(
+/// The same below the images whose files are in `chain`.
+pub(crate) async fn open_chain(
     env: &Env,
     file: Device,
     filename: &str,
@@ -211,7 +212,7 @@ async fn open_chain(
                 KeySource::Ignore => KeySource::Ignore,
                 _ => KeySource::None,
             };
-            let opened = open_backing(env, filename, wanted, key, chain).await;
+            let opened = open_backing(env, filename, wanted, key, options.by_options, chain).await;
             Some(opened.map_err(|e| e.context(BACKING_FAILED))?)
         }
         _ => None,
@@ -233,15 +234,43 @@ async fn open_chain(
     }))
 }
 
+/// What opens the backing files that images name by options (`json:`):
+/// [`graph::by_options`](crate::graph::by_options).
+#[derive(Clone, Copy, Debug)]
+pub struct ByOptions(
+    pub(crate) for<'a> fn(&'a Env, Described<'a>) -> BoxFuture<'a, Result<Arc<Layer>>>,
+);
+
+/// A backing file that an image names by options.
+#[derive(Debug)]
+pub(crate) struct Described<'a> {
+    /// The options, as JSON.
+    pub(crate) text: &'a str,
+    /// The file of the image that names it.
+    pub(crate) referrer: &'a str,
+    /// What the image says that it is: this has the last word.
+    pub(crate) format: Option<&'a str>,
+    /// How it is opened.
+    pub(crate) options: OpenOptions,
+    /// The files of the images above it.
+    pub(crate) chain: Vec<String>,
+}
+
 async fn open_backing(
     env: &Env,
     referrer: &str,
     wanted: BackingRef,
     key: KeySource,
+    by_options: Option<ByOptions>,
     chain: &mut Vec<String>,
 ) -> Result<Arc<Layer>> {
     if chain.len() >= MAX_CHAIN {
         return Err(too_long());
+    }
+    if let (Some(text), Some(ByOptions(opens))) = (wanted.name.strip_prefix("json:"), by_options) {
+        let options = OpenOptions { key, by_options, ..OpenOptions::default() };
+        let (format, chain) = (wanted.format.as_deref(), chain.clone());
+        return opens(env, Described { text, referrer, format, options, chain }).await;
     }
     let reference = Reference {
         kind: ReferenceKind::Backing,
@@ -251,14 +280,16 @@ async fn open_backing(
     };
     let found = env.policy.open(reference).await?;
     if chain.contains(&found.filename) {
-        return Err(Error::corrupt(format!(
-            "backing file '{}' creates an infinite loop",
-            found.filename
-        )));
+        return Err(infinite_loop(&found.filename));
     }
     let format = wanted.format.as_deref().map(FormatName::from_str).transpose()?;
-    let options = OpenOptions { format, key, ..OpenOptions::default() };
+    let options = OpenOptions { format, key, by_options, ..OpenOptions::default() };
     Box::pin(open_chain(env, found.device, &found.filename, options, chain)).await
+}
+
+/// The error for a backing file that stands on itself.
+pub(crate) fn infinite_loop(name: &str) -> Error {
+    Error::corrupt(format!("backing file '{name}' creates an infinite loop"))
 }
 
 /// What stands before the error of a backing file, once for each image of the chain above it.

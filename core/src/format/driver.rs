@@ -335,6 +335,14 @@ pub trait Driver: Send + Sync + fmt::Debug {
     /// Makes a range read as zeroes, as far as metadata can.
     fn zero(&self, start: u64, len: u64, flags: ZeroFlags) -> BoxFuture<'_, Result<ZeroPlan>>;
 
+    /// Marks the unit of copy-on-write at `start` as zeroes where it holds no bytes of its own: the
+    /// caller knows that what it shows of the image below is to be zeroes. True where it reads as
+    /// zeroes now.
+    fn zero_unallocated(&self, start: u64) -> BoxFuture<'_, Result<bool>> {
+        let _ = start;
+        Box::pin(core::future::ready(Ok(false)))
+    }
+
     /// Gives up the contents of a range, as far as metadata can.
     fn discard(&self, start: u64, len: u64) -> BoxFuture<'_, Result<()>>;
 
@@ -347,7 +355,7 @@ pub trait Driver: Send + Sync + fmt::Debug {
     fn close(&self) -> BoxFuture<'_, Result<()>>;
 
     /// Makes what lies past the end of the disk, up to `size`, a place that can be reserved and
-    /// zeroed, before the disk becomes larger.
+    /// zeroed, before the disk becomes larger. The state of a machine that is in the way is lost.
     fn prepare_growth(&self, size: u64) -> BoxFuture<'_, Result<()>> {
         let _ = size;
         Box::pin(core::future::ready(Ok(())))
@@ -402,6 +410,16 @@ pub trait Driver: Send + Sync + fmt::Debug {
     /// the format has no place for it.
     fn vm_state_offset(&self) -> Option<u64> {
         None
+    }
+
+    /// Makes a place for state up to the guest offset `end`.
+    fn prepare_vm_state(&self, end: u64) -> BoxFuture<'_, Result<()>> {
+        let _ = end;
+        let name = self.name();
+        Box::pin(async move {
+            Err(Error::unsupported("the format has no place for the state of a machine")
+                .in_format(name))
+        })
     }
 
     /// The named bitmaps that this format loads and [`close`](Driver::close) stores; `None` where it

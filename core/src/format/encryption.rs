@@ -10,6 +10,7 @@ use crate::crypto::{self, Secret, SectorCipher};
 use crate::io::{Device, DeviceExt, Hold, Runtime, Segments};
 use crate::{Error, Result};
 use alloc::format;
+use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use bytes::BytesMut;
 use core::fmt;
@@ -75,6 +76,54 @@ pub enum KeySource {
     Ignore,
     /// The key of this image; not that of the images it stands on.
     Given(Key),
+    /// The secret with this id was to be the key, and there is none: an encrypted image does not
+    /// open.
+    Missing(String),
+}
+
+/// What options say of an image's encryption besides its key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EncryptionOptions {
+    /// The kind of encryption that the image must have, by its name.
+    pub format: Option<String>,
+    /// The name of an option that no kind of encryption knows. It does no harm to an image that is
+    /// not encrypted.
+    pub unexpected: Option<String>,
+}
+
+impl EncryptionOptions {
+    /// Refuses what does not fit an image that is encrypted in the way called `found`, or not at
+    /// all.
+    ///
+    /// # Errors
+    /// `InvalidInput` in that case.
+    pub fn check(&self, found: Option<EncryptionFormat>) -> Result<()> {
+        match (&self.format, found) {
+            (Some(wanted), None) => return Err(not_encrypted(wanted)),
+            (Some(wanted), Some(found)) if *wanted != found.to_string() => {
+                return Err(other_format(found, wanted));
+            }
+            _ => {}
+        }
+        match &self.unexpected {
+            Some(name) if found.is_some() => {
+                Err(Error::invalid(format!("Parameter '{name}' is unexpected")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn not_encrypted(wanted: impl fmt::Display) -> Error {
+    Error::invalid(format!(
+        "No encryption in image header, but options specified format '{wanted}'"
+    ))
+}
+
+fn other_format(found: EncryptionFormat, wanted: impl fmt::Display) -> Error {
+    Error::invalid(format!(
+        "Header reported '{found}' encryption format but options specify '{wanted}'"
+    ))
 }
 
 impl KeySource {
@@ -87,11 +136,10 @@ impl KeySource {
             Self::None => Err(missing_key()),
             Self::Ignore => Ok(None),
             Self::Given(key) => match key.format {
-                Some(wanted) if wanted != format => Err(Error::invalid(format!(
-                    "Header reported '{format}' encryption format but options specify '{wanted}'"
-                ))),
+                Some(wanted) if wanted != format => Err(other_format(format, wanted)),
                 _ => Ok(Some(&key.secret)),
             },
+            Self::Missing(id) => Err(no_secret(id)),
         }
     }
 
@@ -101,12 +149,15 @@ impl KeySource {
     /// `InvalidInput` in that case.
     pub fn refuse_for_plain(&self) -> Result<()> {
         match self {
-            Self::Given(Key { format: Some(format), .. }) => Err(Error::invalid(format!(
-                "No encryption in image header, but options specified format '{format}'"
-            ))),
+            Self::Given(Key { format: Some(format), .. }) => Err(not_encrypted(format)),
             _ => Ok(()),
         }
     }
+}
+
+/// The error for an ID that no secret has.
+pub(crate) fn no_secret(id: &str) -> Error {
+    Error::invalid(format!("No secret with id '{id}'"))
 }
 
 /// The error for an encrypted image without a key.

@@ -1,6 +1,6 @@
 //! A layer: an opened format over its devices, a device itself.
 
-use super::{Child, Driver, FormatName, KeySource, Place, transfer};
+use super::{ByOptions, Child, Driver, EncryptionOptions, FormatName, KeySource, Place, transfer};
 use crate::bitmap::BitmapSet;
 use crate::io::{
     Access, BlockDevice, BoxFuture, Capabilities, Device, DeviceInfo, Extent, ExtentFlags,
@@ -85,10 +85,15 @@ pub struct OpenOptions {
     pub access: Access,
     /// The backing file.
     pub backing: Backing,
+    /// What opens backing files that images name by options. Where there is nothing, the policy is
+    /// asked for such a name as for any other.
+    pub by_options: Option<ByOptions>,
     /// The external data file.
     pub data_file: DataSource,
     /// The key of an encrypted image.
     pub key: KeySource,
+    /// What else is said of its encryption.
+    pub encryption: EncryptionOptions,
     /// Read this internal snapshot (its id or name) instead of the active state.
     pub snapshot: Option<alloc::string::String>,
     /// Whether discards are carried out, or ignored. Zero writes give back no space where they are
@@ -120,8 +125,10 @@ impl Default for OpenOptions {
             format: None,
             access: Access::ReadOnly,
             backing: Backing::Follow,
+            by_options: None,
             data_file: DataSource::Follow,
             key: KeySource::None,
+            encryption: EncryptionOptions::default(),
             snapshot: None,
             discard: true,
             detect_zeroes: DetectZeroes::Off,
@@ -393,12 +400,12 @@ impl Layer {
         let end = if self.data.is_some() { len } else { len.next_multiple_of(unit) };
         let below = self.backing.as_ref().map_or(0, |backing| backing.len());
         let end = below.max(start).next_multiple_of(unit).min(end);
+        self.driver.prepare_growth(len).await?;
         if start >= end {
             return Ok(());
         }
         let mut wanted = Vec::new();
         if below > start {
-            self.driver.prepare_growth(len).await?;
             let plan = self.driver.zero(start, end - start, ZeroFlags::empty()).await?;
             wanted.extend(plan.explicit);
         } else {
@@ -414,6 +421,29 @@ impl Layer {
             transfer::write_zeroes(self, start, len).await?;
         }
         self.driver.flush().await
+    }
+
+    /// Zeroes for a part of a unit that shows the image below, which is zeroes all around that part:
+    /// the unit may be marked as a whole. What is below does not change.
+    async fn zero_rest(&self, start: u64, len: u64) -> Result<bool> {
+        let unit = u64::from(self.driver.geometry().subcluster_size);
+        let Some(below) = self.backing.as_ref().filter(|_| len < unit) else { return Ok(false) };
+        let first = start - start % unit;
+        let (end, last) = (start + len, first + unit);
+        if end > last {
+            return Ok(false);
+        }
+        for (mut at, to) in [(first, start), (end, last)] {
+            while at < to.min(below.len()) {
+                for extent in below.extents(at, to.min(below.len()) - at).await? {
+                    if !extent.is_zero() {
+                        return Ok(false);
+                    }
+                    at = extent.end();
+                }
+            }
+        }
+        self.driver.zero_unallocated(first).await
     }
 
     /// A guest must not be able to turn its raw disk into another format by what it writes: where
@@ -501,7 +531,18 @@ impl BlockDevice for Layer {
                 return Err(Error::unsupported(what).in_format(self.driver.name()));
             }
             for (start, len) in plan.explicit {
-                transfer::write_zeroes(self, start, len).await?;
+                let unit = u64::from(self.driver.geometry().subcluster_size);
+                // A short one may have parts of two units.
+                let border = start.next_multiple_of(unit).clamp(start, start + len);
+                let (head, tail) = match len < unit {
+                    true => (border - start, start + len - border),
+                    false => (len, 0),
+                };
+                for (start, len) in [(start, head), (border, tail)] {
+                    if len > 0 && !self.zero_rest(start, len).await? {
+                        transfer::write_zeroes(self, start, len).await?;
+                    }
+                }
             }
             Ok(())
         })

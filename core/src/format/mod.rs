@@ -21,16 +21,20 @@ mod ranges;
 pub mod raw;
 mod report;
 mod transfer;
+mod vm_state;
 
 pub use compaction::{Compaction, Instead, Still};
-pub use detect::{FormatName, open, probe};
+pub use detect::{ByOptions, FormatName, open, probe};
+pub(crate) use detect::{Described, infinite_loop, open_chain};
 pub use driver::{
     Amendment, BackingRef, Child, Driver, FormatInfo, Geometry, Mapping, NewSnapshot, Piece, Place,
     Reservation, Snapshots, Target, Token, ZeroPlan,
 };
-pub use encryption::{Encryption, EncryptionFormat, Key, KeySource, Numbering};
+pub(crate) use encryption::no_secret;
+pub use encryption::{Encryption, EncryptionFormat, EncryptionOptions, Key, KeySource, Numbering};
 pub use layer::{Backing, DataFile, DataSource, DetectZeroes, Env, Layer, OpenOptions};
 use report::Events;
 pub use report::{
-    CheckReport, DriverEvent, Finding, FindingKind, ImageCorrupted, Listener, Remedy, Repair,
+    CheckReport, DriverEvent, Finding, FindingKind, ImageCorrupted, Listener, NotFreed, Remedy,
+    Repair,
 };

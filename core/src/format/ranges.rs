@@ -25,14 +25,35 @@ impl RangeLocks {
         loop {
             let listener = {
                 let mut held = self.held.lock();
-                if held.iter().all(|(s, e)| *e <= start || end <= *s) {
-                    held.push((start, end));
-                    return RangeGuard { locks: self.clone(), range: (start, end) };
+                match self.take(&mut held, start, end) {
+                    Some(guard) => return guard,
+                    None => self.released.listen(),
                 }
-                self.released.listen()
             };
             listener.await;
         }
+    }
+
+    /// Takes `[start, end)` where nobody holds a part of it now.
+    pub(in crate::format) fn try_lock(
+        self: &Arc<Self>,
+        start: u64,
+        end: u64,
+    ) -> Option<RangeGuard> {
+        self.take(&mut self.held.lock(), start, end)
+    }
+
+    fn take(
+        self: &Arc<Self>,
+        held: &mut Vec<(u64, u64)>,
+        start: u64,
+        end: u64,
+    ) -> Option<RangeGuard> {
+        let free = held.iter().all(|(s, e)| *e <= start || end <= *s);
+        free.then(|| {
+            held.push((start, end));
+            RangeGuard { locks: self.clone(), range: (start, end) }
+        })
     }
 }
 

@@ -219,6 +219,15 @@ impl ImageCorrupted {
     }
 }
 
+/// Why a cluster could not be freed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotFreed {
+    /// It counts as free already.
+    Free,
+    /// Nothing counts its references.
+    Uncounted,
+}
+
 /// What a driver tells without being asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DriverEvent {
@@ -226,6 +235,15 @@ pub enum DriverEvent {
     Corrupted(ImageCorrupted),
     /// Opening for writing has repaired an image that was not closed cleanly.
     Repaired(Box<CheckReport>),
+    /// So many clusters of a damaged image could not be freed: nothing refers to them any more.
+    NotFreed {
+        /// What stood against it.
+        why: NotFreed,
+        /// How many.
+        clusters: u64,
+    },
+    /// Something that a person should know; lines after the first say what to do.
+    Warning(String),
 }
 
 /// Who is told of events when they happen. It is called in the midst of requests, and must neither

@@ -30,6 +30,11 @@ const READ_THROUGH: u64 = 32 << 10;
 /// Reads `len` bytes at guest offset `offset`.
 pub(super) async fn read(layer: &Layer, offset: u64, len: u64) -> Result<Segments> {
     check_range(offset, len, layer.len())?;
+    fetch(layer, offset, len).await
+}
+
+/// The same, past the end of the disk too: of the state of a machine.
+pub(super) async fn fetch(layer: &Layer, offset: u64, len: u64) -> Result<Segments> {
     let end = offset + len;
     let mut out = Segments::new();
     let mut at = offset;
@@ -92,10 +97,11 @@ async fn read_piece(layer: &Layer, start: u64, piece: Piece) -> Result<Segments>
         Place::Zero { .. } => Ok(Segments::zero(piece.len)),
         Place::Compressed { .. } => read_units(layer, start, &[piece]).await,
         Place::Unallocated { .. } => {
-            let Some(backing) = &layer.backing else {
-                return Ok(Segments::zero(piece.len));
-            };
-            backing.read_padded(start, piece.len).await
+            match &layer.backing {
+                // What lies behind the disk is nothing of the disk below.
+                Some(backing) if start < layer.len() => backing.read_padded(start, piece.len).await,
+                _ => Ok(Segments::zero(piece.len)),
+            }
         }
     }
 }
@@ -251,8 +257,13 @@ fn without_zero_edges(host: u64, bytes: Segments) -> (u64, Segments) {
     }
 }
 
-/// What the guest reads now; zeroes past the virtual size (the rest of the last cluster).
+/// What the guest reads now, or the state of a machine is; zeroes past the virtual size (the rest of
+/// the last cluster).
 async fn current(layer: &Layer, start: u64, len: u64) -> Result<Segments> {
+    // No cluster has both of the disk and of the state.
+    if layer.driver.vm_state_offset().is_some_and(|state| start >= state) && start >= layer.len() {
+        return Box::pin(fetch(layer, start, len)).await;
+    }
     let inside = layer.len().saturating_sub(start).min(len);
     let mut out = match inside {
         0 => Segments::new(),

@@ -1,11 +1,12 @@
 //! The options that only one format has, as the schema names them.
 
 use super::open::Protocols;
-use super::options::Options;
+use super::options::{ChildOptions, Options};
 #[cfg(feature = "qcow2")]
 use crate::format::qcow2::{self, OverlapCheckMode, OverlapChecks};
-use crate::format::{FormatName, Key, KeySource, OpenOptions};
+use crate::format::{EncryptionOptions, FormatName, KeySource, OpenOptions};
 use crate::{Error, Result};
+use alloc::borrow::ToOwned;
 #[cfg(feature = "qcow2")]
 use alloc::{format, vec::Vec};
 
@@ -44,12 +45,29 @@ fn take_qcow2(
 ) -> Result<bool> {
     base.lazy_refcounts = options.take_flag("lazy-refcounts")?.or(base.lazy_refcounts);
     base.qcow2 = qcow2_options(options, &base.qcow2)?;
-    let format = options.take_text("encrypt.format");
-    let format = format.as_deref().map(str::parse).transpose()?;
-    if let Some(id) = options.take_text("encrypt.key-secret") {
-        base.key = KeySource::Given(Key { format, secret: protocols.secret(&id)? });
+    if !options.has("encrypt")
+        && let ChildOptions::Inline(mut below) = options.take_child("encrypt")?
+    {
+        take_encryption(&mut below, base, protocols);
     }
     Ok(false)
+}
+
+/// `BlockdevQcow2Encryption`. Whether there is an encryption that they can be about is known when the
+/// header has been read.
+#[cfg(feature = "qcow2")]
+fn take_encryption(options: &mut Options, base: &mut OpenOptions, protocols: &dyn Protocols) {
+    let format = options.take_text("format");
+    if let Some(id) = options.take_text("key-secret")
+        && !matches!(base.key, KeySource::Ignore)
+    {
+        base.key = match protocols.secret(&id) {
+            Ok(secret) => KeySource::Given(secret.into()),
+            Err(_) => KeySource::Missing(id),
+        };
+    }
+    let unexpected = options.first().map(ToOwned::to_owned);
+    base.encryption = EncryptionOptions { format, unexpected };
 }
 
 /// How the image is used while it is open; what is not said stays as it is.
@@ -63,7 +81,15 @@ fn qcow2_options(options: &mut Options, old: &qcow2::OpenOptions) -> Result<qcow
         l2_size: options.take_size("l2-cache-size")?.or(old_cache.l2_size),
         refcount_size: options.take_size("refcount-cache-size")?.or(old_cache.refcount_size),
     };
-    Ok(qcow2::OpenOptions { cache, overlap_check: overlap_checks(options, old.overlap_check)? })
+    let old_discard = old.discard;
+    let discard = qcow2::DiscardOptions {
+        pass_request: options.take_flag("pass-discard-request")?.or(old_discard.pass_request),
+        pass_snapshot: options.take_flag("pass-discard-snapshot")?.or(old_discard.pass_snapshot),
+        pass_other: options.take_flag("pass-discard-other")?.or(old_discard.pass_other),
+        no_unref: options.take_flag("discard-no-unref")?.unwrap_or(old_discard.no_unref),
+    };
+    let overlap_check = overlap_checks(options, old.overlap_check)?;
+    Ok(qcow2::OpenOptions { overlap_check, cache, discard })
 }
 
 /// `Qcow2OverlapChecks`: a mode, or flags on top of one.

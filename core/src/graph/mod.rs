@@ -5,6 +5,7 @@
 //! | `options` | a node's options as a flat list of dotted names, and how they are read as text |
 //! | `open` | a tree of nodes opened from them |
 //! | `drivers` | the options that only one format has |
+//! | `reference` | backing files that images name by options |
 //! | `json` | JSON as QEMU's programs read it |
 //!
 //! A name that stands for a file, a socket or a server is the host's business: [`Protocols`].
@@ -13,8 +14,12 @@ mod drivers;
 mod json;
 mod open;
 mod options;
+mod reference;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use reference::open_described;
+
 pub use open::{Inherited, Located, Protocols, open};
 pub use options::{ChildOptions, OptionList, OptionValue, Options};
+pub use reference::by_options;

@@ -13,6 +13,7 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::str::FromStr;
 
 /// Nodes nest at most so deep.
@@ -82,17 +83,19 @@ pub async fn open(
     base: OpenOptions,
     how: Inherited,
 ) -> Result<Arc<Layer>> {
-    Opener { env, protocols }.image(options, base, how, 0).await
+    Opener { env, protocols, chain: Vec::new() }.image(options, base, how, 0).await
 }
 
-struct Opener<'a> {
-    env: &'a Env,
-    protocols: &'a dyn Protocols,
+pub(super) struct Opener<'a> {
+    pub(super) env: &'a Env,
+    pub(super) protocols: &'a dyn Protocols,
+    /// The files of the images that stand on what is opened.
+    pub(super) chain: Vec<String>,
 }
 
 impl Opener<'_> {
     /// An image: a format over its file.
-    fn image<'a>(
+    pub(super) fn image<'a>(
         &'a self,
         mut options: Options,
         mut base: OpenOptions,
@@ -122,6 +125,7 @@ impl Opener<'_> {
             };
             let how = common(&mut options, how)?;
             base.access = how.access;
+            base.by_options = Some(super::by_options());
             base.format = format.or(base.format);
             take_zeroes(&mut options, &mut base)?;
             if driver.is_none() && !options.has_child("file") {
@@ -158,7 +162,10 @@ impl Opener<'_> {
                 true => full_name(strong, format),
                 false => file.filename,
             };
-            format::open(self.env, file.device, &name, base).await
+            if format != FormatName::Raw && self.chain.contains(&name) {
+                return Err(format::infinite_loop(&name));
+            }
+            format::open_chain(self.env, file.device, &name, base, &mut self.chain.clone()).await
         })
     }
 
@@ -217,9 +224,17 @@ impl Opener<'_> {
         };
         let image = format::open(self.env, file.device.clone(), &file.filename, look).await?;
         if let Some(named) = image.driver().describe().await?.backing {
-            let name = crate::io::combine_path(&file.filename, &named.name);
-            let located = self.protocols.parse_filename(&name)?;
-            below.add_child("file", located);
+            match named.name.strip_prefix("json:") {
+                Some(text) => {
+                    let mut all = Options::parse_json(text)?;
+                    all.merge(core::mem::take(below));
+                    *below = all;
+                }
+                None => {
+                    let name = crate::io::combine_path(&file.filename, &named.name);
+                    below.add_child("file", self.protocols.parse_filename(&name)?);
+                }
+            }
             if let Some(format) = &named.format {
                 below.set_default("driver", format);
             }

@@ -2,13 +2,14 @@
 #![cfg(all(feature = "testing", feature = "raw", feature = "qcow2"))]
 
 use super::{ChildOptions, Inherited, OptionValue, Options, Protocols, open};
-use crate::format::{Env, FormatName, Layer, OpenOptions, qcow2};
+use crate::format::{BackingRef, Env, FormatName, Layer, OpenOptions, qcow2};
 use crate::image::{NewImage, create};
 use crate::io::testing::SimRuntime;
 use crate::io::{
-    Access, BlockDevice, BoxFuture, Deny, Device, MemoryDevice, Opened, Runtime, WriteFlags,
+    Access, BlockDevice, BoxFuture, Deny, Device, MemoryDevice, OpenPolicy, Opened, Reference,
+    Runtime, WriteFlags,
 };
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
@@ -128,10 +129,8 @@ async fn folder(runtime: &Arc<dyn Runtime>) -> Files {
     files.0.insert("disk.raw".into(), raw);
     for (name, backing) in [("base.qcow2", None), ("top.qcow2", Some("base.qcow2"))] {
         let file: Device = Arc::new(MemoryDevice::new(0));
-        let backing = backing.map(|name| crate::format::BackingRef {
-            name: name.into(),
-            format: Some("qcow2".into()),
-        });
+        let backing =
+            backing.map(|name| BackingRef { name: name.into(), format: Some("qcow2".into()) });
         let image = qcow2::CreateOptions { size: 8192, backing, ..qcow2::CreateOptions::default() };
         create(runtime, &file, None, &NewImage::Qcow2(image)).await.unwrap();
         files.0.insert(name.into(), file);
@@ -204,6 +203,101 @@ fn trees_open_and_mistakes_are_named() {
         let read_only = "driver=raw,file.filename=disk.raw,read-only=on";
         let e = open_list(&env, &files, read_only, Access::ReadWrite).await.unwrap_err();
         assert_eq!(e.to_string(), "Block node is read-only");
+    });
+}
+
+impl OpenPolicy for Files {
+    fn open<'a>(&'a self, r: Reference<'a>) -> BoxFuture<'a, Result<Opened>> {
+        let device = r.name.strip_prefix("file:").and_then(|name| self.0.get(name)).cloned();
+        let opened = device.map(|device| Opened { device, filename: r.name.to_string() });
+        Box::pin(core::future::ready(opened.ok_or_else(|| Error::denied(r.name.to_string()))))
+    }
+}
+
+/// An image that names its backing file by options gets what the policy allows, and no more.
+#[test]
+fn backing_files_named_by_options_are_opened_through_the_policy() {
+    let sim = SimRuntime::new(3);
+    let runtime: Arc<dyn Runtime> = Arc::new(sim.clone());
+    sim.block_on(async move {
+        let files = folder(&runtime).await;
+        let over = async |name: &str, format: Option<&str>| {
+            let file: Device = Arc::new(MemoryDevice::new(0));
+            let options = qcow2::CreateOptions {
+                size: 1024,
+                backing: Some(BackingRef {
+                    name: alloc::format!("json:{name}"),
+                    format: format.map(ToString::to_string),
+                }),
+                ..qcow2::CreateOptions::default()
+            };
+            qcow2::create(&runtime, &file, None, &options).await.expect("made");
+            file
+        };
+        let policy = Arc::new(files);
+        let allowed = Env { runtime: runtime.clone(), policy: policy.clone() };
+        let denied = Env { runtime: runtime.clone(), policy: Arc::new(Deny) };
+        let open = async |env: &Env, file: &Device| {
+            let by_options = Some(super::by_options());
+            let options = OpenOptions { by_options, ..OpenOptions::default() };
+            crate::format::open(env, file.clone(), "over", options).await
+        };
+        let disk =
+            r#"{"driver":"raw","offset":512,"file":{"driver":"file","filename":"disk.raw"}}"#;
+        let file = over(disk, Some("raw")).await;
+        let layer = open(&allowed, &file).await.expect("it opens");
+        assert_eq!(layer.read(0, 512).await.expect("readable").to_vec(), [7; 512]);
+        let refused = open(&denied, &file).await.expect_err("denied");
+        assert_eq!(refused.kind(), ErrorKind::Denied);
+        assert!(refused.to_string().contains("'file:disk.raw'"), "{refused}");
+
+        let base = r#"{"file":{"driver":"file","filename":"base.qcow2"}}"#;
+        let layer = open(&allowed, &over(base, Some("qcow2")).await).await.expect("it opens");
+        assert_eq!(layer.backing().expect("it has").filename(), "base.qcow2");
+        for (name, format, want) in [
+            (r#"{"driver":"nope"}"#, None, "Unknown driver 'nope'"),
+            (base, Some("nope"), "Unknown driver 'nope'"),
+            (r#"{"driver":"raw","file":{"driver":"file","filename":"x"}}"#, None, "file:x"),
+            (
+                r#"{"driver":"raw","file":{"driver":"nbd","path":"/a b","export":"c?"}}"#,
+                None,
+                "nbd+unix:///c%3F?socket=/a%20b",
+            ),
+            (
+                r#"{"driver":"raw","file":{"driver":"nbd","host":"::1","port":"7","foo":"1"}}"#,
+                None,
+                "Block protocol 'nbd' doesn't support the option 'foo'",
+            ),
+        ] {
+            let e = open(&allowed, &over(name, format).await).await.expect_err(name);
+            assert_eq!(e.to_string(), alloc::format!("Could not open backing file: {want}"));
+        }
+    });
+}
+
+/// An image that stands on itself by its options does not open.
+#[test]
+fn loops_through_options_end() {
+    let sim = SimRuntime::new(4);
+    let runtime: Arc<dyn Runtime> = Arc::new(sim.clone());
+    sim.block_on(async move {
+        let file: Device = Arc::new(MemoryDevice::new(0));
+        let name = r#"json:{"file":{"driver":"file","filename":"loop"}}"#.to_string();
+        let options = qcow2::CreateOptions {
+            size: 1024,
+            backing: Some(BackingRef { name, format: Some("qcow2".into()) }),
+            ..qcow2::CreateOptions::default()
+        };
+        qcow2::create(&runtime, &file, None, &options).await.expect("made");
+        let files = Files(BTreeMap::from([("loop".to_string(), file.clone())]));
+        let env = Env { runtime, policy: Arc::new(files) };
+        for name in ["loop", "another name"] {
+            let by_options = Some(super::by_options());
+            let options = OpenOptions { by_options, ..OpenOptions::default() };
+            let opened = crate::format::open(&env, file.clone(), name, options);
+            let e = opened.await.expect_err("it does not end").to_string();
+            assert!(e.contains("'loop' creates an infinite loop"), "{e}");
+        }
     });
 }
 

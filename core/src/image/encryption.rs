@@ -32,7 +32,7 @@ impl Secrets for NoSecrets {
 /// The error for an ID that no secret has.
 #[must_use]
 pub fn no_secret(id: &str) -> Error {
-    Error::invalid(format!("No secret with id '{id}'"))
+    crate::format::no_secret(id)
 }
 
 fn invalid(what: impl Into<Cow<'static, str>>) -> Error {

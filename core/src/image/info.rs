@@ -2,7 +2,8 @@
 
 use crate::format::detect::{MAX_CHAIN, too_long};
 use crate::format::{
-    Backing, BackingRef, DataSource, Env, FormatName, KeySource, Layer, OpenOptions, open,
+    Backing, BackingRef, DataSource, Described, Env, FormatName, KeySource, Layer, OpenOptions,
+    open,
 };
 use crate::io::{Access, Device, Reference, ReferenceKind, combine_path};
 use crate::qapi::{
@@ -93,6 +94,19 @@ pub async fn info_chain(env: &Env, top: Arc<Layer>) -> Result<Vec<BlockGraphInfo
         if seen.len() >= MAX_CHAIN {
             return Err(too_long());
         }
+        let options = OpenOptions {
+            backing: Backing::Ignore,
+            data_file: DataSource::Ignore,
+            key: KeySource::Ignore,
+            ..OpenOptions::default()
+        };
+        if let Some(text) = name.strip_prefix("json:") {
+            let (referrer, format, chain) = (layer.filename(), format.as_deref(), seen.clone());
+            let described = Described { text, referrer, format, options, chain };
+            let below = crate::graph::open_described(env, described).await;
+            layer = below.map_err(|e| e.context(format!("Could not open '{name}'")))?;
+            continue;
+        }
         let reference = Reference {
             kind: ReferenceKind::Backing,
             name: &name,
@@ -108,13 +122,8 @@ pub async fn info_chain(env: &Env, top: Arc<Layer>) -> Result<Vec<BlockGraphInfo
                 "backing file '{filename}' creates an infinite loop"
             )));
         }
-        let options = OpenOptions {
-            format: format.as_deref().map(FormatName::from_str).transpose()?,
-            backing: Backing::Ignore,
-            data_file: DataSource::Ignore,
-            key: KeySource::Ignore,
-            ..OpenOptions::default()
-        };
+        let format = format.as_deref().map(FormatName::from_str).transpose()?;
+        let options = OpenOptions { format, ..options };
         layer =
             open(env, found.device, &filename, options).await.map_err(|e| failed(&filename, e))?;
     }

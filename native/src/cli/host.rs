@@ -13,7 +13,8 @@ use crate::runtime::NativeRuntime;
 use crate::storage::{Aio, Claim, FileDevice, FileOpener, FileOptions, Locking};
 use sectora_core::Error;
 use sectora_core::format::{
-    Backing, DataSource, DriverEvent, Env, FormatName, KeySource, Layer, OpenOptions, open,
+    Backing, DataSource, DriverEvent, Env, FormatName, KeySource, Layer, NotFreed, OpenOptions,
+    open,
 };
 use sectora_core::graph::{self, Inherited, OptionList, OptionValue, Options, Protocols};
 use sectora_core::io::{Access, Device, Runtime, Unrestricted};
@@ -189,6 +190,7 @@ impl Host {
             backing,
             data_file,
             check: how.check,
+            by_options: Some(graph::by_options()),
             key: how.key,
             snapshot: how.snapshot.map(str::to_owned),
             ..OpenOptions::default()
@@ -341,6 +343,14 @@ pub(super) fn tell_event(driver: &str, event: &DriverEvent) {
         DriverEvent::Corrupted(event) => complain(&event.text(driver)),
         DriverEvent::Repaired(report) => {
             report.findings.iter().for_each(|finding| complain(&finding.what));
+        }
+        DriverEvent::Warning(text) => warn(text),
+        DriverEvent::NotFreed { why, clusters } => {
+            let why = match why {
+                NotFreed::Free => "Invalid argument",
+                NotFreed::Uncounted => "Resource temporarily unavailable",
+            };
+            (0..*clusters).for_each(|_| complain(&format!("qcow2_free_clusters failed: {why}")));
         }
     }
 }

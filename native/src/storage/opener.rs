@@ -60,7 +60,7 @@ impl FileOpener {
         match protocol {
             "file" | "host_device" | "host_cdrom" => Ok(rest),
             "json" => Err(Error::unsupported(format!(
-                "Could not open '{filename}': names in JSON are not supported, only paths"
+                "Could not open '{filename}': a name in JSON is no name of a file"
             ))),
             // What QEMU has, and this program does not.
             "blkdebug" | "blkverify" | "fat" | "ftp" | "ftps" | "gluster" | "gluster+rdma"
@@ -105,7 +105,7 @@ mod tests {
         for (name, text) in [
             ("nbd:unix:/s", "protocol 'nbd' is not supported"),
             ("https://host/disk", "protocol 'https' is not supported"),
-            ("json:{\"driver\": \"file\"}", "names in JSON are not supported"),
+            ("json:{\"driver\": \"file\"}", "a name in JSON is no name of a file"),
             ("foo:bar", "Unknown protocol 'foo'"),
         ] {
             let error = FileOpener::path(name).unwrap_err();

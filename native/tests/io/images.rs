@@ -16,7 +16,11 @@ pub(crate) struct Image {
     pub(crate) fill: &'static [&'static str],
 }
 
-const fn qcow2(name: &'static str, create: &'static str, fill: &'static [&'static str]) -> Image {
+pub(crate) const fn qcow2(
+    name: &'static str,
+    create: &'static str,
+    fill: &'static [&'static str],
+) -> Image {
     Image { name, format: "qcow2", create, fill }
 }
 
@@ -76,6 +80,14 @@ impl Pair {
         self.folder.path().join(name)
     }
 
+    /// Changes the bytes of the image that the copies are made of.
+    pub(crate) fn forge(&self, change: impl FnOnce(&mut Vec<u8>)) {
+        let path = self.path("source/disk");
+        let mut bytes = std::fs::read(&path).expect("read");
+        change(&mut bytes);
+        std::fs::write(&path, bytes).expect("write");
+    }
+
     /// Copies the images afresh.
     fn reset(&self) {
         for side in ["theirs", "ours"] {
@@ -112,20 +124,40 @@ impl Pair {
         same_map: bool,
         problems: &mut Vec<String>,
     ) {
-        self.agree_in_words("qemu-io", args, input, problems);
-        let what = format!("{} {args:?} {input:?}", self.image.name);
+        let what = self.agree_on_words(args, input, problems);
         problems.extend(self.differences(same_map).map(|text| format!("{what}: {text}")));
     }
 
-    /// The same of any of the programs, and only of what it says.
+    /// Runs both qemu-io on fresh copies and notes what differs in what they say. Gives a name for it.
+    pub(crate) fn agree_on_words(
+        &self,
+        args: &[&str],
+        input: &str,
+        problems: &mut Vec<String>,
+    ) -> String {
+        self.agree_in_words("qemu-io", args, input, problems)
+    }
+
+    /// The same of any of the programs.
     pub(crate) fn agree_in_words(
         &self,
         tool: &str,
         args: &[&str],
         input: &str,
         problems: &mut Vec<String>,
-    ) {
+    ) -> String {
         self.reset();
+        self.agree_as_it_is(tool, args, input, problems)
+    }
+
+    /// The same on the images as they are.
+    pub(crate) fn agree_as_it_is(
+        &self,
+        tool: &str,
+        args: &[&str],
+        input: &str,
+        problems: &mut Vec<String>,
+    ) -> String {
         let theirs = self.run("theirs", tool, args, input);
         let ours = self.run("ours", tool, args, input);
         let what = format!("{} {args:?} {input:?}", self.image.name);
@@ -141,6 +173,7 @@ impl Pair {
         if theirs.status != ours.status {
             problems.push(format!("{what}: {} and {}", theirs.status, ours.status));
         }
+        what
     }
 
     fn differences(&self, same_map: bool) -> Option<String> {

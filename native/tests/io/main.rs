@@ -10,6 +10,7 @@
 mod damage;
 mod generate;
 mod images;
+mod qcow2;
 mod scripts;
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -32,6 +33,12 @@ fn main() {
     trials.push(Trial::test("discards_can_be_ignored", || verdict(scripts::discards())));
     trials.push(Trial::test("a_temporary_image_takes_the_writes", || verdict(scripts::snapshot())));
     trials.push(Trial::test("reads_can_copy", || verdict(scripts::copy_on_read())));
+    trials.push(Trial::test("discards_are_passed_on", || verdict(qcow2::discards())));
+    trials.push(Trial::test("what_cannot_be_freed_is_told", || verdict(qcow2::not_freed())));
+    trials.push(Trial::test("backing_files_named_by_options", || verdict(qcow2::json_backed())));
+    trials.push(Trial::test("states_of_machines", || verdict(qcow2::vm_states())));
+    trials.push(Trial::test("options_of_encryption", || verdict(qcow2::encryption_options())));
+    trials.push(Trial::test("stale_bitmaps_are_warned_of", || verdict(qcow2::stale_bitmaps())));
     trials.push(Trial::test("what_is_not_supported_is_refused", scripts::unsupported));
     let trials = trials.into_iter().map(|trial| trial.with_ignored_flag(skipped)).collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit();

@@ -29,12 +29,13 @@ pub(crate) fn written(image: Image) -> Vec<String> {
     problems
 }
 
-/// Zeroes for a part of a cluster: where the rest of it reads as zeroes the reference marks all of
-/// it, and we write the bytes, or nothing where they are zeroes already; where `-n` forbids bytes
-/// we change nothing, and the reference what comes before. Version 2 has no mark.
+/// Zeroes for a part of a cluster: where nothing is below, and it reads as zeroes already, the
+/// reference marks it and we do nothing; where `-n` forbids bytes we change nothing, and the reference
+/// what comes before. Version 2 has no mark.
 fn told_apart(image: Image, line: &str) -> bool {
-    let part = line.starts_with("write -z 1M 10k") || line.starts_with("write -zn 1M 10k");
-    part || (image.name == "version_2" && line.starts_with("write -zn"))
+    let nothing_below = image.name == "qcow2" && line.starts_with("write -z 1M 10k");
+    let part = line.starts_with("write -zn 1M 10k");
+    part || nothing_below || (image.name == "version_2" && line.starts_with("write -zn"))
 }
 
 /// Options of the program, right and wrong.

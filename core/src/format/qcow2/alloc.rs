@@ -5,11 +5,12 @@
 //! hand it out twice.
 
 use super::cache::Class;
-use super::claims::{Release, Reserved};
+use super::claims::{Left, Release, Reserved, Why};
 use super::layout as l;
 use super::options::OverlapChecks;
 use super::overlap::Leads;
 use super::{Qcow2, refcount};
+use crate::format::NotFreed;
 use crate::io::{Capabilities, Preallocation, Segments, WriteFlags, ZeroFlags};
 use crate::sync::Mutex;
 use crate::{Error, ErrorKind, Result};
@@ -282,11 +283,28 @@ impl Qcow2 {
     /// Gives the references of settled releases back.
     async fn reclaim(&self, cursor: &mut Locked<'_>) -> Result<()> {
         let order = self.refcount_order;
-        while let Some(release) = self.limbo.settled() {
-            let (slice, index) = match self.refcount_slice(release.first).await {
+        while let Some(Left { run: release, why }) = self.limbo.settled() {
+            if let Why::Kept { guest } = why {
+                self.give_up_hollow(guest, release).await;
+                self.limbo.given_back(release.count);
+                continue;
+            }
+            if self.refblock_of(release.first) == 0 {
+                // A count that is not there cannot go down, now or later.
+                let rest = self.refblock_entries() - release.first % self.refblock_entries();
+                let count = release.count.min(rest);
+                self.tell_not_freed(NotFreed::Uncounted, count);
+                self.limbo.given_back(count);
+                continue;
+            }
+            let given_up = self.give_up_unused(why, release).await;
+            let found = match given_up {
+                Ok(()) => self.refcount_slice(release.first).await,
+                Err(e) => Err(e),
+            };
+            let (slice, index) = match found {
                 Ok(found) => found,
                 Err(e) => {
-                    // A count that is not there cannot go down, now or later.
                     if e.kind() == ErrorKind::Corrupt {
                         self.limbo.given_back(release.count);
                     }
@@ -294,18 +312,23 @@ impl Qcow2 {
                 }
             };
             // Nothing waits between the change and its account.
-            let (done, zeroed) = self.cache.modify(&slice, |bytes| {
+            let (done, zeroed, free) = self.cache.modify(&slice, |bytes| {
                 let len = refcount::entries(bytes.len(), order);
                 let most = usize::try_from(release.count).unwrap_or(usize::MAX).min(len - index);
-                let mut zeroed = false;
+                let (mut zeroed, mut free) = (false, 0);
                 for i in index..index + most {
-                    let new = refcount::get(bytes, i, order).saturating_sub(1);
+                    let old = refcount::get(bytes, i, order);
+                    let new = old.saturating_sub(1);
                     refcount::set(bytes, i, order, new);
                     zeroed |= new == 0;
+                    free += u64::from(old == 0);
                 }
-                (most as u64, zeroed)
+                (most as u64, zeroed, free)
             });
             self.limbo.given_back(done);
+            if free > 0 {
+                self.tell_not_freed(NotFreed::Free, free);
+            }
             if zeroed {
                 cursor.hint = cursor.hint.min(release.first);
             }
@@ -405,7 +428,7 @@ impl Qcow2 {
     }
 
     /// The cached slice that holds the count of `cluster`, and the index in it.
-    async fn refcount_slice(
+    pub(super) async fn refcount_slice(
         &self,
         cluster: u64,
     ) -> Result<(alloc::sync::Arc<super::cache::Slice>, usize)> {
@@ -563,7 +586,8 @@ impl Qcow2 {
             *table = Reftable { moved: true, ..Reftable::new(entries, self.cluster_bits) };
             core::mem::replace(&mut *self.reftable_place.lock(), place)
         };
-        self.limbo.free_later([Release { first: old.0 >> self.cluster_bits, count: old.1.into() }]);
+        let old = Release { first: old.0 >> self.cluster_bits, count: old.1.into() };
+        self.limbo.free_later(Why::Other, [old]);
         let result = self.write_table_pointers().await;
         self.poison_on_error(result)?;
         Ok(taken)

@@ -4,7 +4,7 @@
 //! version 2 the end of zero clusters, and a second set of refcounts beside the one in use.
 
 use super::cache::Class;
-use super::claims::{Release, Reserved};
+use super::claims::{Release, Reserved, Why};
 use super::header::Header;
 use super::layout::{self as l, Autoclear, Compatible, Incompatible};
 use super::map::Entry;
@@ -263,7 +263,7 @@ impl Qcow2 {
             reserved.linked();
             if let Some(host) = old {
                 let one = Release { first: host >> self.cluster_bits, count: 1 };
-                self.limbo.free_later((0..shared).map(|_| one));
+                self.limbo.free_later(Why::Other, (0..shared).map(|_| one));
             }
         }
         Ok(())

@@ -18,6 +18,35 @@ pub(super) struct Release {
     pub(super) count: u64,
 }
 
+/// Why host clusters are given up, which decides whether the file gives up their space too
+/// (`discards`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    /// They are going to be used again soon, or never held anything.
+    Replaced,
+    /// The guest has no use for them.
+    Request,
+    /// A snapshot was removed or applied.
+    Snapshot,
+    /// The disk has become smaller.
+    Shrunk,
+    /// Tables and the like.
+    Other,
+    /// They keep their references: what is given up is what they hold for the guest clusters from
+    /// this offset on, which read as zeroes now.
+    Kept {
+        /// Guest offset.
+        guest: u64,
+    },
+}
+
+/// Host clusters, and what has become of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Left {
+    pub(super) run: Release,
+    pub(super) why: Why,
+}
+
 /// Host clusters on their way out.
 ///
 /// A freed cluster passes two stations before it may be used again: *pending*, until the metadata
@@ -34,9 +63,9 @@ pub(super) struct Limbo {
 #[derive(Debug)]
 struct LimboState {
     epoch: Arc<Epoch>,
-    pending: Vec<Release>,
+    pending: Vec<Left>,
     /// Oldest first. A batch is free when its epoch and all before it have ended.
-    queue: VecDeque<(Weak<Epoch>, VecDeque<Release>)>,
+    queue: VecDeque<(Weak<Epoch>, VecDeque<Left>)>,
 }
 
 /// Its reference count says how many operations of that time are under way.
@@ -76,8 +105,9 @@ impl Limbo {
     }
 
     /// These lose a reference by a change that is not durable yet.
-    pub(super) fn free_later(&self, releases: impl IntoIterator<Item = Release>) {
-        self.state.lock().pending.extend(releases);
+    pub(super) fn free_later(&self, why: Why, releases: impl IntoIterator<Item = Release>) {
+        let mut state = self.state.lock();
+        state.pending.extend(releases.into_iter().map(|run| Left { run, why }));
     }
 
     /// How many releases wait for a durable change; the answer goes to [`Self::durable`].
@@ -88,26 +118,27 @@ impl Limbo {
     /// The changes behind the first `count` pending releases are durable.
     pub(super) fn durable(&self, count: usize) {
         let mut state = self.state.lock();
-        let batch: VecDeque<Release> = state.pending.drain(..count).collect();
+        let batch: VecDeque<Left> = state.pending.drain(..count).collect();
         state.retire(batch);
     }
 
     /// These were never referenced by anything on disk; only operations may touch them.
-    pub(super) fn abandon(&self, releases: VecDeque<Release>) {
-        self.state.lock().retire(releases);
+    pub(super) fn abandon(&self, why: Why, releases: impl IntoIterator<Item = Release>) {
+        let batch = releases.into_iter().map(|run| Left { run, why }).collect();
+        self.state.lock().retire(batch);
     }
 
     /// The oldest run that nobody can touch any more. It stays until it has been
     /// [given back](Self::given_back).
-    pub(super) fn settled(&self) -> Option<Release> {
+    pub(super) fn settled(&self) -> Option<Left> {
         let mut state = self.state.lock();
         loop {
             let (epoch, batch) = state.queue.front()?;
             if epoch.strong_count() > 0 {
                 return None;
             }
-            if let Some(release) = batch.front() {
-                return Some(*release);
+            if let Some(left) = batch.front() {
+                return Some(*left);
             }
             state.queue.pop_front();
         }
@@ -118,10 +149,10 @@ impl Limbo {
     pub(super) fn given_back(&self, count: u64) {
         let mut state = self.state.lock();
         let Some((_, batch)) = state.queue.front_mut() else { return };
-        let Some(release) = batch.front_mut() else { return };
-        if count < release.count {
-            release.first += count;
-            release.count -= count;
+        let Some(Left { run, .. }) = batch.front_mut() else { return };
+        if count < run.count {
+            run.first += count;
+            run.count -= count;
         } else {
             batch.pop_front();
         }
@@ -150,12 +181,12 @@ impl Reserved {
 
 impl Drop for Reserved {
     fn drop(&mut self) {
-        self.limbo.abandon(core::mem::take(&mut self.releases));
+        self.limbo.abandon(Why::Replaced, core::mem::take(&mut self.releases));
     }
 }
 
 impl LimboState {
-    fn retire(&mut self, batch: VecDeque<Release>) {
+    fn retire(&mut self, batch: VecDeque<Left>) {
         if !batch.is_empty() {
             self.end_epoch(batch);
         }
@@ -163,7 +194,7 @@ impl LimboState {
 
     /// Lets what waits for the current epoch wait in the queue, and begins another one. Gives the
     /// old one, for the case that nobody else holds it.
-    fn end_epoch(&mut self, batch: VecDeque<Release>) -> Arc<Epoch> {
+    fn end_epoch(&mut self, batch: VecDeque<Left>) -> Arc<Epoch> {
         let next = Arc::new(Epoch(self.epoch.0.clone()));
         let ended = core::mem::replace(&mut self.epoch, next);
         self.queue.push_back((Arc::downgrade(&ended), batch));
@@ -178,9 +209,9 @@ mod tests {
     /// Takes everything that has settled.
     fn settled(limbo: &Limbo) -> Vec<Release> {
         let mut out = Vec::new();
-        while let Some(release) = limbo.settled() {
-            limbo.given_back(release.count);
-            out.push(release);
+        while let Some(left) = limbo.settled() {
+            limbo.given_back(left.run.count);
+            out.push(left.run);
         }
         out
     }
@@ -190,10 +221,10 @@ mod tests {
         let limbo = Limbo::new();
         let (a, b) = (Release { first: 1, count: 1 }, Release { first: 9, count: 2 });
         let early = limbo.hold();
-        limbo.free_later([a]);
+        limbo.free_later(Why::Other, [a]);
         limbo.durable(limbo.pending());
         let late = limbo.hold();
-        limbo.abandon([b].into());
+        limbo.abandon(Why::Other, [b]);
         drop(late);
         assert_eq!(settled(&limbo), [], "an operation from before the first batch runs");
         drop(early);
@@ -205,9 +236,10 @@ mod tests {
     #[test]
     fn a_run_can_be_given_back_in_parts() {
         let limbo = Limbo::new();
-        limbo.abandon([Release { first: 5, count: 3 }].into());
+        limbo.abandon(Why::Request, [Release { first: 5, count: 3 }]);
         limbo.given_back(2);
-        assert_eq!(limbo.settled(), Some(Release { first: 7, count: 1 }));
+        let run = Release { first: 7, count: 1 };
+        assert_eq!(limbo.settled(), Some(Left { run, why: Why::Request }));
         limbo.given_back(1);
         assert_eq!(limbo.settled(), None);
     }

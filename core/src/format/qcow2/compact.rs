@@ -6,7 +6,7 @@
 //! durable before its cluster is free.
 
 use super::Qcow2;
-use super::claims::Release;
+use super::claims::{Release, Why};
 use super::layout as l;
 use super::map::{Entry, Subclusters};
 use super::write::put;
@@ -116,7 +116,7 @@ impl Qcow2 {
                 self.put_instead(bytes, *position, instead);
             }
         });
-        self.limbo.free_later(own.into_iter().map(|(_, _, release)| release));
+        self.limbo.free_later(Why::Request, own.into_iter().map(|(_, _, release)| release));
         self.relieve_cache().await?;
         Ok(sum)
     }

@@ -2,7 +2,7 @@
 
 use super::Qcow2;
 use super::cache::Class;
-use super::claims::Release;
+use super::claims::{Release, Why};
 use crate::{Error, Result};
 use alloc::vec::Vec;
 
@@ -69,7 +69,7 @@ impl Qcow2 {
             }
         }
         self.cache.forget(table, self.cluster_size());
-        self.limbo.free_later(frees);
+        self.limbo.free_later(Why::Snapshot, frees);
         Ok(())
     }
 }

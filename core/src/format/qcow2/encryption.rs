@@ -26,12 +26,14 @@ pub(super) async fn unlock(
 ) -> Result<(Option<Encryption>, Option<Secret>)> {
     let (format, numbering) = match header.crypt {
         CryptMethod::None => {
+            options.encryption.check(None)?;
             options.key.refuse_for_plain()?;
             return Ok((None, None));
         }
         CryptMethod::Aes => (EncryptionFormat::Aes, Numbering::Guest),
         CryptMethod::Luks { .. } => (EncryptionFormat::Luks, Numbering::Host),
     };
+    options.encryption.check(Some(format))?;
     let Some(secret) = options.key.secret(format)? else {
         return Ok((Some(Encryption::new(None, numbering)), None));
     };

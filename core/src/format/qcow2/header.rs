@@ -23,6 +23,8 @@ pub(crate) struct UnknownExtension {
 pub(crate) struct BitmapsExtension {
     /// Number of bitmaps.
     pub count: u32,
+    /// 0 in an extension that counts.
+    pub reserved: u32,
     /// Length of the directory in bytes.
     pub directory_size: u64,
     /// Offset of the directory.
@@ -130,6 +132,11 @@ impl Header {
     #[must_use]
     pub(crate) fn l1_entry_span_bits(&self) -> u32 {
         2 * self.cluster_bits - self.l2_entry_bits()
+    }
+
+    /// True where somebody who does not know bitmaps has changed the image since they were stored.
+    pub(super) fn has_stale_bitmaps(&self) -> bool {
+        self.bitmaps.is_some() && self.version >= 3 && !self.autoclear.contains(Autoclear::BITMAPS)
     }
 
     /// The length of the fixed header that says how much more to read.
@@ -288,7 +295,11 @@ impl Header {
                 }
                 extension::BITMAPS => {
                     let found = parse_bitmaps(data, at)?;
-                    self.aligned(found.directory_offset, "bitmap directory", at)?;
+                    // Without the bit it is what somebody has left behind.
+                    if self.autoclear.contains(Autoclear::BITMAPS) {
+                        found.check(at)?;
+                        self.aligned(found.directory_offset, "bitmap directory", at)?;
+                    }
                     self.bitmaps = Some(found);
                 }
                 extension::CRYPTO => {
@@ -516,9 +527,30 @@ impl BitmapsExtension {
     pub(super) fn emit(&self) -> [u8; extension::BITMAPS_LEN] {
         let mut data = [0; extension::BITMAPS_LEN];
         data[..4].copy_from_slice(&self.count.to_be_bytes());
+        data[4..8].copy_from_slice(&self.reserved.to_be_bytes());
         data[8..16].copy_from_slice(&self.directory_size.to_be_bytes());
         data[16..].copy_from_slice(&self.directory_offset.to_be_bytes());
         data
+    }
+
+    /// What must be true of it while it counts; it was found at `at`.
+    fn check(&self, at: usize) -> Result<()> {
+        if self.reserved != 0 {
+            return Err(corrupt("the reserved field of the bitmaps extension is not zero", at));
+        }
+        if self.count == 0 {
+            return Err(corrupt("found bitmaps extension with zero bitmaps", at));
+        }
+        if self.count > l::limits::MAX_BITMAPS {
+            return Err(corrupt(format!("{} bitmaps; 65535 are possible", self.count), at));
+        }
+        if self.directory_size > l::limits::MAX_BITMAP_DIRECTORY_BYTES {
+            return Err(corrupt(
+                format!("the bitmap directory of {:#x} bytes is too large", self.directory_size),
+                at,
+            ));
+        }
+        Ok(())
     }
 }
 
@@ -564,24 +596,12 @@ fn parse_bitmaps(data: &[u8], at: usize) -> Result<BitmapsExtension> {
     if data.len() != extension::BITMAPS_LEN {
         return Err(corrupt(format!("the bitmaps extension has {} bytes, not 24", data.len()), at));
     }
-    let found = BitmapsExtension {
+    Ok(BitmapsExtension {
         count: be32(data, 0),
+        reserved: be32(data, 4),
         directory_size: be64(data, 8),
         directory_offset: be64(data, 16),
-    };
-    if be32(data, 4) != 0 {
-        return Err(corrupt("the reserved field of the bitmaps extension is not zero", at));
-    }
-    if !(1..=l::limits::MAX_BITMAPS).contains(&found.count) {
-        return Err(corrupt(format!("{} bitmaps; 1 to 65535 are possible", found.count), at));
-    }
-    if found.directory_size > l::limits::MAX_BITMAP_DIRECTORY_BYTES {
-        return Err(corrupt(
-            format!("the bitmap directory of {:#x} bytes is too large", found.directory_size),
-            at,
-        ));
-    }
-    Ok(found)
+    })
 }
 
 fn text(data: &[u8], what: &str, at: usize) -> Result<String> {

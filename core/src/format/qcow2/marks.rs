@@ -3,7 +3,7 @@
 
 use super::Qcow2;
 use super::layout::{Incompatible, header};
-use crate::format::{DriverEvent, ImageCorrupted};
+use crate::format::{DriverEvent, ImageCorrupted, NotFreed};
 use crate::io::WriteFlags;
 use crate::{Error, ErrorKind, Result};
 use alloc::string::{String, ToString};
@@ -64,6 +64,11 @@ impl Qcow2 {
             self.mark_corrupt(e.what().to_string(), e.offset(), None, true).await;
         }
         result
+    }
+
+    /// Clusters of a damaged image could not be freed: nothing is lost by that.
+    pub(super) fn tell_not_freed(&self, why: NotFreed, count: u64) {
+        self.events.push(DriverEvent::NotFreed { why, clusters: count });
     }
 
     async fn change_marks(&self, change: impl FnOnce(Incompatible) -> Incompatible) -> Result<()> {

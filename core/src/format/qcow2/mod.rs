@@ -13,11 +13,13 @@
 //! | `order` | write-back: what must be durable before what |
 //! | `claims` | who may use which range |
 //! | `overlap` | what must not be written over |
+//! | `discards` | what the file below is told to give up |
 //! | `amend` | version, refcount width and the like of an image |
 //! | `rewrite` | changes of the header |
 //! | `empty` | giving up all guest data |
 //! | `compact` | giving up what nobody needs |
 //! | `snapshot` | internal snapshots |
+//! | `vm_state` | the state of a machine, behind the disk |
 //! | `shared` | references of whole tables; the image to oneself |
 //! | `bitmap` | persistent bitmaps: loaded, marked, stored |
 //! | `check` | consistency check and repair |
@@ -33,6 +35,7 @@ mod check;
 mod claims;
 mod compact;
 mod create;
+mod discards;
 mod empty;
 mod encryption;
 pub(super) mod header;
@@ -54,13 +57,14 @@ mod sparse;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod vm_state;
 mod write;
 
 pub use create::{
     CreateOptions, DataFileOptions, EncryptionMethod, EncryptionOptions, Version, create,
 };
 pub use measure::{Measured, measure, measure_bitmaps};
-pub use options::{CacheOptions, OpenOptions, OverlapCheckMode, OverlapChecks};
+pub use options::{CacheOptions, DiscardOptions, OpenOptions, OverlapCheckMode, OverlapChecks};
 pub use stream::{StreamOptions, stream};
 
 pub(super) use open::open;
@@ -85,6 +89,7 @@ use cache::TableCache;
 use claims::{Limbo, RangeLocks};
 use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
+use discards::Discards;
 use header::Header;
 use layout::{Autoclear, Incompatible};
 use overlap::{Guard, Leads};
@@ -139,6 +144,8 @@ pub struct Qcow2 {
     for_check: bool,
     /// Refcounts are written only now and then; the image is marked dirty meanwhile.
     lazy: bool,
+    /// What becomes of space that is not needed any more.
+    discards: Discards,
     /// The incompatible features in the file now.
     incompatible: Mutex<Incompatible>,
     /// Serialises changes of these.
@@ -350,6 +357,10 @@ impl Driver for Qcow2 {
         Box::pin(self.noting_damage(self.zero_range(start, len, flags)))
     }
 
+    fn zero_unallocated(&self, start: u64) -> BoxFuture<'_, Result<bool>> {
+        Box::pin(self.noting_damage(self.zero_unit(start)))
+    }
+
     fn discard(&self, start: u64, len: u64) -> BoxFuture<'_, Result<()>> {
         Box::pin(self.noting_damage(self.discard_range(start, len)))
     }
@@ -427,8 +438,11 @@ impl Driver for Qcow2 {
     }
 
     fn vm_state_offset(&self) -> Option<u64> {
-        // The first L1 entry that no byte of the disk needs.
-        (*self.virtual_size.read()).checked_next_multiple_of(1 << self.header.l1_entry_span_bits())
+        Some(self.state_index() << self.header.l1_entry_span_bits())
+    }
+
+    fn prepare_vm_state(&self, end: u64) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.noting_damage(self.prepare_state(end)))
     }
 
     fn describe(&self) -> BoxFuture<'_, Result<FormatInfo>> {

@@ -3,6 +3,7 @@
 use super::bitmap::Persistent;
 use super::cache::TableCache;
 use super::claims::{Limbo, RangeLocks};
+use super::discards::Discards;
 use super::header::Header;
 use super::layout::{self as l, Autoclear, Compatible, Incompatible};
 use super::overlap::Guard;
@@ -19,6 +20,11 @@ use alloc::format;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::AtomicBool;
+
+/// What there is to say of bitmaps that nobody has kept true.
+const STALE_BITMAPS: &str = "a program lacking bitmap support modified this file, so all bitmaps are \
+                             now considered inconsistent\nSome clusters may be leaked, run \
+                             'qemu-img check -r' on the image file to fix.";
 
 pub(in crate::format) async fn open(
     env: &Env,
@@ -37,6 +43,9 @@ pub(in crate::format) async fn open(
             "Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level",
         ));
     }
+    if options.qcow2.discard.no_unref && header.version < 3 {
+        return Err(Error::invalid("discard-no-unref is only supported since qcow2 version 3"));
+    }
     let (encryption, secret) = super::encryption::unlock(env, file, &header, options).await?;
     let data = open_data_file(env, &header, filename, options).await?;
     let (mut snapshots, mut snapshot_table) = match snapshot::read_table(file, &header).await {
@@ -52,6 +61,9 @@ pub(in crate::format) async fn open(
         return Err(Error::invalid("a snapshot can only be read").in_format("qcow2"));
     }
     let events = Events::default();
+    if header.has_stale_bitmaps() {
+        events.push(DriverEvent::Warning(STALE_BITMAPS.into()));
+    }
     if writable && !options.check {
         if header.incompatible.contains(Incompatible::DIRTY) {
             let report = repair_dirty(file, filename).await?;
@@ -130,6 +142,7 @@ pub(in crate::format) async fn open(
             && options
                 .lazy_refcounts
                 .unwrap_or(header.compatible.contains(Compatible::LAZY_REFCOUNTS)),
+        discards: Discards::new(options),
         incompatible: Mutex::new(header.incompatible),
         marks_lock: async_lock::Mutex::new(()),
         seen_corrupt: Mutex::new(None),

@@ -15,6 +15,24 @@ pub struct OpenOptions {
     pub overlap_check: OverlapChecks,
     /// Memory for tables.
     pub cache: CacheOptions,
+    /// What becomes of space that is not needed any more.
+    pub discard: DiscardOptions,
+}
+
+/// What becomes of the space of clusters that are not needed any more. Where it is passed on, the
+/// file below is told that it may give it up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiscardOptions {
+    /// After discards of the guest, and zeroes that may give up space (`pass-discard-request`); as
+    /// the image takes discards at all where it is `None`.
+    pub pass_request: Option<bool>,
+    /// After snapshots were removed or applied (`pass-discard-snapshot`): yes where it is `None`.
+    pub pass_snapshot: Option<bool>,
+    /// After everything else (`pass-discard-other`): no where it is `None`.
+    pub pass_other: Option<bool>,
+    /// Clusters that the guest has no use for keep their place in the image
+    /// (`discard-no-unref`).
+    pub no_unref: bool,
 }
 
 /// A named set of [`OverlapChecks`] (`Qcow2OverlapCheckMode`).

@@ -274,7 +274,8 @@ impl Qcow2 {
         Ok(())
     }
 
-    /// Clears the autoclear bits that this implementation does not keep true, once.
+    /// Clears the autoclear bits that this implementation does not keep true, and what points to
+    /// bitmaps that are not true any more, once.
     pub(super) async fn prepare_header(&self) -> Result<()> {
         let mut touched = self.touched.lock().await;
         if *touched {
@@ -290,6 +291,9 @@ impl Qcow2 {
                 self.file.flush().await
             };
             self.poison_on_error(result.await)?;
+        }
+        if self.header.has_stale_bitmaps() {
+            self.poison_on_error(self.point_to_bitmaps(None).await)?;
         }
         *touched = true;
         Ok(())

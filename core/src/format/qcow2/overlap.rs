@@ -139,6 +139,11 @@ impl Qcow2 {
         self.guard_by(checks, offset, len).await
     }
 
+    /// Whether a run of clusters lies on metadata, as far as the mode `cached` looks for it.
+    pub(super) fn is_guarded(&self, run: Release) -> bool {
+        self.overlap(run, OverlapCheckMode::Cached.into()).is_some()
+    }
+
     /// Refuses to change an L2 table that lies on other metadata.
     pub(super) async fn guard_l2(&self, offset: u64) -> Result<()> {
         let own = OverlapChecks::ACTIVE_L2 | OverlapChecks::INACTIVE_L2;

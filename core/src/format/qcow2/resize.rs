@@ -4,7 +4,7 @@
 //! one write. What a larger disk must read as is mapped before, past the end of the disk as it is;
 //! what a smaller disk gives up is given up after.
 
-use super::claims::{Release, Reserved};
+use super::claims::{Release, Reserved, Why};
 use super::layout::{self as l, header, limits};
 use super::{L1, Qcow2};
 use crate::io::{Preallocation, Segments, WriteFlags, ZeroFlags};
@@ -79,10 +79,11 @@ impl Qcow2 {
     pub(super) async fn prepare_growth(&self, size: u64) -> Result<()> {
         let needed = self.check_size(size)?;
         self.prepare_write().await?;
+        self.clear_way(size).await?;
         self.grow_tables(needed).await
     }
 
-    async fn grow_tables(&self, entries: u64) -> Result<()> {
+    pub(super) async fn grow_tables(&self, entries: u64) -> Result<()> {
         if entries <= self.l1.read().entries.len() as u64 {
             return Ok(());
         }
@@ -182,8 +183,8 @@ impl Qcow2 {
         }
         table.resize(table.len().max(1), 0);
         self.swap_l1(table, size, || reserved.linked()).await?;
-        self.lower_all(gone).await?;
-        self.limbo.abandon(releases.into());
+        self.lower_all(Why::Shrunk, gone).await?;
+        self.limbo.abandon(Why::Shrunk, releases);
         self.settle_everything().await?;
         if let Some(data) = &self.data
             && self.data_file_is_raw()
@@ -247,7 +248,7 @@ impl Qcow2 {
             let mut l1 = self.l1.write();
             let count = (l1.entries.len() as u64 * 8).div_ceil(self.cluster_size());
             let first = l1.offset >> self.cluster_bits;
-            self.limbo.free_later((count > 0).then_some(Release { first, count }));
+            self.limbo.free_later(Why::Other, (count > 0).then_some(Release { first, count }));
             *l1 = L1 { moved: true, ..L1::new(offset, entries, true, self.cluster_bits) };
             *self.virtual_size.write() = size;
         }

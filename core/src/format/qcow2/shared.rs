@@ -5,7 +5,7 @@
 //! copied flags of the active tables follow.
 
 use super::cache::Class;
-use super::claims::{Release, Reserved};
+use super::claims::{Release, Reserved, Why};
 use super::layout as l;
 use super::map::Entry;
 use super::write::put;
@@ -231,16 +231,16 @@ impl Qcow2 {
 
     /// Counts a reference less on everything that an L1 table leads to; that it does not lead there
     /// any more is durable.
-    pub(super) async fn lower_all(&self, table: &[u64]) -> Result<()> {
+    pub(super) async fn lower_all(&self, why: Why, table: &[u64]) -> Result<()> {
         for (index, entry) in table.iter().enumerate() {
             let Some(l2) = self.l2_offset(*entry, self.guest_of(index))? else { continue };
             for at in (0..self.cluster_size()).step_by(self.cache.slice_len()) {
                 let (slice, _) = self.cache.get(l2 + at, Class::L2).await?;
                 let runs = self.hosts_of(&slice, self.guest_at(index, at))?;
-                self.limbo.abandon(runs.into());
+                self.limbo.abandon(why, runs);
             }
             let own = Release { first: l2 >> self.cluster_bits, count: 1 };
-            self.limbo.abandon([own].into());
+            self.limbo.abandon(why, [own]);
             self.give_back().await?;
         }
         Ok(())

@@ -4,7 +4,7 @@
 //! go up before it and down after it (`docs/formats/qcow2.md`, "Snapshots").
 
 use super::Qcow2;
-use super::claims::{Release, Reserved};
+use super::claims::{Release, Reserved, Why};
 use super::header::Header;
 use super::layout::{COPIED, SECTOR, be16, be32, be64, limits};
 use super::overlap::InactiveTables;
@@ -222,16 +222,11 @@ impl Qcow2 {
         // Flags and counts went up together.
         self.flags_stale.store(false, Ordering::Release);
         if info.vm_state_size > 0 {
-            self.drop_vm_state(info.vm_state_size).await?;
+            // It belongs to the snapshot alone now.
+            self.drop_state(Why::Snapshot).await?;
         }
         self.settle_metadata().await?;
         Ok(info)
-    }
-
-    /// The machine's state belongs to the snapshot alone.
-    async fn drop_vm_state(&self, len: u64) -> Result<()> {
-        let _ = len;
-        Ok(())
     }
 
     fn new_snapshot(&self, new: NewSnapshot, l1_offset: u64, l1_size: usize) -> Result<Snapshot> {
@@ -278,11 +273,11 @@ impl Qcow2 {
         rest: Vec<Snapshot>,
     ) -> Result<()> {
         self.store_snapshots(rest, || self.flags_are_stale()).await?;
-        self.lower_all(table).await?;
+        self.lower_all(Why::Snapshot, table).await?;
         let count = (table.len() as u64 * 8).div_ceil(self.cluster_size());
         let first = gone.l1_offset >> self.cluster_bits;
         if count > 0 {
-            self.limbo.abandon([Release { first, count }].into());
+            self.limbo.abandon(Why::Snapshot, [Release { first, count }]);
         }
         self.settle_flags().await
     }
@@ -325,7 +320,7 @@ impl Qcow2 {
         }
         table.resize(table.len().max(1), 0);
         self.swap_l1(table, size, || raised.linked()).await?;
-        self.lower_all(&old).await?;
+        self.lower_all(Why::Snapshot, &old).await?;
         self.settle_flags().await
     }
 
@@ -361,7 +356,7 @@ impl Qcow2 {
         self.guard.snapshots_changed();
         let count = old.1.div_ceil(self.cluster_size());
         let first = old.0 >> self.cluster_bits;
-        self.limbo.free_later((count > 0).then_some(Release { first, count }));
+        self.limbo.free_later(Why::Snapshot, (count > 0).then_some(Release { first, count }));
         let result = self.write_table_pointers().await;
         self.poison_on_error(result)
     }

@@ -6,7 +6,8 @@
 
 use super::Qcow2;
 use super::cache::Class;
-use super::claims::{RangeGuard, Release, Reserved};
+use super::claims::{RangeGuard, Release, Reserved, Why};
+use super::discards::{Hollow, joined};
 use super::layout::{self as l, be64};
 use super::map::{Descriptor, Entry, Subclusters, subcluster_mask};
 use super::options::OverlapChecks;
@@ -369,7 +370,7 @@ impl Qcow2 {
             }
             Ok(frees)
         })?;
-        self.limbo.free_later(frees);
+        self.limbo.free_later(Why::Replaced, frees);
         Ok(())
     }
 
@@ -384,7 +385,7 @@ impl Qcow2 {
             }
             Ok(self.host_of(&old))
         })?;
-        self.limbo.free_later(free);
+        self.limbo.free_later(Why::Other, free);
         Ok(())
     }
 
@@ -403,6 +404,21 @@ impl Qcow2 {
                 let first = d.offset >> self.cluster_bits;
                 let last = (d.offset + u64::from(d.len) - 1) >> self.cluster_bits;
                 Some(Release { first, count: last - first + 1 })
+            }
+            _ => None,
+        }
+    }
+
+    /// The host offset of the place that an entry's cluster has, which nobody counts as free when the
+    /// entry becomes zero: one that it keeps, or one in a data file. Others' places are left alone.
+    fn own_place(&self, entry: &Entry, keep: bool) -> Option<u64> {
+        match entry {
+            Entry::Standard { host, copied }
+            | Entry::Zero { host: Some(host), copied }
+            | Entry::Subclusters { host: Some(host), copied, .. }
+                if self.data.is_some() || (keep && *copied) =>
+            {
+                Some(*host)
             }
             _ => None,
         }
@@ -449,7 +465,8 @@ impl Qcow2 {
         }
         reserved.linked();
         if let Some(old) = old {
-            self.limbo.free_later([Release { first: old >> self.cluster_bits, count: 1 }]);
+            let old = Release { first: old >> self.cluster_bits, count: 1 };
+            self.limbo.free_later(Why::Other, [old]);
         }
         Ok(new)
     }
@@ -585,7 +602,7 @@ impl Qcow2 {
         self.guard_l2(l2).await?;
         let (slice, position) = self.l2_slice(l2, start).await?;
         let unmap = flags.contains(ZeroFlags::MAY_UNMAP) || v2;
-        let mut frees = Vec::new();
+        let (mut frees, mut hollow) = (Vec::new(), Hollow::default());
         let result = self.cache.modify(&slice, |bytes| -> Result<()> {
             let (mut at, mut position) = (start, position);
             while at < end {
@@ -594,8 +611,14 @@ impl Qcow2 {
                 let whole = next - at == self.cluster_size();
                 let keep = match &old {
                     Entry::Compressed(_) => false,
-                    _ => !whole || !unmap,
+                    _ => !whole || !unmap || self.discards.no_unref,
                 };
+                if whole
+                    && unmap
+                    && let Some(host) = self.own_place(&old, keep)
+                {
+                    hollow.push(at, host, self.cluster_bits);
+                }
                 if self.extended_l2 {
                     if matches!(old, Entry::Compressed(_)) && !whole {
                         plan.explicit.push((at, next - at));
@@ -614,9 +637,42 @@ impl Qcow2 {
             }
             Ok(())
         });
-        self.limbo.free_later(frees);
+        self.limbo.free_later(Why::Request, joined(frees));
+        self.hollow_out_later(hollow);
         result?;
         self.relieve_cache().await
+    }
+
+    /// Marks a unit that has no bytes of its own as zeroes.
+    pub(super) async fn zero_unit(&self, start: u64) -> Result<bool> {
+        if self.header.version < 3 || self.data_file_is_raw() {
+            return Ok(false);
+        }
+        self.prepare_write().await?;
+        let _with_others = self.with_others().await?;
+        let end = start + self.subcluster_size();
+        let _guard = self.range_locks.lock(self.cluster_start(start), self.cluster_end(end)).await;
+        let l2 = self.ensure_l2(start).await?;
+        let (slice, position) = self.l2_slice(l2, start).await?;
+        let done = self.cache.modify(&slice, |bytes| -> Result<bool> {
+            let old = self.entry(bytes, position, start)?;
+            let mask = self.mask(start, end);
+            match old {
+                Entry::Zero { .. } => return Ok(true),
+                Entry::Subclusters { bitmap, .. } if bitmap.allocated & mask != 0 => {
+                    return Ok(false);
+                }
+                Entry::Unallocated | Entry::Subclusters { .. } => {}
+                Entry::Standard { .. } | Entry::Compressed(_) => return Ok(false),
+            }
+            match self.extended_l2 {
+                true => self.zero_subclusters(bytes, position, &old, mask, true),
+                false => put(bytes, position, l::ZERO),
+            }
+            Ok(true)
+        })?;
+        self.relieve_cache().await?;
+        Ok(done)
     }
 
     fn zero_subclusters(
@@ -652,7 +708,10 @@ impl Qcow2 {
         self.prepare_write().await?;
         // Without a zero flag a cluster can only be given up where nothing shows through.
         let possible = self.header.version >= 3 || !self.has_backing();
-        if self.data_file_is_raw() || !possible {
+        if self.data_file_is_raw() {
+            return self.discard_raw(first, last).await;
+        }
+        if !possible {
             return Ok(());
         }
         let _with_others = self.with_others().await?;
@@ -676,7 +735,7 @@ impl Qcow2 {
         let l2 = self.ensure_l2(start).await?;
         self.guard_l2(l2).await?;
         let (slice, position) = self.l2_slice(l2, start).await?;
-        let mut frees = Vec::new();
+        let (mut frees, mut hollow) = (Vec::new(), Hollow::default());
         let result = self.cache.modify(&slice, |bytes| -> Result<()> {
             let entry_len = 1usize << self.header.l2_entry_bits();
             for i in 0..(end - start) >> self.cluster_bits {
@@ -684,27 +743,42 @@ impl Qcow2 {
                 let position = position + i as usize * entry_len;
                 let guest = start + (i << self.cluster_bits);
                 let old = self.entry(bytes, position, guest)?;
-                let free = self.host_of(&old);
                 let shows = match old {
                     Entry::Unallocated => true,
                     Entry::Subclusters { bitmap, .. } => bitmap.zero != u32::MAX,
                     _ => false,
                 };
-                if free.is_none() && !(hides && shows) {
+                let has_place = !matches!(
+                    old,
+                    Entry::Unallocated
+                        | Entry::Zero { host: None, .. }
+                        | Entry::Subclusters { host: None, .. }
+                );
+                if !(has_place || hides && shows) {
                     continue;
                 }
+                let keep = self.discards.no_unref && !matches!(old, Entry::Compressed(_));
+                if let Some(host) = self.own_place(&old, keep) {
+                    hollow.push(guest, host, self.cluster_bits);
+                }
+                let host = match keep {
+                    true => be64(bytes, position) & (l::OFFSET_MASK | l::COPIED),
+                    false => 0,
+                };
                 if self.extended_l2 {
-                    put(bytes, position, 0);
+                    put(bytes, position, host);
                     let all = Subclusters { allocated: 0, zero: u32::MAX };
                     put(bytes, position + 8, all.bits());
                 } else {
-                    put(bytes, position, if self.header.version >= 3 { l::ZERO } else { 0 });
+                    let zero = if self.header.version >= 3 { l::ZERO } else { 0 };
+                    put(bytes, position, host | zero);
                 }
-                frees.extend(free);
+                frees.extend((!keep).then(|| self.host_of(&old)).flatten());
             }
             Ok(())
         });
-        self.limbo.free_later(frees);
+        self.limbo.free_later(Why::Request, joined(frees));
+        self.hollow_out_later(hollow);
         result?;
         self.relieve_cache().await
     }

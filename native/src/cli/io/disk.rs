@@ -315,18 +315,25 @@ impl Disk {
 
     /// Reads of the area of the machine's state, which lies beside the guest's disk.
     pub(super) async fn load_vm_state(&self, offset: u64, len: u64) -> Result<Vec<Segments>> {
-        let _ = (offset, len);
-        Err(self.no_vm_state())
+        let mut parts = Vec::new();
+        for at in (0..len.max(1)).step_by(STEP as usize) {
+            parts.push(
+                self.layer.read_vm_state(offset.saturating_add(at), STEP.min(len - at)).await?,
+            );
+        }
+        Ok(parts)
     }
 
     /// Writes to the area of the machine's state.
     pub(super) async fn save_vm_state(&self, offset: u64, data: &Segments) -> Result<()> {
-        let _ = (offset, data);
-        Err(self.no_vm_state())
-    }
-
-    fn no_vm_state(&self) -> Error {
-        Error::unsupported("the state of a machine").in_format(self.layer.driver().name())
+        for at in (0..data.len().max(1)).step_by(STEP as usize) {
+            let part = data.slice(at, STEP.min(data.len() - at));
+            self.layer.write_vm_state(offset.saturating_add(at), part).await?;
+        }
+        match self.settings.cache.writethrough {
+            true => self.device.flush().await,
+            false => Ok(()),
+        }
     }
 
     pub(super) async fn flush(&self) -> Result<()> {

@@ -1,7 +1,7 @@
 //! Bitmaps of memory into the image (`docs/formats/qcow2.md`, "Bitmaps").
 
 use super::super::Qcow2;
-use super::super::claims::{Release, Reserved};
+use super::super::claims::{Release, Reserved, Why};
 use super::super::header::{BitmapsExtension, ExtensionArea};
 use super::super::layout::{self as l, Autoclear, be64, extension, header, limits};
 use super::super::open::read_table;
@@ -113,7 +113,7 @@ impl Qcow2 {
         let result = self.point_to_bitmaps(directory.as_ref()).await;
         self.poison_on_error(result)?;
         reserved.linked();
-        self.limbo.free_later(freed);
+        self.limbo.free_later(Why::Other, freed);
         *self.bitmaps.kept.lock() = super::load::Kept { directory, entries };
         bitmaps.iter().for_each(|bitmap| bitmap.stored());
         Ok(true)
@@ -181,7 +181,7 @@ impl Qcow2 {
         let directory_offset = self.store_table(bytes, reserved).await?;
         entries.iter_mut().for_each(|entry| entry.at += directory_offset);
         let count = u32::try_from(entries.len()).unwrap_or(u32::MAX);
-        Ok(Some(BitmapsExtension { count, directory_size, directory_offset }))
+        Ok(Some(BitmapsExtension { count, reserved: 0, directory_size, directory_offset }))
     }
 
     /// Writes bytes to new clusters in a row.
@@ -236,7 +236,10 @@ impl Qcow2 {
 
     /// Lets the header refer to a directory that is durable. Each step is one write that a crash
     /// leaves whole or undone, and is durable before the next.
-    async fn point_to_bitmaps(&self, directory: Option<&BitmapsExtension>) -> Result<()> {
+    pub(in super::super) async fn point_to_bitmaps(
+        &self,
+        directory: Option<&BitmapsExtension>,
+    ) -> Result<()> {
         let len = self.file.len().min(self.cluster_size());
         let bytes = self.file.read(0, len).await?.to_bytes();
         let area = ExtensionArea::find(&bytes)?;

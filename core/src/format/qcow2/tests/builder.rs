@@ -95,6 +95,11 @@ impl Image {
         self.be32(at, kind).be32(at + 4, data.len() as u32).put(at + 8, data)
     }
 
+    /// Sets the bit that makes the bitmaps extension count.
+    pub(super) fn bitmaps_bit(&mut self) -> &mut Self {
+        self.be64(header::AUTOCLEAR, l::Autoclear::BITMAPS.bits())
+    }
+
     /// Sets the refcount of a cluster (16 bits wide).
     pub(super) fn refcount(&mut self, cluster: usize, count: u16) -> &mut Self {
         self.be16(REFBLOCK + 2 * cluster, count)

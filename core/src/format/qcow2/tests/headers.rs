@@ -188,6 +188,7 @@ fn full_header(version: u32, compression: Compression) -> Header {
         data_file: v3.then(|| "data.raw".to_string()),
         bitmaps: v3.then_some(BitmapsExtension {
             count: 2,
+            reserved: 0,
             directory_size: 64,
             directory_offset: 0x60_0000,
         }),

@@ -9,6 +9,7 @@
 //! | `options` | what can be said when an image is opened |
 //! | `overlap` | what must not be written over |
 //! | `model` | every kind of image against a flat disk |
+//! | `discards` | what the file below is told to give up |
 //! | `disks` | images in every state, with operations, for the next three |
 //! | `campaign` | power goes at each call of every operation there is, in thousands of ways |
 //! | `faults` | each call of the file fails once |
@@ -19,6 +20,7 @@
 //! | `repair` | repairs, and the marks that call for them |
 //! | `rewrite` | changes of the header |
 //! | `states` | snapshots, sizes and amendments, whatever fails |
+//! | `vm_state` | the state of a machine |
 //! | `hostile` | truncated, flipped and forged images |
 //!
 //! `SECTORA_TEST_ROUNDS=n` makes the random ones `n` times as long.
@@ -30,6 +32,7 @@ mod builder;
 mod campaign;
 mod compact;
 mod crash;
+mod discards;
 mod disks;
 mod faults;
 mod headers;
@@ -43,6 +46,7 @@ mod repair;
 mod rewrite;
 mod states;
 mod unit;
+mod vm_state;
 
 use crate::format::{Env, Finding, Layer, Repair};
 use crate::image::no_progress;

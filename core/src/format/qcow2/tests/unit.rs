@@ -1,9 +1,12 @@
 //! Tables: each rule with the smallest image that breaks it.
 
+use super::super::header::Header;
 use super::super::layout::{self as l, Autoclear, Incompatible, extension, header as h, limits};
-use super::builder::{CLUSTER, DATA, FILL, Image, L1, L2, REFBLOCK, REFTABLE, SIZE, SPARE};
+use super::builder::{
+    CLUSTER, DATA, FILL, Image, L1, L2, REFBLOCK, REFTABLE, SIZE, SPARE, open_file,
+};
 use super::findings;
-use crate::format::FindingKind;
+use crate::format::{DriverEvent, FindingKind};
 use crate::io::testing::SimRuntime;
 use crate::io::{Access, BlockDevice, WriteFlags};
 use crate::{Error, ErrorKind};
@@ -299,14 +302,19 @@ fn opening_refuses_what_breaks_a_rule_and_says_where() {
         ),
         (
             "no bitmaps in the bitmaps extension",
-            |i| _ = i.extension(extension::BITMAPS, &[0; 24]),
+            |i| _ = i.bitmaps_bit().extension(extension::BITMAPS, &[0; 24]),
             Corrupt,
-            "0 bitmaps",
+            "found bitmaps extension with zero bitmaps",
             Some(h::V3_LEN),
         ),
         (
             "a reserved field of the bitmaps extension",
-            |i| _ = i.extension(extension::BITMAPS, &[0; 24]).be64(h::V3_LEN + 8, 1 << 32 | 1),
+            |i| {
+                _ = i
+                    .bitmaps_bit()
+                    .extension(extension::BITMAPS, &[0; 24])
+                    .be64(h::V3_LEN + 8, 1 << 32 | 1);
+            },
             Corrupt,
             "reserved field",
             Some(h::V3_LEN),
@@ -315,6 +323,7 @@ fn opening_refuses_what_breaks_a_rule_and_says_where() {
             "a bitmap directory that is too long",
             |i| {
                 _ = i
+                    .bitmaps_bit()
                     .extension(extension::BITMAPS, &[0; 24])
                     .be32(h::V3_LEN + 8, 1)
                     .be64(h::V3_LEN + 16, u64::MAX);
@@ -327,6 +336,7 @@ fn opening_refuses_what_breaks_a_rule_and_says_where() {
             "a bitmap directory between clusters",
             |i| {
                 _ = i
+                    .bitmaps_bit()
                     .extension(extension::BITMAPS, &[0; 24])
                     .be32(h::V3_LEN + 8, 1)
                     .be64(h::V3_LEN + 24, 8);
@@ -425,6 +435,36 @@ fn opening_refuses_a_broken_snapshot_table() {
         ),
     ];
     refuses(rules, Access::ReadOnly);
+}
+
+/// It was refused: what nobody keeps true any more says nothing.
+#[test]
+fn an_extension_without_its_bit_does_no_harm() {
+    let runtime = SimRuntime::new(1);
+    for (what, data) in [("no bitmaps", [0; 24]), ("all bits", [0xff; 24])] {
+        let mut image = Image::v3();
+        image.extension(extension::BITMAPS, &data);
+        let header = Header::parse(&image.bytes[..CLUSTER]).expect(what);
+        let again = Header::parse(&header.emit().expect("it fits")).expect(what);
+        assert_eq!(again, header, "{what}: it stays as it is");
+        runtime.block_on(async {
+            let file = image.device();
+            let open = async || {
+                let access = Access::ReadWrite;
+                open_file(&runtime, file.clone(), access).await.expect(what)
+            };
+            let layer = open().await;
+            let events = layer.driver().take_events();
+            assert!(matches!(&events[..], [DriverEvent::Warning(_)]), "{what}: {events:?}");
+            assert!(layer.bitmaps().all().is_empty(), "{what}");
+            let bytes = vec![1; CLUSTER];
+            layer.write(0, bytes.into(), WriteFlags::empty()).await.expect("writable");
+            layer.close().await.expect("closed");
+            let layer = open().await;
+            assert_eq!(layer.driver().take_events(), [], "{what}: whoever writes drops it");
+            assert_eq!(findings(&layer).await.expect("a report"), [], "{what}");
+        });
+    }
 }
 
 #[test]
@@ -734,9 +774,7 @@ fn a_refcount_at_its_top_is_not_raised() {
     image.refcount(5, u16::MAX).be64(L2, DATA as u64);
     let file = image.device();
     runtime.block_on(async {
-        let layer = super::builder::open_file(&runtime, file.clone(), Access::ReadWrite)
-            .await
-            .expect("it opens");
+        let layer = open_file(&runtime, file.clone(), Access::ReadWrite).await.expect("it opens");
         layer.write(0, vec![1; CLUSTER].into(), WriteFlags::empty()).await.expect("copied");
         layer.flush().await.expect("durable");
         layer.flush().await.expect("durable");
