@@ -30,7 +30,9 @@ const PROGRAMS = [
   { program: "chromium", package: "chromium", for: "the tests of package and page in a browser" },
 ];
 
-const CORE = ["-p", "sectora-core", "--features", "testing,std,zlib-rs"];
+/** What is built for the host, always all of it: with the same features in every step, once. */
+const HOST = ["-p", "sectora-core", "-p", "sectora", "-p", "sectora-tests"];
+const suites = (...names) => ["cargo", "test", ...HOST, ...names.flatMap((name) => ["--test", name])];
 
 /** The steps in their order. `needs` are programs without which the step is skipped. */
 const STEPS = [
@@ -39,10 +41,9 @@ const STEPS = [
   { name: "tidy-tests", what: "the rules find what they are for", run: ["node", "--test", "tests/tidy.test.mjs"] },
   {
     name: "clippy",
-    what: "lints of every crate",
+    what: "lints of every crate, its tests too",
     run: ["cargo", "clippy", "-q", "--workspace", "--all-targets", "--", "-D", "warnings"],
   },
-  { name: "clippy-core", what: "lints of the test suites in core", run: ["cargo", "clippy", "-q", ...CORE, "--all-targets", "--", "-D", "warnings"] },
   {
     name: "docs",
     what: "rustdoc",
@@ -50,10 +51,11 @@ const STEPS = [
     env: { RUSTDOCFLAGS: "-D warnings" },
   },
   { name: "no-std", what: "core for bare metal with 32 bits", run: ["bash", "tests/no_std.sh"] },
-  { name: "core", what: "units, models, faults, crashes, contract", run: ["cargo", "test", ...CORE] },
-  { name: "native", what: "files, rings, locks, the program", run: ["cargo", "test", "-p", "sectora"] },
-  { name: "schema", what: "wire types and COMPAT.md against the schema", run: ["cargo", "test", "-p", "sectora-tests", "--test", "schema"] },
-  { name: "oracle", what: "images of ours and theirs, both ways", run: ["cargo", "test", "-p", "sectora-tests", "--test", "oracle", "--test", "check", "--test", "parity", "--test", "mutants", "--test", "crash"] },
+  { name: "units", what: "units, models, faults, crashes, contract", run: ["cargo", "test", ...HOST, "--lib", "--bins"] },
+  { name: "examples", what: "examples in the documentation", run: ["cargo", "test", ...HOST, "--doc"] },
+  { name: "native", what: "files, rings, locks, the program", run: suites("contract", "queues", "cli", "io", "nbd") },
+  { name: "schema", what: "wire types and COMPAT.md against the schema", run: suites("schema") },
+  { name: "oracle", what: "images of ours and theirs, both ways", run: suites("oracle", "check", "parity", "mutants", "crash") },
   {
     name: "fuzz",
     what: "every target for some seconds",

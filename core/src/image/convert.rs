@@ -322,7 +322,9 @@ impl Job {
             return self.write(turn, Vec::from([Part::Zero(request.start, request.len)])).await;
         }
         self.limit.pass(request.len).await;
-        let data = self.source.read(request.start, request.len).await?;
+        let data = self.source.read(request.start, request.len).await.map_err(|e| {
+            e.context(format_args!("error while reading at byte {}", request.start))
+        })?;
         let parts = self.parts(request.start, data);
         self.write(turn, parts).await
     }
@@ -365,13 +367,15 @@ impl Job {
     }
 
     async fn write(&self, turn: Turn<'_>, parts: Vec<Part>) -> Result<()> {
+        let failed =
+            |start| move |e: Error| e.context(format_args!("error while writing at byte {start}"));
         let mut turn = Some(turn);
         for part in parts {
             match part {
                 Part::Zero(start, len) => {
                     if !self.options.target_is_zero || self.options.target_has_backing {
                         let write = self.target.write_zeroes(start, len, ZeroFlags::MAY_UNMAP);
-                        in_turn(&mut turn, write).await?;
+                        in_turn(&mut turn, write).await.map_err(failed(start))?;
                     }
                 }
                 Part::Data(start, data) => {
@@ -379,7 +383,8 @@ impl Job {
                         true => WriteFlags::COMPRESSED,
                         false => WriteFlags::empty(),
                     };
-                    in_turn(&mut turn, self.target.write(start, data, flags)).await?;
+                    let write = self.target.write(start, data, flags);
+                    in_turn(&mut turn, write).await.map_err(failed(start))?;
                 }
             }
         }

@@ -127,7 +127,14 @@ pub(super) fn told(error: &Error) -> String {
         return format!("{doing}Input/output error");
     }
     if !has_cause && inner.starts_with(|c: char| c.is_ascii_uppercase()) {
-        return error.what().to_owned();
+        let what = error.what();
+        // The one of those that names its format.
+        return match (what.split_once("Image is corrupt"), error.format()) {
+            (Some((below, rest)), Some(format)) => {
+                format!("{below}{format}: Image is corrupt{rest}")
+            }
+            _ => what.to_owned(),
+        };
     }
     let text = error.to_string();
     // What could not be opened goes before the name of the format.
