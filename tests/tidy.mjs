@@ -54,6 +54,9 @@ const FORMAT_EXTRAS = {
     "options.rs", // what can be said when an image is opened
     "order.rs", // what must be durable before what
     "overlap.rs", // what must not be written over
+    "pack/mod.rs", // clusters moved to where the file has room
+    "pack/plan.rs", // what lies at its end
+    "pack/tables.rs", // the same for tables
     "refcount.rs", // reference counts of all widths
     "rewrite.rs", // changes of the header
     "shared.rs", // references of whole tables, the image to oneself

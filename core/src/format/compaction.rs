@@ -62,9 +62,36 @@ pub trait Compaction: Send + Sync {
         instead: Instead,
     ) -> BoxFuture<'a, Result<u64>>;
 
-    /// Ends the file after its last cluster in use. What was given up is free, durably, before.
+    /// What [`pack`](Self::pack) would move as the file is now: before anything is given up.
     ///
     /// # Errors
-    /// Those of the file.
-    fn cut(&self) -> BoxFuture<'_, Result<()>>;
+    /// Those of reading the tables, and `Corrupt` where clusters in use count as free.
+    fn packable(&self) -> BoxFuture<'_, Result<Packed>>;
+
+    /// Moves clusters from the end of the file into free ones nearer its beginning, ends the file
+    /// after its last cluster in use, and gives the space of what is still free in it back to the
+    /// host. What was given up is free, durably, before. Tells how many clusters are moved, of how
+    /// many; there may be several passes.
+    ///
+    /// # Errors
+    /// Those of the tables and of the file, and `Corrupt` where clusters in use count as free.
+    fn pack<'a>(
+        &'a self,
+        progress: &'a (dyn Fn(u64, u64) + Send + Sync),
+    ) -> BoxFuture<'a, Result<Packed>>;
+}
+
+/// What came of moving clusters, in bytes of the file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Packed {
+    /// Moved: guest data and tables.
+    pub moved: u64,
+    /// Compressed data that stays where it is, past where the file could end without it.
+    pub compressed: u64,
+    /// The same: what snapshots have, alone or together with the disk.
+    pub snapshots: u64,
+    /// The same: tables that do not move, bitmaps, and what nothing refers to.
+    pub other: u64,
+    /// Free within the file, and given back to the host where it takes it.
+    pub free: u64,
 }

@@ -249,6 +249,26 @@ impl Encryption {
         let number = self.number(target.start - target.before, target.offset - target.before);
         run(runtime, data, move |bytes| cipher.encrypt(number, bytes)).await
     }
+
+    /// The sectors that lie at `from` in the file, as they have to be at `to` for the same place in
+    /// the disk.
+    pub(super) async fn moved(
+        &self,
+        runtime: &Arc<dyn Runtime>,
+        data: Segments,
+        from: u64,
+        to: u64,
+    ) -> Result<Segments> {
+        if self.numbering == Numbering::Guest {
+            return Ok(data);
+        }
+        let cipher = self.cipher()?.clone();
+        run(runtime, data, move |bytes| {
+            cipher.decrypt(from / SECTOR, bytes);
+            cipher.encrypt(to / SECTOR, bytes);
+        })
+        .await
+    }
 }
 
 /// Changes data by `work`, elsewhere where there is much of it.

@@ -23,7 +23,7 @@ mod report;
 mod transfer;
 mod vm_state;
 
-pub use compaction::{Compaction, Instead, Still};
+pub use compaction::{Compaction, Instead, Packed, Still};
 pub use detect::{ByOptions, FormatName, open, probe};
 pub(crate) use detect::{Described, infinite_loop, open_chain};
 pub use driver::{

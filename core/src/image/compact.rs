@@ -1,8 +1,9 @@
-//! Giving space back in place: what reads as zeroes, or as what lies below, needs no cluster.
+//! Giving space back in place: what reads as zeroes, or as what lies below, needs no cluster, and
+//! what is in use leaves no gaps.
 
 use super::Progress;
 use super::walk::Walker;
-use crate::format::{Compaction, Instead, Layer};
+use crate::format::{Compaction, Instead, Layer, Packed};
 use crate::io::{BlockDevice, Device, DeviceExt, Extent, Segments, is_zero};
 use crate::{Error, Result};
 use alloc::format;
@@ -25,6 +26,9 @@ pub struct Compacted {
     pub zeroes: u64,
     /// Bytes of the disk that were given up because the backing chain has the same.
     pub same_as_backing: u64,
+    /// What was moved, and what was not. Without the rest being done before, as in a dry run, it is
+    /// what would be moved in the file as it is.
+    pub packed: Packed,
     /// Length of the file before and after, in bytes.
     pub file_len: (u64, u64),
 }
@@ -40,8 +44,8 @@ struct Run {
     instead: Instead,
 }
 
-/// Gives up the clusters of an image that hold nothing of their own, and ends its file after the
-/// last one in use. The disk reads as before, whenever this is stopped: dropping the future loses
+/// Gives up the clusters of an image that hold nothing of their own, moves those at the end of its
+/// file into free ones, and ends the file after the last one in use. The disk reads as before, whenever this is stopped: dropping the future loses
 /// nothing, and going on is starting again. Others may write to the image meanwhile.
 ///
 /// # Errors
@@ -61,10 +65,12 @@ pub async fn compact(
     let cluster = u64::from(format.geometry().cluster_size);
     let step = STEP.next_multiple_of(cluster);
     let size = image.len();
+    // Half of the way is looking, and half is moving.
+    let all = size.saturating_mul(2);
     let mut walker = Walker::new(image.clone());
     let mut at = 0;
     while at < size {
-        progress(at, size);
+        progress(at, all);
         let extent = walker.at(at).await?;
         if extent.depth != 0 || !extent.is_allocated() {
             // The next cluster: of this one a part may be allocated.
@@ -77,11 +83,18 @@ pub async fn compact(
         give_up(image, compaction, options, (start, stop), &extent, &mut done).await?;
         at = stop;
     }
-    progress(size, size);
-    if !options.dry_run {
-        compaction.cut().await?;
+    progress(size, all);
+    if options.dry_run {
+        done.packed = compaction.packable().await?;
+    } else {
+        let moving = |moved: u64, of: u64| {
+            let part = u128::from(size) * u128::from(moved) / u128::from(of.max(1));
+            progress(size.saturating_add(u64::try_from(part).unwrap_or(size)), all);
+        };
+        done.packed = compaction.pack(&moving).await?;
         done.file_len.1 = image.file().len();
     }
+    progress(all, all);
     Ok(done)
 }
 

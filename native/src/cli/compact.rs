@@ -10,9 +10,10 @@ use sectora_core::io::Access;
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Clusters that are zero are given up, and what is unused at the end of the file is \
-                  cut off. Clusters in use are not moved down to fill gaps: for the smallest file, \
-                  convert into a new image. It can be stopped at any time, and started again."
+    after_help = "Clusters that are zero are given up, clusters at the end of the file are moved into \
+                  free ones, and the unused end is cut off. Compressed data, snapshots and bitmaps \
+                  stay where they are; what is free before them is given back to the file system. \
+                  It can be stopped at any time, and started again."
 )]
 pub(super) struct Args {
     /// Print nothing but errors
@@ -67,13 +68,21 @@ pub(super) fn run(args: Args) -> Outcome {
     })
 }
 
-/// What is told with `--output=json`: sizes in bytes, those given up as parts of the disk.
+/// What is told with `--output=json`: sizes in bytes, those given up as parts of the disk, the others
+/// as parts of the file.
 fn report(args: &Args, filename: &str, done: &Compacted) -> serde_json::Value {
     serde_json::json!({
         "filename": filename,
         "dry-run": args.dry_run,
         "zeroes": done.zeroes,
         "same-as-backing": done.same_as_backing,
+        "moved": done.packed.moved,
+        "not-moved": {
+            "compressed": done.packed.compressed,
+            "snapshots": done.packed.snapshots,
+            "other": done.packed.other,
+        },
+        "free": done.packed.free,
         "length-before": done.file_len.0,
         "length-after": done.file_len.1,
     })
@@ -88,6 +97,20 @@ fn text(args: &Args, done: &Compacted) -> String {
             "same as the backing file, {what}: {}\n",
             size(done.same_as_backing)
         ));
+    }
+    let moved = if args.dry_run { "would be moved, as the file is" } else { "moved" };
+    text.push_str(&format!("{moved}: {}\n", size(done.packed.moved)));
+    for (what, bytes) in [
+        ("compressed data", done.packed.compressed),
+        ("data of snapshots", done.packed.snapshots),
+        ("other clusters", done.packed.other),
+    ] {
+        if bytes > 0 {
+            text.push_str(&format!("{what} at the end, not moved: {}\n", size(bytes)));
+        }
+    }
+    if done.packed.free > 0 {
+        text.push_str(&format!("free within the file: {}\n", size(done.packed.free)));
     }
     match args.dry_run {
         true => text.push_str(&format!("file length: {}\n", size(done.file_len.0))),

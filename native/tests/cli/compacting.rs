@@ -46,6 +46,25 @@ pub(crate) fn given_back() {
     folder.reference("qemu-img", "compare before.raw a.qcow2");
     let length = std::fs::metadata(folder.path().join("a.qcow2")).expect("metadata").len();
     assert_eq!(length, number(&done, "length-after"));
+    // A gap before data closes.
+    folder.reference("qemu-img", "create -q -f qcow2 gap.qcow2 8M");
+    let commands = ["-f", "qcow2", "-c", "write -P 1 0 4M", "-c", "write -P 2 4M 2M", "-c"];
+    let status = std::process::Command::new("qemu-io")
+        .args(commands)
+        .args(["discard 0 4M", "gap.qcow2"])
+        .current_dir(folder.path())
+        .output()
+        .expect("qemu-io starts")
+        .status;
+    assert!(status.success());
+    folder.reference("qemu-img", "convert -O raw gap.qcow2 before.raw");
+    let output = folder.sectora("img compact --output=json gap.qcow2");
+    let done: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((number(&done, "moved"), number(&done, "free")), (2 << 20, 0), "{done}");
+    assert_eq!(number(&done["not-moved"], "compressed"), 0, "{done}");
+    assert_eq!(number(&done, "length-before"), number(&done, "length-after") + (4 << 20), "{done}");
+    folder.reference("qemu-img", "check gap.qcow2");
+    folder.reference("qemu-img", "compare before.raw gap.qcow2");
     // In words, and where there is nothing to do.
     let output = folder.sectora("img compact a.qcow2");
     assert!(text(&output.stdout).starts_with("zeroes given up: 0 B (0 bytes)\n"), "{output:?}");

@@ -20,7 +20,7 @@ use alloc::vec::Vec;
 use async_lock::MutexGuard;
 
 /// Entries of the refcount table are written in groups of this many.
-const TABLE_GROUP: usize = 64;
+pub(super) const TABLE_GROUP: usize = 64;
 
 /// One allocation passes over at most so many clusters that are counted as used and that the file
 /// does not have. A sound image has few of them.
@@ -36,6 +36,9 @@ pub(super) struct Reftable {
     pub(super) dirty: BTreeSet<usize>,
     /// It lies in a new place, which is durable, and the header does not say so yet.
     pub(super) moved: bool,
+    /// Blocks that it does not lead to any more. They lose their references when that is durable,
+    /// which is later than for anything else where refcounts may wait.
+    pub(super) behind: Vec<Release>,
 }
 
 /// Serialises allocation. Unlike the engine's other locks it is held while refcount blocks are
@@ -65,6 +68,11 @@ const BLANK_CLUSTERS: u64 = 16;
 const BLANK_BYTES: u64 = 1 << 20;
 
 impl Cursor {
+    /// This cluster is free now.
+    pub(super) fn freed(&mut self, cluster: u64) {
+        self.hint = self.hint.min(cluster);
+    }
+
     /// Somebody has this run now.
     fn took(&mut self, run: &Release) {
         self.top = self.top.max(run.first + run.count);
@@ -79,12 +87,26 @@ impl Cursor {
 
 type Locked<'a> = MutexGuard<'a, Cursor>;
 
+impl AllocLock {
+    /// No count changes as long as the guard lives, but by its holder.
+    pub(super) async fn lock(&self) -> Locked<'_> {
+        self.0.lock().await
+    }
+}
+
 impl Qcow2 {
     /// Takes up to `want` neighbouring free clusters, at least one.
     pub(super) async fn allocate(&self, want: u64) -> Result<Release> {
         let mut cursor = self.alloc.0.lock().await;
         self.reclaim(&mut cursor).await?;
         self.allocate_locked(&mut cursor, want).await
+    }
+
+    /// The same, all of them below the cluster `limit`. `None` where none is free there.
+    pub(super) async fn allocate_below(&self, want: u64, limit: u64) -> Result<Option<Release>> {
+        let mut cursor = self.alloc.0.lock().await;
+        self.reclaim(&mut cursor).await?;
+        self.allocate_until(&mut cursor, want, limit).await
     }
 
     /// The same for guest data. With `padded` some of it is going to be written with zeroes around
@@ -140,10 +162,23 @@ impl Qcow2 {
     }
 
     async fn allocate_locked(&self, cursor: &mut Locked<'_>, want: u64) -> Result<Release> {
+        let found = self.allocate_until(cursor, want, u64::MAX).await?;
+        found.ok_or_else(|| Error::bug("an allocation without an end found one").in_format("qcow2"))
+    }
+
+    async fn allocate_until(
+        &self,
+        cursor: &mut Locked<'_>,
+        want: u64,
+        limit: u64,
+    ) -> Result<Option<Release>> {
         let file_clusters = self.file.len() >> self.cluster_bits;
         let mut absent = 0;
         loop {
             let hint = cursor.hint;
+            if hint >= limit {
+                return Ok(None);
+            }
             if absent > MAX_ABSENT {
                 return Err(Error::corrupt(format!(
                     "the refcounts call more than {MAX_ABSENT} clusters used that lie past the end \
@@ -171,9 +206,10 @@ impl Qcow2 {
             if hint > file_clusters {
                 absent += skip as u64;
             }
-            if run == 0 {
+            if run == 0 || cursor.hint >= limit {
                 continue;
             }
+            let run = usize::try_from(limit - cursor.hint).unwrap_or(usize::MAX).min(run);
             let found = Release { first: cursor.hint, count: run as u64 };
             self.guard_free(found).await?;
             self.cache.modify(&slice, |bytes| {
@@ -183,17 +219,30 @@ impl Qcow2 {
             });
             cursor.hint += run as u64;
             cursor.took(&found);
-            return Ok(found);
+            return Ok(Some(found));
         }
     }
 
     /// Takes `count` clusters in a row, for a table that must be contiguous.
     pub(super) async fn allocate_run(&self, count: u64) -> Result<Release> {
+        let found = self.allocate_run_below(count, u64::MAX).await?;
+        found.ok_or_else(|| Error::bug("an allocation without an end found one").in_format("qcow2"))
+    }
+
+    /// The same, all of them below the cluster `limit`. `None` where so many are not free there.
+    pub(super) async fn allocate_run_below(
+        &self,
+        count: u64,
+        limit: u64,
+    ) -> Result<Option<Release>> {
         let mut cursor = self.alloc.0.lock().await;
         self.reclaim(&mut cursor).await?;
         let mut start = cursor.hint;
         let mut at = start;
         while at < start + count {
+            if start + count > limit {
+                return Ok(None);
+            }
             if self.ensure_refblock(&mut cursor, at).await? && self.refcount_of(at).await? == 0 {
                 at += 1;
                 continue;
@@ -206,7 +255,7 @@ impl Qcow2 {
         self.guard_free(found).await?;
         cursor.took(&found);
         self.change_refcounts(found, |_| Ok(1)).await?;
-        Ok(found)
+        Ok(Some(found))
     }
 
     /// Takes room for compressed payloads, packed as closely as the format allows. Gives their
@@ -459,7 +508,7 @@ impl Qcow2 {
         self.refblock_of(cluster) != 0
     }
 
-    fn refblock_of(&self, cluster: u64) -> u64 {
+    pub(super) fn refblock_of(&self, cluster: u64) -> u64 {
         let table = self.reftable.lock();
         usize::try_from(cluster / self.refblock_entries())
             .ok()
@@ -583,7 +632,8 @@ impl Qcow2 {
         let place = (table_offset, u32::try_from(table_clusters).unwrap_or(u32::MAX));
         let old = {
             let mut table = self.reftable.lock();
-            *table = Reftable { moved: true, ..Reftable::new(entries, self.cluster_bits) };
+            let behind = core::mem::take(&mut table.behind);
+            *table = Reftable { moved: true, behind, ..Reftable::new(entries, self.cluster_bits) };
             core::mem::replace(&mut *self.reftable_place.lock(), place)
         };
         let old = Release { first: old.0 >> self.cluster_bits, count: old.1.into() };
@@ -620,7 +670,7 @@ impl Reftable {
     }
 
     /// Changes an entry, which is there.
-    fn set(&mut self, index: usize, offset: u64) {
+    pub(super) fn set(&mut self, index: usize, offset: u64) {
         let old = core::mem::replace(&mut self.entries[index], offset);
         self.leads.change(old & l::REFTABLE_OFFSET_MASK, offset);
         self.dirty.insert(index / TABLE_GROUP);

@@ -1,4 +1,4 @@
-//! Giving up clusters that hold nothing of their own, and what is unused at the end of the file.
+//! Giving up clusters that hold nothing of their own.
 //!
 //! A cluster may go only while nobody can write to it. In-place writes take no lock, so the range
 //! lock does not keep them away: the image is had [alone](Qcow2::alone) from before the contents
@@ -11,7 +11,7 @@ use super::layout as l;
 use super::map::{Entry, Subclusters};
 use super::write::put;
 use crate::Result;
-use crate::format::compaction::{Compaction, Instead, Still};
+use crate::format::compaction::{Compaction, Instead, Packed, Still};
 use crate::io::BoxFuture;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -158,12 +158,14 @@ impl Compaction for Qcow2 {
         Box::pin(self.noting_damage(self.give_up_range(start, len, instead, true)))
     }
 
-    fn cut(&self) -> BoxFuture<'_, Result<()>> {
-        Box::pin(async move {
-            self.prepare_write().await?;
-            let _alone = self.alone().await?;
-            self.cut_unused_end().await?;
-            self.file.flush().await
-        })
+    fn packable(&self) -> BoxFuture<'_, Result<Packed>> {
+        Box::pin(self.noting_damage(self.what_to_pack()))
+    }
+
+    fn pack<'a>(
+        &'a self,
+        progress: &'a (dyn Fn(u64, u64) + Send + Sync),
+    ) -> BoxFuture<'a, Result<Packed>> {
+        Box::pin(self.noting_damage(self.pack_all(progress)))
     }
 }

@@ -18,6 +18,7 @@
 //! | `rewrite` | changes of the header |
 //! | `empty` | giving up all guest data |
 //! | `compact` | giving up what nobody needs |
+//! | `pack` | moving clusters from the end of the file into free ones |
 //! | `snapshot` | internal snapshots |
 //! | `vm_state` | the state of a machine, behind the disk |
 //! | `shared` | references of whole tables; the image to oneself |
@@ -48,6 +49,7 @@ mod open;
 mod options;
 mod order;
 mod overlap;
+mod pack;
 mod refcount;
 mod resize;
 mod rewrite;

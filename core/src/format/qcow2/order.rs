@@ -13,6 +13,7 @@
 //! did not cover.
 
 use super::cache::{Class, Dirty};
+use super::claims::{Release, Why};
 use super::layout::Incompatible;
 use super::options::OverlapChecks;
 use super::{Qcow2, header, layout};
@@ -92,12 +93,19 @@ impl Qcow2 {
         // The changes behind these releases are already in the tables copied below.
         let releases = self.limbo.pending();
         self.write_table_pointers().await?;
-        let mut marks = Marks { image: self, l1: BTreeSet::new(), reftable: BTreeSet::new() };
+        let mut marks = Marks {
+            image: self,
+            l1: BTreeSet::new(),
+            reftable: BTreeSet::new(),
+            behind: Vec::new(),
+        };
         marks.l1 = core::mem::take(&mut self.l1.write().dirty);
         let l1 = self.l1_groups(&marks.l1);
         let l2 = self.cache.dirty(Class::L2);
         if !postpone {
-            marks.reftable = core::mem::take(&mut self.reftable.lock().dirty);
+            let mut table = self.reftable.lock();
+            marks.reftable = core::mem::take(&mut table.dirty);
+            marks.behind = core::mem::take(&mut table.behind);
         }
         let reftable = self.reftable_groups(&marks.reftable);
         let mapping_changes = !l1.is_empty() || !l2.is_empty();
@@ -134,9 +142,10 @@ impl Qcow2 {
                 self.file.write(offset, bytes, WriteFlags::empty()).await?;
             }
         }
-        if durable || releases > 0 {
+        if durable || releases > 0 || !marks.behind.is_empty() {
             self.barrier().await?;
             self.limbo.durable(releases);
+            self.limbo.abandon(Why::Other, core::mem::take(&mut marks.behind));
         }
         marks.written();
         Ok(())
@@ -313,6 +322,8 @@ struct Marks<'a> {
     image: &'a Qcow2,
     l1: BTreeSet<usize>,
     reftable: BTreeSet<usize>,
+    /// What loses its reference with these groups of the refcount table.
+    behind: Vec<Release>,
 }
 
 impl Marks<'_> {
@@ -329,6 +340,9 @@ impl Drop for Marks<'_> {
         }
         if !self.reftable.is_empty() {
             self.image.reftable.lock().dirty.append(&mut self.reftable);
+        }
+        if !self.behind.is_empty() {
+            self.image.reftable.lock().behind.append(&mut self.behind);
         }
     }
 }

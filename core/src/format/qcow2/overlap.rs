@@ -226,7 +226,7 @@ impl Qcow2 {
 
     /// The clusters of all L2 tables of snapshots. Every byte of their L1 tables is read once,
     /// however many snapshots say that it is theirs.
-    async fn inactive_l2(&self) -> Result<Arc<HashSet<u64>>> {
+    pub(super) async fn inactive_l2(&self) -> Result<Arc<HashSet<u64>>> {
         let generation = {
             let known = self.guard.inactive_l2.lock();
             if let Some(clusters) = &known.clusters {

@@ -230,6 +230,17 @@ impl Qcow2 {
     ) -> Result<()> {
         let len = entries.len() as u64 * 8;
         let taken = self.allocate_run(len.div_ceil(self.cluster_size())).await?;
+        self.place_l1(taken, entries, size, linked).await
+    }
+
+    /// The same in a place that was taken for it.
+    pub(super) async fn place_l1(
+        &self,
+        taken: Release,
+        entries: Vec<u64>,
+        size: u64,
+        linked: impl FnOnce(),
+    ) -> Result<()> {
         let mut reserved = Reserved::new(&self.limbo);
         reserved.releases.push_back(taken);
         // The counts of the new place, and everything the table refers to, go first.

@@ -15,6 +15,7 @@
 //! | `faults` | each call of the file fails once |
 //! | `crash` | power goes at each call |
 //! | `compact` | giving space back, whatever happens midway |
+//! | `pack` | clusters that move to where the file has room |
 //! | `interleave` | futures dropped at each await, writes that land late, several threads |
 //! | `known_failures` | what other writers have got wrong |
 //! | `repair` | repairs, and the marks that call for them |
@@ -42,6 +43,7 @@ mod known_failures;
 mod model;
 mod options;
 mod overlap;
+mod pack;
 mod repair;
 mod rewrite;
 mod states;

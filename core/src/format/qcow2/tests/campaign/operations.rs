@@ -13,8 +13,9 @@ use Kind::{
     Luks, Middle, Narrow, Plain, RawDataFile, V2, Wide, Zstd,
 };
 use Step::{
-    AddBitmap, AddKey, Amend, Apply, Break, Close, Commit, Compressed, Create, Delete, Discard,
-    EraseKey, Flush, MakeEmpty, MergeBitmap, Rebase, RemoveBitmap, Rename, Resize, Write, Zero,
+    AddBitmap, AddKey, Amend, Apply, Break, Close, Commit, Compact, Compressed, Create, Delete,
+    Discard, EraseKey, Flush, MakeEmpty, MergeBitmap, Rebase, RemoveBitmap, Rename, Resize, Write,
+    Zero,
 };
 
 /// What comes before, and what is watched.
@@ -349,6 +350,47 @@ pub(crate) static OPERATIONS: &[Operation] = &[
         name: "make empty",
         kinds: &[Backed, BackedV2, BackedExtended, Chain],
         steps: |d| (vec![d.fill()], vec![d.write(), MakeEmpty, d.write(), Flush]),
+        ..OPERATION
+    },
+    Operation {
+        name: "compact",
+        kinds: &[
+            Plain,
+            V2,
+            Large,
+            Extended,
+            Narrow,
+            Backed,
+            BackedExtended,
+            Lazy,
+            LazyExtended,
+            DataFile,
+            Luks,
+        ],
+        steps: |d| {
+            let prepare = vec![d.fill(), d.discard(), d.discard(), d.zero(), d.write()];
+            (prepare, vec![d.discard(), Compact, d.write(), d.discard(), Compact, d.write(), Flush])
+        },
+        ..OPERATION
+    },
+    Operation {
+        name: "compact beside snapshots and compressed clusters",
+        kinds: SHARED,
+        steps: |d| {
+            let mut prepare = vec![d.write(), d.compressed(), Create("one"), d.fill()];
+            prepare.extend([d.compressed(), d.discard(), d.discard()]);
+            (prepare, vec![Compact, d.write(), d.discard(), Compact, Delete("one"), Compact])
+        },
+        copied: true,
+    },
+    Operation {
+        name: "compact with a refcount table at the end",
+        kinds: &[Full],
+        steps: |d| {
+            let mut prepare = vec![Write(0, 0x1f_8000, d.tag()), Discard(0, 0x1e_0000)];
+            prepare.push(d.write());
+            (prepare, vec![Compact, Write(0x1e_8000, 0x9000, d.tag()), Flush])
+        },
         ..OPERATION
     },
     Operation {

@@ -41,6 +41,8 @@ pub(crate) enum Step {
     /// Takes what the image holds into the one below; keeps it too, or not.
     Commit(bool),
     MakeEmpty,
+    /// Gives space back, what the file below has too included.
+    Compact,
     /// Another file below, without a change of what is read; `None`: no file.
     Rebase(Option<&'static str>),
     /// Another name of the file below.
@@ -139,7 +141,7 @@ impl State {
                 next.touched = true;
                 return next;
             }
-            Step::Flush | Step::Repair(_) | Step::Commit(_) => {
+            Step::Flush | Step::Compact | Step::Repair(_) | Step::Commit(_) => {
                 next.damaged &= !matches!(step, Step::Repair(_));
             }
             Step::Close => {
@@ -194,7 +196,7 @@ impl State {
             Step::Zero(at, len, _) => partly.disk.may_zero(*at, *len),
             Step::Discard(at, len) => partly.disk.discard(*at, *len),
             Step::MakeEmpty => partly.disk.may_write(0, self.below(world).into()),
-            Step::Flush | Step::Break(_) | Step::Repair(_) | Step::Commit(_) => {}
+            Step::Flush | Step::Compact | Step::Break(_) | Step::Repair(_) | Step::Commit(_) => {}
             _ => return alloc::vec![partly, self.after(step, world)],
         }
         partly.touched = true;
@@ -307,6 +309,10 @@ impl Step {
                 return Ok(false);
             }
             Self::MakeEmpty => driver.make_empty().await?,
+            Self::Compact => {
+                let how = image::CompactOptions { backing: true, dry_run: false };
+                image::compact(layer, how, &no_progress).await?;
+            }
             Self::Rebase(to) => {
                 let new = to.map(|to| files.get(to)).transpose()?;
                 let name = to.map(|to| BackingRef { name: to.into(), format: Some("raw".into()) });
