@@ -46,7 +46,6 @@ const FORMAT_EXTRAS = {
     "encryption.rs", // keys, key slots and where the LUKS header is
     "claims.rs", // ranges that requests in flight hold
     "discards.rs", // what the file below is told to give up
-    "options.rs", // what can be said when an image is opened
     "vm_state.rs", // the state of a machine, behind the disk
     "marks.rs", // the features that say how far an image can be trusted
     "compact.rs", // giving up what nobody needs
@@ -63,6 +62,7 @@ const FORMAT_EXTRAS = {
     "snapshot.rs", // internal snapshots
     "sparse.rs", // whether the file has holes where the tables say data
     "stream.rs", // an image written in one pass
+    "zeroes.rs", // zeroes and discards
   ],
 };
 

@@ -7,7 +7,8 @@
 //! | `options` | what can be said when an image is opened |
 //! | `open` | checks at opening; builds [`Qcow2`] |
 //! | `map` | guest to host: L1, L2, subclusters |
-//! | `write` | reservations, commits, zeroes, discards |
+//! | `write` | reservations, commits |
+//! | `zeroes` | zeroes and discards |
 //! | `alloc`, `refcount` | host clusters and their counts |
 //! | `cache` | L2 tables and refcount blocks in memory |
 //! | `order` | write-back: what must be durable before what |
@@ -61,6 +62,7 @@ mod stream;
 mod tests;
 mod vm_state;
 mod write;
+mod zeroes;
 
 pub use create::{
     CreateOptions, DataFileOptions, EncryptionMethod, EncryptionOptions, Version, create,
