@@ -58,8 +58,10 @@ fn take_qcow2(
 #[cfg(feature = "qcow2")]
 fn take_encryption(options: &mut Options, base: &mut OpenOptions, protocols: &dyn Protocols) {
     let format = options.take_text("format");
+    // Who only looks at metadata has no use for a key; a check that is given one is told if it is wrong.
+    let useless = matches!(base.key, KeySource::Ignore) && !base.check;
     if let Some(id) = options.take_text("key-secret")
-        && !matches!(base.key, KeySource::Ignore)
+        && !useless
     {
         base.key = match protocols.secret(&id) {
             Ok(secret) => KeySource::Given(secret.into()),
