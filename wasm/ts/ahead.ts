@@ -13,8 +13,8 @@ const PART = 1024 * 1024;
 const AHEAD = 8;
 /** … and so many are kept in all, for requests side by side that share them. */
 const KEPT = 2 * AHEAD;
-/** What is skipped is read as well, up to so many bytes: the hole of a sparse file. */
-const SKIP = 4 * PART;
+/** What is skipped is read as well, up to so many bytes: the hole of a sparse file. Who skips more does not read in order. */
+export const SKIP = 4 * PART;
 
 /** A part on its way, or there. */
 class Part {

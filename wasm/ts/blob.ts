@@ -6,7 +6,7 @@
  * served from a stream that reads ahead.
  */
 
-import { Ahead } from "./ahead.js";
+import { Ahead, SKIP } from "./ahead.js";
 import { readOnly } from "./storage.js";
 import type { OpenedSource, Put } from "./storage.js";
 
@@ -14,8 +14,6 @@ import type { OpenedSource, Put } from "./storage.js";
 const BLOCK = 256 * 1024;
 /** So many blocks are kept. */
 const BLOCKS = 64;
-/** A long read that skips less than this is still in order: the hole of a sparse file. */
-const SKIP = 4 * 1024 * 1024;
 /** When nobody has read in order for so many milliseconds, the stream is let go. */
 const IDLE = 2000;
 
