@@ -18,6 +18,16 @@ pub(super) struct Release {
     pub(super) count: u64,
 }
 
+impl Release {
+    /// Adds the run to a list; one that follows on the last makes that longer.
+    pub(super) fn join_onto(self, list: &mut Vec<Self>) {
+        match list.last_mut() {
+            Some(last) if last.first + last.count == self.first => last.count += self.count,
+            _ => list.push(self),
+        }
+    }
+}
+
 /// Why host clusters are given up, which decides whether the file gives up their space too
 /// (`discards`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -70,13 +70,8 @@ impl Hollow {
 
 /// Joins neighbours.
 pub(super) fn joined(releases: Vec<Release>) -> Vec<Release> {
-    let mut out: Vec<Release> = Vec::new();
-    for run in releases {
-        match out.last_mut() {
-            Some(last) if last.first + last.count == run.first => last.count += run.count,
-            _ => out.push(run),
-        }
-    }
+    let mut out = Vec::new();
+    releases.into_iter().for_each(|run| run.join_onto(&mut out));
     out
 }
 

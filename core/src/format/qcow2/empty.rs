@@ -48,12 +48,7 @@ impl Qcow2 {
                 for position in (0..bytes.len()).step_by(entry_len) {
                     let entry = self.entry(bytes, position, at)?;
                     if let Some(new) = self.host_of(&entry) {
-                        match frees.last_mut() {
-                            Some(last) if last.first + last.count == new.first => {
-                                last.count += new.count;
-                            }
-                            _ => frees.push(new),
-                        }
+                        new.join_onto(&mut frees);
                     }
                     at += self.cluster_size();
                 }

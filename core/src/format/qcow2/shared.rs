@@ -261,10 +261,8 @@ impl Qcow2 {
             for position in (0..bytes.len()).step_by(entry_len) {
                 let entry = self.entry(bytes, position, guest)?;
                 guest = guest.wrapping_add(self.cluster_size());
-                let Some(run) = self.host_of(&entry) else { continue };
-                match out.last_mut() {
-                    Some(last) if last.first + last.count == run.first => last.count += run.count,
-                    _ => out.push(run),
+                if let Some(run) = self.host_of(&entry) {
+                    run.join_onto(&mut out);
                 }
             }
             Ok(out)

@@ -347,10 +347,10 @@ impl Qcow2 {
         while at < end {
             let mut runs: Vec<Release> = Vec::new();
             at = self
-                .some_counts(at, end, |cluster, count| match runs.last_mut() {
-                    _ if count != 0 => {}
-                    Some(last) if last.first + last.count == cluster => last.count += 1,
-                    _ => runs.push(Release { first: cluster, count: 1 }),
+                .some_counts(at, end, |cluster, count| {
+                    if count == 0 {
+                        Release { first: cluster, count: 1 }.join_onto(&mut runs);
+                    }
                 })
                 .await?;
             for run in runs {
