@@ -45,14 +45,23 @@ impl BitmapSet {
     /// # Errors
     /// `InvalidInput` where one of its name is there.
     pub fn add(&self, bitmap: DirtyBitmap) -> Result<Arc<DirtyBitmap>> {
+        let bitmap = Arc::new(bitmap);
+        self.adopt(bitmap.clone())?;
+        Ok(bitmap)
+    }
+
+    /// Takes over a bitmap of another set that is of the same disk.
+    ///
+    /// # Errors
+    /// `InvalidInput` where one of its name is there.
+    pub fn adopt(&self, bitmap: Arc<DirtyBitmap>) -> Result<()> {
         let mut list = self.list.write();
         if list.iter().any(|other| other.name() == bitmap.name()) {
             return Err(Error::invalid(format!("Bitmap already exists: {}", bitmap.name())));
         }
-        let bitmap = Arc::new(bitmap);
-        list.push(bitmap.clone());
+        list.push(bitmap);
         self.started();
-        Ok(bitmap)
+        Ok(())
     }
 
     /// Removes a bitmap; an inconsistent one too.

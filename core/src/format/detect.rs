@@ -1,6 +1,6 @@
 //! Detection and dispatch: the one place that knows all formats.
 
-use super::layer::DataFile;
+use super::layer::{Below, DataFile};
 use super::{Backing, BackingRef, Driver, Env, KeySource, Layer, OpenOptions};
 use crate::io::{Access, BoxFuture, Capabilities, Device, DeviceExt, Reference, ReferenceKind};
 use crate::{Error, Result};
@@ -204,8 +204,9 @@ pub(crate) async fn open_chain(
             )));
         }
     };
-    let backing = match (options.backing, opened.backing) {
-        (Backing::Given(layer), _) => Some(layer),
+    let below = match (options.backing, opened.backing) {
+        (Backing::Given(layer), _) => Some(Below::Image(layer)),
+        (Backing::Device(device), _) => Some(Below::Device(device)),
         (Backing::Follow, Some(wanted)) => {
             // A key is for one image; not to need one is for all of them.
             let key = match options.key {
@@ -213,7 +214,7 @@ pub(crate) async fn open_chain(
                 _ => KeySource::None,
             };
             let opened = open_backing(env, filename, wanted, key, options.by_options, chain).await;
-            Some(opened.map_err(|e| e.context(BACKING_FAILED))?)
+            Some(Below::Image(opened.map_err(|e| e.context(BACKING_FAILED))?))
         }
         _ => None,
     };
@@ -222,7 +223,7 @@ pub(crate) async fn open_chain(
         driver: opened.driver,
         bitmaps,
         data: opened.data,
-        backing,
+        below,
         filename: Arc::from(filename),
         runtime: env.runtime.clone(),
         access: options.access,

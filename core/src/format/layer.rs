@@ -43,6 +43,26 @@ pub enum Backing {
     Ignore,
     /// This one is it, whatever the image says.
     Given(Arc<Layer>),
+    /// This device is it, which need be no image; one of length 0 is as good as none.
+    Device(Device),
+}
+
+/// What stands below a layer.
+#[derive(Debug)]
+pub(super) enum Below {
+    /// An image.
+    Image(Arc<Layer>),
+    /// Some other device.
+    Device(Device),
+}
+
+impl Below {
+    pub(super) fn device(&self) -> &dyn BlockDevice {
+        match self {
+            Self::Image(layer) => &**layer,
+            Self::Device(device) => &**device,
+        }
+    }
 }
 
 /// What is done with written bytes that are zeroes (the schema's
@@ -160,7 +180,7 @@ pub struct Layer {
     pub(super) bitmaps: Arc<BitmapSet>,
     pub(super) file: Device,
     pub(super) data: Option<DataFile>,
-    pub(super) backing: Option<Arc<Layer>>,
+    pub(super) below: Option<Below>,
     pub(super) filename: Arc<str>,
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) access: Access,
@@ -176,7 +196,7 @@ impl fmt::Debug for Layer {
         f.debug_struct("Layer")
             .field("filename", &self.filename)
             .field("driver", &self.driver)
-            .field("backing", &self.backing)
+            .field("below", &self.below)
             .finish_non_exhaustive()
     }
 }
@@ -213,10 +233,18 @@ impl Layer {
         self.data.as_ref()
     }
 
-    /// The image this one stands on.
+    /// The image this one stands on, where it was opened together with it.
     #[must_use]
     pub fn backing(&self) -> Option<&Arc<Self>> {
-        self.backing.as_ref()
+        match &self.below {
+            Some(Below::Image(layer)) => Some(layer),
+            _ => None,
+        }
+    }
+
+    /// What is read where this layer has nothing of its own.
+    pub(super) fn below(&self) -> Option<&dyn BlockDevice> {
+        self.below.as_ref().map(Below::device)
     }
 
     /// True where the format was guessed and nothing was recognised.
@@ -355,7 +383,7 @@ impl Layer {
         let end = start + len;
         let mut out = Vec::new();
         let mut at = start;
-        if let Some(backing) = &self.backing {
+        if let Some(backing) = self.below() {
             while at < end.min(backing.len()) {
                 if out.len() >= MAX_EXTENTS {
                     return Ok(out);
@@ -398,7 +426,7 @@ impl Layer {
         let start = self.len();
         // A data file is as long as the disk.
         let end = if self.data.is_some() { len } else { len.next_multiple_of(unit) };
-        let below = self.backing.as_ref().map_or(0, |backing| backing.len());
+        let below = self.below().map_or(0, BlockDevice::len);
         let end = below.max(start).next_multiple_of(unit).min(end);
         self.driver.prepare_growth(len).await?;
         if start >= end {
@@ -427,7 +455,7 @@ impl Layer {
     /// the unit may be marked as a whole. What is below does not change.
     async fn zero_rest(&self, start: u64, len: u64) -> Result<bool> {
         let unit = u64::from(self.driver.geometry().subcluster_size);
-        let Some(below) = self.backing.as_ref().filter(|_| len < unit) else { return Ok(false) };
+        let Some(below) = self.below().filter(|_| len < unit) else { return Ok(false) };
         let first = start - start % unit;
         let (end, last) = (start + len, first + unit);
         if end > last {

@@ -97,7 +97,7 @@ async fn read_piece(layer: &Layer, start: u64, piece: Piece) -> Result<Segments>
         Place::Zero { .. } => Ok(Segments::zero(piece.len)),
         Place::Compressed { .. } => read_units(layer, start, &[piece]).await,
         Place::Unallocated { .. } => {
-            match &layer.backing {
+            match layer.below() {
                 // What lies behind the disk is nothing of the disk below.
                 Some(backing) if start < layer.len() => backing.read_padded(start, piece.len).await,
                 _ => Ok(Segments::zero(piece.len)),

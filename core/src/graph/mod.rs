@@ -1,25 +1,45 @@
-//! Nodes from options: what `--image-opts`, `json:` names and the schema's `BlockdevOptions` say.
+//! Nodes: from options to a graph that changes while it is used. `docs/graph.md` tells how the parts
+//! fit together.
 //!
 //! | module | what it holds |
 //! | --- | --- |
 //! | `options` | a node's options as a flat list of dotted names, and how they are read as text |
-//! | `open` | a tree of nodes opened from them |
+//! | `open` | one image opened from them, with what stands below it |
 //! | `drivers` | the options that only one format has |
 //! | `reference` | backing files that images name by options |
+//! | `live` | the graph: all nodes by name, and every change of them |
+//! | `build` | nodes of the graph opened from options |
+//! | `reopen` | nodes opened again with other options |
+//! | `snapshot` | one node put on top of another while it is used |
+//! | `node`, `edge`, `root` | a node, one use of a node, one use from outside |
+//! | `permission` | what users of a node do and let others do |
 //! | `json` | JSON as QEMU's programs read it |
 //!
 //! A name that stands for a file, a socket or a server is the host's business: [`Protocols`].
 
+mod build;
 mod drivers;
+mod edge;
 mod json;
+mod live;
+mod node;
 mod open;
 mod options;
+mod permission;
 mod reference;
+mod reopen;
+mod root;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use reference::open_described;
 
-pub use open::{Inherited, Located, Protocols, open};
+pub use edge::Edge;
+pub use live::Graph;
+pub use node::{Body, Locks, Node, Settings};
+pub use open::{Inherited, Located, OpenedNode, Protocols, open};
 pub use options::{ChildOptions, OptionList, OptionValue, Options};
+pub use permission::{Claim, Permissions, Role};
 pub use reference::by_options;
+pub use root::Root;

@@ -1,6 +1,8 @@
 //! Opens a tree of nodes from options.
 
 use super::drivers;
+use super::live::no_node;
+use super::node::Locks;
 use super::options::{ChildOptions, Options};
 use crate::crypto::Secret;
 use crate::format::{
@@ -60,6 +62,31 @@ pub trait Protocols: Send + Sync {
         options: &'a mut Options,
         how: Inherited,
     ) -> BoxFuture<'a, Result<Opened>>;
+
+    /// The same as a node of a graph, whose permissions are known only later: nothing is locked
+    /// yet.
+    fn open_node<'a>(
+        &'a self,
+        driver: &'a str,
+        options: &'a mut Options,
+        how: Inherited,
+    ) -> BoxFuture<'a, Result<OpenedNode>> {
+        Box::pin(async move {
+            let opened = self.open(driver, options, how).await?;
+            Ok(OpenedNode { device: opened.device, filename: opened.filename, locks: None })
+        })
+    }
+}
+
+/// What a protocol opened for a node.
+#[derive(Debug)]
+pub struct OpenedNode {
+    /// The device.
+    pub device: Device,
+    /// Its full name.
+    pub filename: String,
+    /// Where others see what is done with it.
+    pub locks: Option<Arc<dyn Locks>>,
 }
 
 /// An opened node below an image.
@@ -134,7 +161,7 @@ impl Opener<'_> {
             let strong = options.clone();
             let file = match options.take_child("file")? {
                 ChildOptions::Inline(below) => self.child(below, how, depth).await?,
-                ChildOptions::Node(name) => return Err(no_node(&name)),
+                ChildOptions::Node(name) => return Err(no_node(&name, &name)),
                 ChildOptions::Absent | ChildOptions::Null => {
                     return Err(Error::invalid("A block device must be specified for \"file\""));
                 }
@@ -195,7 +222,7 @@ impl Opener<'_> {
             ChildOptions::Absent => {}
             ChildOptions::Null => base.backing = Backing::Ignore,
             ChildOptions::Node(name) if name.is_empty() => base.backing = Backing::Ignore,
-            ChildOptions::Node(name) => return Err(failed(no_node(&name))),
+            ChildOptions::Node(name) => return Err(failed(no_node(&name, &name))),
             ChildOptions::Inline(mut below) => {
                 if !below.has_child("file") {
                     self.name_of_backing(&mut below, base, file).await?;
@@ -305,32 +332,44 @@ fn common(options: &mut Options, how: Inherited) -> Result<Inherited> {
 
 /// Takes what the options say of discards and of zeroes.
 fn take_zeroes(options: &mut Options, base: &mut OpenOptions) -> Result<()> {
-    let discard = options.take_text("discard");
-    if let Some(text) = &discard {
-        base.discard = match text.as_str() {
-            "ignore" | "off" => false,
-            "unmap" | "on" => true,
-            _ => return Err(Error::invalid("Invalid discard option")),
-        };
+    let discard = take_discard(options)?;
+    base.discard = discard.unwrap_or(base.discard);
+    base.detect_zeroes = take_detect_zeroes(options, discard)?.unwrap_or(base.detect_zeroes);
+    Ok(())
+}
+
+/// Whether discards are carried out, where the options say it.
+pub(super) fn take_discard(options: &mut Options) -> Result<Option<bool>> {
+    match options.take_text("discard").as_deref() {
+        None => Ok(None),
+        Some("ignore" | "off") => Ok(Some(false)),
+        Some("unmap" | "on") => Ok(Some(true)),
+        Some(_) => Err(Error::invalid("Invalid discard option")),
     }
+}
+
+/// What is done with zeroes, where the options say it; `discard` is what they say of discards.
+pub(super) fn take_detect_zeroes(
+    options: &mut Options,
+    discard: Option<bool>,
+) -> Result<Option<DetectZeroes>> {
     let detect = options.take_word("detect-zeroes", |text| match text {
         "off" => Some(DetectZeroes::Off),
         "on" => Some(DetectZeroes::On),
         "unmap" => Some(DetectZeroes::Unmap),
         _ => None,
     })?;
-    if detect == Some(DetectZeroes::Unmap) && !(discard.is_some() && base.discard) {
+    if detect == Some(DetectZeroes::Unmap) && discard != Some(true) {
         return Err(Error::invalid(
             "setting detect-zeroes to unmap is not allowed without setting discard operation to \
              unmap",
         ));
     }
-    base.detect_zeroes = detect.unwrap_or(base.detect_zeroes);
-    Ok(())
+    Ok(detect)
 }
 
 /// Names of nodes begin with a letter; letters, digits, `-`, `.` and `_` follow, 31 at most.
-fn check_node_name(name: &str) -> Result<()> {
+pub(super) fn check_node_name(name: &str) -> Result<()> {
     let mut bytes = name.bytes();
     let good = bytes.next().is_some_and(|b| b.is_ascii_alphabetic())
         && bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
@@ -339,11 +378,6 @@ fn check_node_name(name: &str) -> Result<()> {
         true if name.len() > 31 => Err(Error::invalid("Node name too long")),
         true => Ok(()),
     }
-}
-
-fn no_node(name: &str) -> Error {
-    let what = format!("Cannot find device='{name}' nor node-name='{name}'");
-    Error::new(ErrorKind::NotFound, what)
 }
 
 /// The `json:` name of an image whose file name does not say all.

@@ -202,6 +202,12 @@ impl Options {
         self.has(name) || self.0.keys().any(|key| member(key, name).is_some())
     }
 
+    /// Looks at a value.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&OptionValue> {
+        self.0.get(name)
+    }
+
     /// Looks at a value as text.
     #[must_use]
     pub fn peek(&self, name: &str) -> Option<&str> {

@@ -55,8 +55,15 @@ impl QmpError {
 }
 
 impl From<Error> for QmpError {
+    /// The text of an engine's error. One that begins with a capital is the reference's own, which
+    /// names neither format nor place.
     fn from(error: Error) -> Self {
-        Self::generic(error.to_string())
+        let own = error.what().trim_start_matches("Could not open backing file: ");
+        let whole = core::error::Error::source(&error).is_none();
+        match whole && own.starts_with(|c: char| c.is_ascii_uppercase()) {
+            true => Self::generic(error.what()),
+            false => Self::generic(error.to_string()),
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! Options as text, and nodes opened from them.
-#![cfg(all(feature = "testing", feature = "raw", feature = "qcow2"))]
 
-use super::{ChildOptions, Inherited, OptionValue, Options, Protocols, open};
+use super::Files;
 use crate::format::{BackingRef, Env, FormatName, Layer, OpenOptions, qcow2};
+use crate::graph::{ChildOptions, Inherited, OptionValue, Options, by_options, open};
 use crate::image::{NewImage, create};
 use crate::io::testing::SimRuntime;
 use crate::io::{
@@ -15,37 +15,6 @@ use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-
-/// Files in memory, by name.
-#[derive(Default)]
-struct Files(BTreeMap<String, Device>);
-
-impl Protocols for Files {
-    fn has_driver(&self, driver: &str) -> bool {
-        driver == "file"
-    }
-
-    fn parse_filename(&self, filename: &str) -> Result<Options> {
-        let mut options = Options::default();
-        options.set_default("driver", "file");
-        options.set_default("filename", filename);
-        Ok(options)
-    }
-
-    fn open<'a>(
-        &'a self,
-        _: &'a str,
-        options: &'a mut Options,
-        _: Inherited,
-    ) -> BoxFuture<'a, Result<Opened>> {
-        Box::pin(async move {
-            let filename = options.take_string("filename").unwrap_or_default();
-            let device = self.0.get(&filename).cloned();
-            let device = device.ok_or_else(|| Error::io("No such file or directory"))?;
-            Ok(Opened { device, filename })
-        })
-    }
-}
 
 fn list(text: &str) -> Options {
     Options::parse_list(text).options
@@ -238,7 +207,7 @@ fn backing_files_named_by_options_are_opened_through_the_policy() {
         let allowed = Env { runtime: runtime.clone(), policy: policy.clone() };
         let denied = Env { runtime: runtime.clone(), policy: Arc::new(Deny) };
         let open = async |env: &Env, file: &Device| {
-            let by_options = Some(super::by_options());
+            let by_options = Some(by_options());
             let options = OpenOptions { by_options, ..OpenOptions::default() };
             crate::format::open(env, file.clone(), "over", options).await
         };
@@ -292,7 +261,7 @@ fn loops_through_options_end() {
         let files = Files(BTreeMap::from([("loop".to_string(), file.clone())]));
         let env = Env { runtime, policy: Arc::new(files) };
         for name in ["loop", "another name"] {
-            let by_options = Some(super::by_options());
+            let by_options = Some(by_options());
             let options = OpenOptions { by_options, ..OpenOptions::default() };
             let opened = crate::format::open(&env, file.clone(), name, options);
             let e = opened.await.expect_err("it does not end").to_string();

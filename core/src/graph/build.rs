@@ -1,0 +1,488 @@
+//! Opens nodes from options: children first, then what they make up.
+
+use super::drivers;
+use super::edge::{Edge, User};
+use super::live::Graph;
+use super::node::{Body, NewNode, Node, Settings};
+use super::open::check_node_name;
+use super::options::{ChildOptions, OptionValue, Options};
+use super::permission::Role;
+use crate::format::detect::MAX_CHAIN;
+use crate::format::{
+    self, Backing, BackingRef, DataFile, DataSource, DetectZeroes, FormatName, KeySource, Layer,
+    OpenOptions,
+};
+use crate::io::{Access, BlockDevice, BoxFuture, Capabilities, combine_path};
+use crate::{Error, Result};
+use alloc::borrow::ToOwned;
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::str::FromStr;
+
+/// Nodes nest at most so deep, but for chains of backing files.
+const MAX_DEPTH: usize = 64;
+
+/// The one word for a backing file that cannot be opened.
+const BACKING: &str = "Could not open backing file";
+
+/// Opens nodes in one change of a graph.
+pub(super) struct Builder<'a> {
+    graph: &'a Graph,
+}
+
+/// What an image says of the file below it, before it is opened as a node.
+struct Named {
+    backing: Option<BackingRef>,
+    filename: String,
+}
+
+impl<'a> Builder<'a> {
+    pub(super) fn new(graph: &'a Graph) -> Self {
+        Self { graph }
+    }
+
+    /// A node with its own name and no parent.
+    pub(super) async fn top(&self, options: Options) -> Result<Arc<Node>> {
+        self.node(options, Settings::default(), 0).await
+    }
+
+    /// A node, with what it inherits where its options do not say otherwise.
+    fn node(
+        &self,
+        options: Options,
+        inherited: Settings,
+        depth: usize,
+    ) -> BoxFuture<'_, Result<Arc<Node>>> {
+        Box::pin(async move {
+            if depth >= MAX_DEPTH {
+                return Err(Error::limit(format!("nodes nest deeper than {MAX_DEPTH}")));
+            }
+            let given = options.clone();
+            let mut options = options;
+            let name = options.take_text("node-name");
+            if let Some(name) = &name {
+                check_node_name(name)?;
+            }
+            let settings = Settings::take(&mut options, inherited)?;
+            let Some(driver) = options.take_string("driver") else {
+                return Err(Error::invalid("Must specify either driver or file"));
+            };
+            let opening = Opening { name, given, settings, depth };
+            if self.graph.protocols.has_driver(&driver) {
+                return self.protocol(&driver, options, opening).await;
+            }
+            match FormatName::from_str(&driver) {
+                Ok(format) => self.image(format, options, opening).await,
+                Err(_) => Err(Error::invalid(format!("Unknown driver '{driver}'"))),
+            }
+        })
+    }
+
+    /// A node whose bytes come from the host.
+    async fn protocol(
+        &self,
+        driver: &str,
+        mut options: Options,
+        opening: Opening,
+    ) -> Result<Arc<Node>> {
+        if let Some(name) = &opening.name {
+            self.graph.refuse_duplicate(name)?;
+        }
+        let how = opening.settings.inherited();
+        let opened = self.graph.protocols.open_node(driver, &mut options, how).await?;
+        if let Some(left) = options.first() {
+            return Err(Error::invalid(format!(
+                "Block protocol '{driver}' doesn't support the option '{left}'"
+            )));
+        }
+        let body = Body { device: opened.device, image: None, locks: opened.locks };
+        self.finish(opening, driver, opened.filename, body, Vec::new())
+    }
+
+    /// A node of an image format.
+    async fn image(
+        &self,
+        format: FormatName,
+        mut options: Options,
+        opening: Opening,
+    ) -> Result<Arc<Node>> {
+        let settings = opening.settings;
+        let role = match format {
+            FormatName::Raw => Role::Filtered,
+            _ => Role::Metadata,
+        };
+        let below = Settings { discard: true, detect_zeroes: DetectZeroes::Off, ..settings };
+        let user = opening.name.clone().unwrap_or_default();
+        let file = self.required(&mut options, "file", role, below, &user, opening.depth).await?;
+        if let Some(name) = &opening.name {
+            self.graph.refuse_duplicate(name)?;
+        }
+        let has_backing = format != FormatName::Raw;
+        let wanted = options.take_child("backing")?;
+        let given_data = options.take_child("data-file")?;
+        let base = self.image_options(format, &mut options, settings)?;
+        let backing = Edge::new("backing", Role::Cow, User::Coming(user.clone()));
+        let data = match given_data {
+            ChildOptions::Absent | ChildOptions::Null => None,
+            given => {
+                let edge = self.child(given, "data-file", Role::Data, below, &user, opening.depth);
+                Some(edge.await?)
+            }
+        };
+        let filename = file.target().map(|node| node.filename()).unwrap_or_default();
+        let data = match data {
+            None => self.named_data_file(&file, &filename, &base, below, &user).await?,
+            given => given,
+        };
+        let mut children = Vec::from([file]);
+        children.extend(data);
+        if has_backing {
+            children.push(backing.clone());
+        }
+        let image = self.open_image(base, &children).await?;
+        if has_backing {
+            let named = Named { backing: image.driver().describe().await?.backing, filename };
+            self.backing(wanted, &backing, named, settings, opening.depth).await?;
+        }
+        let body = Body { device: image.clone(), image: Some(image), locks: None };
+        let filename = name_of(format.as_str(), &children, &opening.given);
+        self.finish(opening, format.as_str(), filename, body, children)
+    }
+
+    /// How an image is opened, by its own options, which are taken.
+    pub(super) fn image_options(
+        &self,
+        format: FormatName,
+        options: &mut Options,
+        settings: Settings,
+    ) -> Result<OpenOptions> {
+        let mut base = OpenOptions {
+            format: Some(format),
+            access: settings.inherited().access,
+            discard: settings.discard,
+            detect_zeroes: settings.detect_zeroes,
+            ..OpenOptions::default()
+        };
+        drivers::take(format, options, &mut base, &*self.graph.protocols)?;
+        match options.first() {
+            None => Ok(base),
+            Some(left) => Err(Error::invalid(format!(
+                "Block format '{format}' does not support the option '{left}'"
+            ))),
+        }
+    }
+
+    /// Opens an image over its children.
+    pub(super) async fn open_image(
+        &self,
+        mut base: OpenOptions,
+        children: &[Arc<Edge>],
+    ) -> Result<Arc<Layer>> {
+        let child = |name| children.iter().find(|edge| edge.name() == name).cloned();
+        let filename = |edge: &Edge| edge.target().map(|node| node.filename()).unwrap_or_default();
+        let file = child("file").ok_or_else(|| Error::bug("an image without a file"))?;
+        if let Some(backing) = child("backing") {
+            base.backing = Backing::Device(backing);
+        }
+        if let Some(data) = child("data-file") {
+            let filename = filename(&data).into();
+            base.data_file = DataSource::Given(DataFile { device: data, filename });
+        }
+        // A raw image has nothing to write until somebody writes to it.
+        if base.format == Some(FormatName::Raw)
+            && !file.capabilities().contains(Capabilities::WRITE)
+        {
+            base.access = Access::ReadOnly;
+        }
+        let access = base.access;
+        let filename = filename(&file);
+        let image = format::open(&self.graph.env, file, &filename, base).await?;
+        if access == Access::ReadOnly {
+            image.driver().load_bitmaps().await?;
+        }
+        Ok(image)
+    }
+
+    /// The external data file that an image names, as a node: there has to be one before the image
+    /// is opened.
+    async fn named_data_file(
+        &self,
+        file: &Arc<Edge>,
+        filename: &str,
+        base: &OpenOptions,
+        settings: Settings,
+        user: &str,
+    ) -> Result<Option<Arc<Edge>>> {
+        if base.format != Some(FormatName::Qcow2) {
+            return Ok(None);
+        }
+        let look = OpenOptions {
+            access: Access::ReadOnly,
+            backing: Backing::Ignore,
+            data_file: DataSource::Ignore,
+            key: KeySource::Ignore,
+            ..base.clone()
+        };
+        let seen = format::open(&self.graph.env, file.clone(), filename, look).await?;
+        let Some(name) = external_data_file(&seen).await? else { return Ok(None) };
+        let name = combine_path(filename, &name);
+        let options = self.graph.protocols.parse_filename(&name)?;
+        let given = ChildOptions::Inline(options);
+        self.child(given, "data-file", Role::Data, settings, user, 1).await.map(Some)
+    }
+
+    /// Opens what stands below an image, and points its edge there.
+    async fn backing(
+        &self,
+        wanted: ChildOptions,
+        edge: &Arc<Edge>,
+        named: Named,
+        above: Settings,
+        depth: usize,
+    ) -> Result<()> {
+        let below = Settings {
+            read_only: true,
+            auto_read_only: false,
+            discard: false,
+            detect_zeroes: DetectZeroes::Off,
+            ..above
+        };
+        let failed = |e: Error| e.context(BACKING);
+        let node = match wanted {
+            ChildOptions::Null => return Ok(()),
+            ChildOptions::Node(name) if name.is_empty() => return Ok(()),
+            ChildOptions::Node(name) => self.graph.by_any_name(&name).map_err(failed)?,
+            ChildOptions::Inline(mut options) => {
+                if !options.has_child("file")
+                    && let Some(backing) = named.backing
+                {
+                    let mut all = self.options_of(&backing, &named.filename)?;
+                    all.merge(options);
+                    options = all;
+                }
+                self.node(options, below, depth + 1).await.map_err(failed)?
+            }
+            ChildOptions::Absent => {
+                let Some(backing) = named.backing else { return Ok(()) };
+                self.chain(backing, named.filename, below).await.map_err(failed)?
+            }
+        };
+        edge.point(Some(node));
+        self.graph.refresh().inspect_err(|_| {
+            edge.point(None);
+        })?;
+        Ok(())
+    }
+
+    /// A backing file that its image names, and all below it.
+    async fn chain(
+        &self,
+        backing: BackingRef,
+        referrer: String,
+        below: Settings,
+    ) -> Result<Arc<Node>> {
+        let count = self.graph.nodes().len();
+        if count > 16 * MAX_CHAIN {
+            return Err(format::detect::too_long());
+        }
+        let mut options = self.options_of(&backing, &referrer)?;
+        if !options.has_text("driver") {
+            // Neither the image nor anybody else says what it is: its contents do.
+            let file = match options.take_child("file")? {
+                ChildOptions::Inline(file) => self.node(file, below, 1).await?,
+                _ => return Err(Error::invalid("A block device must be specified for \"file\"")),
+            };
+            let device = file.body().device;
+            let format = format::probe(&device).await?;
+            options.set_default("driver", format.as_str());
+            options.set("file", OptionValue::Text(file.name().to_owned()));
+        }
+        Box::pin(self.node(options, below, 1)).await
+    }
+
+    /// The options of the backing file that an image names.
+    fn options_of(&self, backing: &BackingRef, referrer: &str) -> Result<Options> {
+        let mut options = match backing.name.strip_prefix("json:") {
+            Some(text) => Options::parse_json(text)?,
+            None => {
+                let mut options = Options::default();
+                let name = combine_path(referrer, &backing.name);
+                options.add_child("file", self.graph.protocols.parse_filename(&name)?);
+                options
+            }
+        };
+        if let Some(format) = &backing.format {
+            options.set("driver", OptionValue::Text(format.clone()));
+        }
+        Ok(options)
+    }
+
+    /// A child that has to be there.
+    async fn required(
+        &self,
+        options: &mut Options,
+        name: &str,
+        role: Role,
+        settings: Settings,
+        user: &str,
+        depth: usize,
+    ) -> Result<Arc<Edge>> {
+        match options.take_child(name)? {
+            ChildOptions::Absent | ChildOptions::Null => {
+                Err(Error::invalid(format!("A block device must be specified for \"{name}\"")))
+            }
+            given => self.child(given, name, role, settings, user, depth).await,
+        }
+    }
+
+    /// A child: a node that is there, or a new one.
+    async fn child(
+        &self,
+        given: ChildOptions,
+        name: &str,
+        role: Role,
+        settings: Settings,
+        user: &str,
+        depth: usize,
+    ) -> Result<Arc<Edge>> {
+        let node = match given {
+            ChildOptions::Node(name) => self.graph.by_any_name(&name)?,
+            ChildOptions::Inline(options) => self.node(options, settings, depth + 1).await?,
+            ChildOptions::Absent | ChildOptions::Null => {
+                return Err(Error::bug(format!("the child '{name}' is wanted and not described")));
+            }
+        };
+        let edge = Edge::new(name, role, User::Coming(user.to_owned()));
+        edge.point(Some(node));
+        if let Err(error) = self.graph.refresh() {
+            edge.point(None);
+            return Err(error);
+        }
+        Ok(edge)
+    }
+
+    /// Makes the node and takes the permissions that it needs.
+    fn finish(
+        &self,
+        opening: Opening,
+        driver: &str,
+        filename: String,
+        body: Body,
+        children: Vec<Arc<Edge>>,
+    ) -> Result<Arc<Node>> {
+        let Opening { name, given, settings, .. } = opening;
+        let name = name.unwrap_or_else(|| self.graph.new_name());
+        let node = Node::new(NewNode {
+            name,
+            driver: driver.to_owned(),
+            filename,
+            options: given,
+            settings,
+            body,
+            children,
+            on_threshold: self.graph.on_threshold(),
+        });
+        self.graph.admit(node.clone())?;
+        self.graph.refresh()?;
+        Ok(node)
+    }
+}
+
+/// What is known of a node while it is being opened.
+struct Opening {
+    name: Option<String>,
+    given: Options,
+    settings: Settings,
+    depth: usize,
+}
+
+/// The external data file that an image names.
+async fn external_data_file(image: &Layer) -> Result<Option<String>> {
+    use crate::qapi::ImageInfoSpecific;
+    Ok(match image.driver().describe().await?.specific {
+        Some(ImageInfoSpecific::Qcow2(specific)) => specific.data_file,
+        _ => None,
+    })
+}
+
+/// The name of a node over its children: that of the file where that says everything, else one with
+/// `json:` in front.
+fn name_of(driver: &str, children: &[Arc<Edge>], given: &Options) -> String {
+    let file = children.iter().find(|edge| edge.name() == "file").and_then(|edge| edge.target());
+    let strong = strong_options(driver, given);
+    let overridden = given.has_child("backing");
+    if let Some(file) = &file
+        && file.children().is_empty()
+        && strong.is_empty()
+        && !overridden
+    {
+        return file.filename();
+    }
+    full_options(driver, children, strong, overridden).to_json_name()
+}
+
+/// Options that change what is read.
+fn strong_options(driver: &str, given: &Options) -> Options {
+    let mut out = Options::default();
+    let names: &[&str] = match driver {
+        "raw" => &["offset", "size"],
+        _ => &[],
+    };
+    for name in names {
+        if let Some(value) = given.get(name) {
+            out.set(name, value.clone());
+        }
+    }
+    out
+}
+
+fn full_options(
+    driver: &str,
+    children: &[Arc<Edge>],
+    strong: Options,
+    with_backing: bool,
+) -> Options {
+    let mut out = strong;
+    out.set("driver", OptionValue::Text(driver.to_string()));
+    for edge in children {
+        match (edge.name(), edge.target()) {
+            ("backing", _) if !with_backing => {}
+            (name, Some(node)) => out.add_child(name, options_to_open(&node)),
+            (name, None) => out.set(name, OptionValue::Null),
+        }
+    }
+    out
+}
+
+/// The options by which a node can be opened again.
+fn options_to_open(node: &Node) -> Options {
+    let given = node.options();
+    let children = node.children();
+    if children.is_empty() {
+        let mut own = Options::default();
+        for name in given.names() {
+            let general = name == "node-name"
+                || name.starts_with("cache.")
+                || matches!(
+                    name,
+                    "read-only"
+                        | "auto-read-only"
+                        | "discard"
+                        | "detect-zeroes"
+                        | "force-share"
+                        | "active"
+                        | "aio"
+                        | "locking"
+                );
+            if let Some(value) = given.get(name).filter(|_| !general) {
+                own.set(name, value.clone());
+            }
+        }
+        return own;
+    }
+    let strong = strong_options(node.driver(), &given);
+    full_options(node.driver(), &children, strong, given.has_child("backing"))
+}

@@ -1,0 +1,192 @@
+//! Edges: one user's use of one node.
+
+use super::node::Node;
+use super::permission::{Claim, Role};
+use super::root::Root;
+use crate::io::{
+    BlockDevice, BoxFuture, Capabilities, DeviceInfo, Extent, ExtentFlags, Limits, Preallocation,
+    Segments, WriteFlags, ZeroFlags, check_range,
+};
+use crate::sync::{Mutex, RwLock};
+use crate::{Error, Result};
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::fmt;
+
+/// Who uses a node.
+#[derive(Clone)]
+pub(super) enum User {
+    /// Another node.
+    Node(Weak<Node>),
+    /// Somebody outside of the graph.
+    Root(Weak<Root>),
+    /// Nobody yet: the node that is being opened gets its children before it exists.
+    Coming(String),
+}
+
+/// One user's use of one node: all that a user sees of it. An edge without a node is a device of
+/// length 0.
+pub struct Edge {
+    name: String,
+    role: Role,
+    user: RwLock<User>,
+    target: RwLock<Option<Arc<Node>>>,
+    claim: Mutex<Claim>,
+}
+
+impl fmt::Debug for Edge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let target = self.target();
+        let target = target.as_ref().map(|node| node.name());
+        f.debug_struct("Edge").field("name", &self.name).field("target", &target).finish()
+    }
+}
+
+impl Edge {
+    pub(super) fn new(name: &str, role: Role, user: User) -> Arc<Self> {
+        Arc::new(Self {
+            name: name.into(),
+            role,
+            user: RwLock::new(user),
+            target: RwLock::new(None),
+            claim: Mutex::new(Claim::NONE),
+        })
+    }
+
+    /// The child's name: `file`, `backing` …
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What the node is to its user.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// The node, where there is one.
+    #[must_use]
+    pub fn target(&self) -> Option<Arc<Node>> {
+        self.target.read().clone()
+    }
+
+    /// What its user does with the node and lets others do.
+    #[must_use]
+    pub fn claim(&self) -> Claim {
+        *self.claim.lock()
+    }
+
+    pub(super) fn set_claim(&self, claim: Claim) {
+        *self.claim.lock() = claim;
+    }
+
+    pub(super) fn user(&self) -> User {
+        self.user.read().clone()
+    }
+
+    pub(super) fn belongs_to(&self, node: &Arc<Node>) {
+        *self.user.write() = User::Node(Arc::downgrade(node));
+    }
+
+    /// Points the edge elsewhere; nothing may be under way through it. Gives what it pointed to.
+    pub(super) fn point(self: &Arc<Self>, to: Option<Arc<Node>>) -> Option<Arc<Node>> {
+        let old = core::mem::replace(&mut *self.target.write(), to.clone());
+        if let Some(old) = &old {
+            old.remove_parent(self);
+        }
+        if let Some(new) = &to {
+            new.add_parent(self);
+        }
+        old
+    }
+
+    /// The user as messages have it, of a node called `node`.
+    pub(super) fn describe(&self, node: &str) -> String {
+        let who = match self.user() {
+            User::Node(user) => match user.upgrade() {
+                Some(user) => format!("node '{}'", user.name()),
+                None => "a node".into(),
+            },
+            User::Root(root) => match root.upgrade() {
+                Some(root) => root.describe(),
+                None => "an unnamed block device".into(),
+            },
+            User::Coming(name) => format!("node '{name}'"),
+        };
+        format!("{who} (uses node '{node}' as '{}' child)", self.name)
+    }
+
+    fn there(&self) -> Result<Arc<Node>> {
+        self.target().ok_or_else(|| Error::invalid(format!("there is no '{}' node", self.name)))
+    }
+}
+
+impl BlockDevice for Edge {
+    fn len(&self) -> u64 {
+        self.target.read().as_ref().map_or(0, |node| node.body().device.len())
+    }
+
+    fn limits(&self) -> Limits {
+        self.target.read().as_ref().map_or_else(Limits::default, |n| n.body().device.limits())
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let none = Capabilities::empty();
+        self.target.read().as_ref().map_or(none, |node| node.body().device.capabilities())
+    }
+
+    fn read(&self, offset: u64, len: u64) -> BoxFuture<'_, Result<Segments>> {
+        Box::pin(async move {
+            match self.target() {
+                Some(node) => node.read(offset, len).await,
+                None => check_range(offset, len, 0).map(|()| Segments::new()),
+            }
+        })
+    }
+
+    fn write(&self, offset: u64, data: Segments, flags: WriteFlags) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move { self.there()?.write(offset, data, flags).await })
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64, flags: ZeroFlags) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move { self.there()?.write_zeroes(offset, len, flags).await })
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move { self.there()?.discard(offset, len).await })
+    }
+
+    fn flush(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            match self.target() {
+                Some(node) => node.flush().await,
+                None => Ok(()),
+            }
+        })
+    }
+
+    fn set_len(&self, len: u64, preallocation: Preallocation) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move { self.there()?.set_len(len, preallocation).await })
+    }
+
+    fn extents(&self, offset: u64, len: u64) -> BoxFuture<'_, Result<Vec<Extent>>> {
+        Box::pin(async move {
+            match self.target() {
+                Some(node) => node.body().device.extents(offset, len).await,
+                None => {
+                    check_range(offset, len, 0)?;
+                    let flags = ExtentFlags::ZERO;
+                    Ok(Vec::from([Extent { start: offset, len, flags, depth: 0, host: None }]))
+                }
+            }
+        })
+    }
+
+    fn info(&self) -> BoxFuture<'_, Result<DeviceInfo>> {
+        Box::pin(async move { self.there()?.body().device.info().await })
+    }
+}

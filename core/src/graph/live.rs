@@ -1,0 +1,401 @@
+//! The live graph: all nodes by name, and every change of them.
+//!
+//! One change at a time. What a change finds wrong before it touches anything leaves no trace; a node
+//! that nobody uses any more and that nobody added by name is closed and gone at the end of the
+//! change that left it so.
+
+use super::build::Builder;
+use super::edge::{Edge, User};
+use super::node::{Node, ThresholdPassed};
+use super::open::Protocols;
+use super::options::Options;
+use super::permission::{Claim, Permissions, agree};
+use super::root::Root;
+use crate::format::Env;
+use crate::io::{BlockDevice, Preallocation};
+use crate::monitor::Events;
+use crate::sync::Mutex;
+use crate::{Error, ErrorKind, Result};
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use async_lock::MutexGuard;
+use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
+use serde_json::{Map, Value};
+
+/// The nodes of a program.
+pub struct Graph {
+    pub(super) env: Env,
+    pub(super) protocols: Arc<dyn Protocols>,
+    events: Arc<Events>,
+    /// Held for the length of a change, its requests included.
+    change: async_lock::Mutex<()>,
+    /// In the order in which they came.
+    nodes: Mutex<Vec<Arc<Node>>>,
+    named: AtomicU64,
+}
+
+impl fmt::Debug for Graph {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Graph").field("nodes", &*self.nodes.lock()).finish_non_exhaustive()
+    }
+}
+
+/// The right to change the graph.
+pub(super) struct Change<'a> {
+    _turn: MutexGuard<'a, ()>,
+}
+
+impl Graph {
+    /// A graph without nodes. `protocols` opens what nodes are opened from; `events` is told of
+    /// what happens to nodes.
+    #[must_use]
+    pub fn new(env: Env, protocols: Arc<dyn Protocols>, events: Arc<Events>) -> Arc<Self> {
+        Arc::new(Self {
+            env,
+            protocols,
+            events,
+            change: async_lock::Mutex::new(()),
+            nodes: Mutex::default(),
+            named: AtomicU64::new(0),
+        })
+    }
+
+    /// Where it tells what happens.
+    #[must_use]
+    pub fn events(&self) -> &Arc<Events> {
+        &self.events
+    }
+
+    /// The host.
+    #[must_use]
+    pub fn env(&self) -> &Env {
+        &self.env
+    }
+
+    /// All nodes, in the order in which they came.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<Arc<Node>> {
+        self.nodes.lock().clone()
+    }
+
+    /// The node of that name.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<Arc<Node>> {
+        self.nodes.lock().iter().find(|node| node.name() == name).cloned()
+    }
+
+    /// The node that a command names, by `device` or by `node-name`.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn lookup(&self, device: Option<&str>, node_name: Option<&str>) -> Result<Arc<Node>> {
+        let found = node_name.and_then(|name| self.find(name));
+        found.ok_or_else(|| no_node(device.unwrap_or_default(), node_name.unwrap_or_default()))
+    }
+
+    /// The node that a single name means, which may be that of a device.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn by_any_name(&self, name: &str) -> Result<Arc<Node>> {
+        self.find(name).ok_or_else(|| no_node(name, name))
+    }
+
+    /// Adds the node that `options` describe, with its children (`blockdev-add`).
+    ///
+    /// # Errors
+    /// `InvalidInput` for options that are wrong, `InUse` for permissions and locks that somebody
+    /// else holds, and those of opening. There is no trace of the node then.
+    pub async fn add(&self, options: Options) -> Result<Arc<Node>> {
+        let _change = self.change().await;
+        if !options.has_text("node-name") {
+            return Err(Error::invalid("'node-name' must be specified for the root node"));
+        }
+        let added = Builder::new(self).top(options).await;
+        if let Ok(node) = &added {
+            node.set_owned(true);
+        }
+        // Children of what failed are nobody's.
+        let swept = self.sweep().await;
+        let node = added?;
+        swept?;
+        Ok(node)
+    }
+
+    /// Removes the node of that name, and what only it uses (`blockdev-del`).
+    ///
+    /// # Errors
+    /// `NotFound`, `Denied` where nobody added it by name, `InUse` where somebody uses it, and those
+    /// of making everything durable: it is gone then all the same.
+    pub async fn remove(&self, name: &str) -> Result<()> {
+        let _change = self.change().await;
+        let node = self.find(name).ok_or_else(|| {
+            let what = format!("Failed to find node with node-name='{name}'");
+            Error::new(ErrorKind::NotFound, what)
+        })?;
+        if !node.parents().is_empty() {
+            let what = format!("Block device {name} is in use");
+            return Err(Error::new(ErrorKind::InUse, what));
+        }
+        if !node.is_owned() {
+            return Err(Error::denied(format!("Node {name} is not owned by the monitor")));
+        }
+        node.set_owned(false);
+        self.sweep().await
+    }
+
+    /// Uses a node from outside of the graph. `name` is for messages.
+    ///
+    /// # Errors
+    /// `InUse` where others do not allow what `claim` says, `Denied` for writing to a node that is
+    /// only read.
+    pub async fn attach(&self, name: &str, node: &Arc<Node>, claim: Claim) -> Result<Arc<Root>> {
+        let _change = self.change().await;
+        let root = Root::new(name, claim);
+        root.edge().point(Some(node.clone()));
+        if let Err(error) = self.refresh() {
+            root.edge().point(None);
+            self.refresh()?;
+            return Err(error);
+        }
+        Ok(root)
+    }
+
+    /// Ends the use of a node. What only it used is closed.
+    ///
+    /// # Errors
+    /// Those of making everything durable.
+    pub async fn detach(&self, root: &Arc<Root>) -> Result<()> {
+        let _change = self.change().await;
+        root.gate().shut();
+        root.gate().empty().await;
+        root.edge().point(None);
+        root.gate().open();
+        self.refresh()?;
+        self.sweep().await
+    }
+
+    /// Changes what a root does with its node and lets others do.
+    ///
+    /// # Errors
+    /// Those of [`attach`](Self::attach); nothing has changed then.
+    pub async fn set_claim(&self, root: &Arc<Root>, claim: Claim) -> Result<()> {
+        let _change = self.change().await;
+        let old = root.set_wanted(claim);
+        let result = self.refresh();
+        if result.is_err() {
+            root.set_wanted(old);
+            self.refresh()?;
+        }
+        result
+    }
+
+    /// Changes the length of a node (`block_resize`).
+    ///
+    /// # Errors
+    /// `InUse` where somebody does not allow it, and those of the driver.
+    pub async fn resize(&self, node: &Arc<Node>, size: u64) -> Result<()> {
+        let all = Permissions::all();
+        let root = self.attach("", node, Claim { taken: Permissions::RESIZE, shared: all }).await?;
+        let resized = root.set_len(size, Preallocation::Off).await;
+        let detached = self.detach(&root).await;
+        resized.and(detached)
+    }
+
+    /// Closes all nodes, the users first. Whoever still uses one is told that nothing is there.
+    ///
+    /// # Errors
+    /// The first of making everything durable; all are closed all the same.
+    pub async fn close(&self) -> Result<()> {
+        let _change = self.change().await;
+        for node in self.nodes() {
+            for edge in node.parents() {
+                if let User::Root(root) = edge.user()
+                    && let Some(root) = root.upgrade()
+                {
+                    root.gate().shut();
+                    root.gate().empty().await;
+                    edge.point(None);
+                    root.gate().open();
+                }
+            }
+            node.set_owned(false);
+        }
+        self.sweep().await
+    }
+
+    pub(super) async fn change(&self) -> Change<'_> {
+        Change { _turn: self.change.lock().await }
+    }
+
+    /// Puts a new node under its name.
+    ///
+    /// # Errors
+    /// `InvalidInput` where there is one of that name.
+    pub(super) fn admit(&self, node: Arc<Node>) -> Result<()> {
+        self.refuse_duplicate(node.name())?;
+        self.nodes.lock().push(node);
+        Ok(())
+    }
+
+    /// Refuses a name that a node has.
+    pub(super) fn refuse_duplicate(&self, name: &str) -> Result<()> {
+        match self.find(name) {
+            Some(_) => Err(Error::invalid(format!("Duplicate nodes with node-name='{name}'"))),
+            None => Ok(()),
+        }
+    }
+
+    /// A name for a node that was given none: `#block`, a number of its own, and two digits that
+    /// nobody can guess.
+    pub(super) fn new_name(&self) -> String {
+        let number = self.named.fetch_add(1, Ordering::Relaxed);
+        let mut random = [0];
+        self.env.runtime.random(&mut random);
+        format!("#block{number}{:02}", random[0] % 100)
+    }
+
+    /// Closes what nobody uses and nobody added by name.
+    pub(super) async fn sweep(&self) -> Result<()> {
+        let mut result = Ok(());
+        loop {
+            let unused = |node: &&Arc<Node>| !node.is_owned() && node.parents().is_empty();
+            let Some(node) = self.nodes.lock().iter().find(unused).cloned() else { break };
+            let closed = match node.image() {
+                Some(image) => image.close().await,
+                None if node.is_writable() => node.flush().await,
+                None => Ok(()),
+            };
+            result = result.and(closed);
+            for edge in node.children() {
+                edge.point(None);
+            }
+            if let Some(locks) = node.body().locks {
+                result = result.and(locks.set(Claim::NONE));
+            }
+            self.nodes.lock().retain(|other| !Arc::ptr_eq(other, &node));
+        }
+        result.and(self.refresh())
+    }
+
+    /// Computes the permissions of the graph as it is now, and takes them.
+    ///
+    /// # Errors
+    /// `InUse` and `Denied` where they cannot be had: they are as before then.
+    pub(super) fn refresh(&self) -> Result<()> {
+        let mut wanted: Vec<(Arc<Edge>, Claim)> = Vec::new();
+        let mut locks = Vec::new();
+        for node in self.users_first() {
+            let users = node.parents();
+            let mut claims: Vec<(&Edge, Claim)> = Vec::new();
+            for edge in &users {
+                let planned = wanted.iter().find(|(other, _)| Arc::ptr_eq(other, edge));
+                let claim = match (planned, edge.user()) {
+                    (Some((_, claim)), _) => *claim,
+                    (None, User::Root(root)) => {
+                        root.upgrade().map_or(Claim::NONE, |root| root.wanted())
+                    }
+                    // It is not known yet whether it will write.
+                    (None, _) => edge.role().claim(Claim::NONE, false),
+                };
+                claims.push((edge, claim));
+            }
+            agree(node.name(), &claims)?;
+            let all = claims.iter().fold(Claim::NONE, |all, (_, claim)| all.join(*claim));
+            let changing = Permissions::WRITE | Permissions::WRITE_UNCHANGED | Permissions::RESIZE;
+            if all.taken.intersects(changing) && !node.is_writable() {
+                return Err(Error::denied("Block node is read-only"));
+            }
+            for edge in node.children() {
+                let claim = node.claim_of(&edge, all);
+                wanted.push((edge, claim));
+            }
+            for (edge, claim) in claims {
+                if let Some(edge) = users.iter().find(|user| core::ptr::eq(&***user, edge)) {
+                    let known = wanted.iter().any(|(other, _)| Arc::ptr_eq(other, edge));
+                    if !known {
+                        wanted.push((edge.clone(), claim));
+                    }
+                }
+            }
+            if let Some(lock) = node.body().locks {
+                let old = node.claim();
+                locks.push((lock, old, all));
+            }
+        }
+        for (i, (lock, _, new)) in locks.iter().enumerate() {
+            if let Err(error) = lock.set(*new) {
+                for (lock, old, _) in &locks[..i] {
+                    lock.set(*old)?;
+                }
+                return Err(error);
+            }
+        }
+        wanted.iter().for_each(|(edge, claim)| edge.set_claim(*claim));
+        Ok(())
+    }
+
+    /// All nodes, each after those that use it.
+    fn users_first(&self) -> Vec<Arc<Node>> {
+        let mut out: Vec<Arc<Node>> = Vec::new();
+        let mut rest = self.nodes();
+        let is_in =
+            |list: &[Arc<Node>], node: &Arc<Node>| list.iter().any(|o| Arc::ptr_eq(o, node));
+        while !rest.is_empty() {
+            let (ready, blocked): (Vec<_>, Vec<_>) = rest.into_iter().partition(|node| {
+                node.parents().iter().all(|edge| match edge.user() {
+                    User::Node(user) => user.upgrade().is_none_or(|user| is_in(&out, &user)),
+                    User::Root(_) | User::Coming(_) => true,
+                })
+            });
+            if ready.is_empty() {
+                // A cycle, which no change makes.
+                out.extend(blocked);
+                break;
+            }
+            out.extend(ready);
+            rest = blocked;
+        }
+        out
+    }
+
+    /// Shuts the roots above a node and waits until nothing is under way through them.
+    pub(super) async fn drain(&self, node: &Arc<Node>) -> Drained {
+        let roots = node.roots();
+        roots.iter().for_each(|root| root.gate().shut());
+        let drained = Drained(roots);
+        for root in &drained.0 {
+            root.gate().empty().await;
+        }
+        drained
+    }
+
+    /// What a node calls when a write goes past its threshold.
+    pub(super) fn on_threshold(&self) -> ThresholdPassed {
+        let events = self.events.clone();
+        Arc::new(move |node, exceeded, threshold| {
+            let mut data = Map::new();
+            data.insert("node-name".to_string(), Value::from(node.name()));
+            data.insert("amount-exceeded".to_string(), Value::from(exceeded));
+            data.insert("write-threshold".to_string(), Value::from(threshold));
+            events.emit("BLOCK_WRITE_THRESHOLD", data);
+        })
+    }
+}
+
+/// Roots that are held shut; dropping it opens them.
+pub(super) struct Drained(Vec<Arc<Root>>);
+
+impl Drop for Drained {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|root| root.gate().open());
+    }
+}
+
+pub(super) fn no_node(device: &str, node_name: &str) -> Error {
+    let what = format!("Cannot find device='{device}' nor node-name='{node_name}'");
+    Error::new(ErrorKind::NotFound, what)
+}

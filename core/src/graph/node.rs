@@ -1,0 +1,413 @@
+//! Nodes: a name, what answers requests, and what is told of them.
+
+use super::edge::{Edge, User};
+use super::open::{Inherited, take_detect_zeroes, take_discard};
+use super::options::Options;
+use super::permission::{Claim, Permissions};
+use super::root::Root;
+use crate::Result;
+use crate::bitmap::BitmapSet;
+use crate::format::{DetectZeroes, Layer};
+use crate::io::{Access, Device, Preallocation, Segments, WriteFlags, ZeroFlags};
+use crate::sync::{Mutex, RwLock};
+use alloc::string::String;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::fmt;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// Locks outside of this program that follow a node's permissions: those of a file.
+pub trait Locks: Send + Sync + fmt::Debug {
+    /// Takes what `claim` says and lets go of the rest. On an error the old claim stands.
+    ///
+    /// # Errors
+    /// `InUse` where another program is in the way.
+    fn set(&self, claim: Claim) -> Result<()>;
+}
+
+/// What answers a node's requests.
+#[derive(Clone, Debug)]
+pub struct Body {
+    /// The device.
+    pub device: Device,
+    /// The same as an opened image, where the driver is a format.
+    pub image: Option<Arc<Layer>>,
+    /// Where its permissions are to be seen from outside of this program.
+    pub locks: Option<Arc<dyn Locks>>,
+}
+
+/// The options that every node has, as they are in force.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Nothing is written.
+    pub read_only: bool,
+    /// Opened read only where writing is not possible, or not needed (`auto-read-only`).
+    pub auto_read_only: bool,
+    /// Whether discards are carried out (`discard`: `unmap`) or ignored.
+    pub discard: bool,
+    /// What is done with written bytes that are zeroes.
+    pub detect_zeroes: DetectZeroes,
+    /// Around the host's cache (`cache.direct`).
+    pub direct: bool,
+    /// Nothing is made durable (`cache.no-flush`).
+    pub no_flush: bool,
+    /// Others may write meanwhile (`force-share`).
+    pub force_share: bool,
+}
+
+impl Settings {
+    /// Takes these options; what is not said is as in `old`.
+    pub(super) fn take(options: &mut Options, old: Self) -> Result<Self> {
+        let discard = take_discard(options)?;
+        let detect_zeroes = take_detect_zeroes(options, discard)?;
+        options.take_flag("active")?;
+        Ok(Self {
+            read_only: options.take_flag("read-only")?.unwrap_or(old.read_only),
+            auto_read_only: options.take_flag("auto-read-only")?.unwrap_or(old.auto_read_only),
+            discard: discard.unwrap_or(old.discard),
+            detect_zeroes: detect_zeroes.unwrap_or(old.detect_zeroes),
+            direct: options.take_flag("cache.direct")?.unwrap_or(old.direct),
+            no_flush: options.take_flag("cache.no-flush")?.unwrap_or(old.no_flush),
+            force_share: options.take_flag("force-share")?.unwrap_or(old.force_share),
+        })
+    }
+
+    /// What the host is told of them.
+    pub(super) fn inherited(self) -> Inherited {
+        Inherited {
+            access: if self.read_only { Access::ReadOnly } else { Access::ReadWrite },
+            direct: self.direct,
+            no_flush: self.no_flush,
+            force_share: self.force_share,
+        }
+    }
+}
+
+/// Tells that a write went past a threshold.
+pub(super) type ThresholdPassed = Arc<dyn Fn(&Node, u64, u64) + Send + Sync>;
+
+/// A node of the graph.
+pub struct Node {
+    name: String,
+    driver: String,
+    filename: RwLock<String>,
+    options: Mutex<Options>,
+    settings: RwLock<Settings>,
+    body: RwLock<Body>,
+    children: RwLock<Vec<Arc<Edge>>>,
+    /// The newest first.
+    parents: Mutex<Vec<Weak<Edge>>>,
+    /// Somebody added it by name, and has to remove it.
+    owned: AtomicBool,
+    /// Of a node that is no image; an image has its own.
+    bitmaps: Arc<BitmapSet>,
+    highest_offset: AtomicU64,
+    threshold: AtomicU64,
+    on_threshold: ThresholdPassed,
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node").field("name", &self.name).field("driver", &self.driver).finish()
+    }
+}
+
+/// What a node is made of.
+pub(super) struct NewNode {
+    pub(super) name: String,
+    pub(super) driver: String,
+    pub(super) filename: String,
+    pub(super) options: Options,
+    pub(super) settings: Settings,
+    pub(super) body: Body,
+    pub(super) children: Vec<Arc<Edge>>,
+    pub(super) on_threshold: ThresholdPassed,
+}
+
+impl Node {
+    pub(super) fn new(new: NewNode) -> Arc<Self> {
+        let node = Arc::new(Self {
+            name: new.name,
+            driver: new.driver,
+            filename: RwLock::new(new.filename),
+            options: Mutex::new(new.options),
+            settings: RwLock::new(new.settings),
+            body: RwLock::new(new.body),
+            children: RwLock::new(new.children),
+            parents: Mutex::default(),
+            owned: AtomicBool::new(false),
+            bitmaps: Arc::default(),
+            highest_offset: AtomicU64::new(0),
+            threshold: AtomicU64::new(0),
+            on_threshold: new.on_threshold,
+        });
+        node.children.read().iter().for_each(|edge| edge.belongs_to(&node));
+        node
+    }
+
+    /// Its name, unique in the graph.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The schema's name of its driver.
+    #[must_use]
+    pub fn driver(&self) -> &str {
+        &self.driver
+    }
+
+    /// The name of what it was opened from; one with `json:` in front where that alone does not say
+    /// it.
+    #[must_use]
+    pub fn filename(&self) -> String {
+        self.filename.read().clone()
+    }
+
+    /// The options it was opened by.
+    #[must_use]
+    pub fn options(&self) -> Options {
+        self.options.lock().clone()
+    }
+
+    /// The options that every node has, as they are in force.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        *self.settings.read()
+    }
+
+    /// What answers its requests.
+    #[must_use]
+    pub fn body(&self) -> Body {
+        self.body.read().clone()
+    }
+
+    /// The image, where its driver is a format.
+    #[must_use]
+    pub fn image(&self) -> Option<Arc<Layer>> {
+        self.body.read().image.clone()
+    }
+
+    /// What it uses, in the order in which it was opened.
+    #[must_use]
+    pub fn children(&self) -> Vec<Arc<Edge>> {
+        self.children.read().clone()
+    }
+
+    /// The node that it uses under that name.
+    #[must_use]
+    pub fn child(&self, name: &str) -> Option<Arc<Node>> {
+        self.children.read().iter().find(|edge| edge.name() == name)?.target()
+    }
+
+    /// Those who use it, the newest first.
+    pub(super) fn parents(&self) -> Vec<Arc<Edge>> {
+        self.parents.lock().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// The named bitmaps of its contents.
+    #[must_use]
+    pub fn bitmaps(&self) -> Arc<BitmapSet> {
+        match &self.body.read().image {
+            Some(image) => image.bitmaps().clone(),
+            None => self.bitmaps.clone(),
+        }
+    }
+
+    /// True where somebody added it by name.
+    #[must_use]
+    pub fn is_owned(&self) -> bool {
+        self.owned.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_owned(&self, owned: bool) {
+        self.owned.store(owned, Ordering::Release);
+    }
+
+    /// The end of the write that reached farthest, in bytes.
+    #[must_use]
+    pub fn highest_offset(&self) -> u64 {
+        self.highest_offset.load(Ordering::Relaxed)
+    }
+
+    /// A write that ends past this offset is told of, once; 0 is none.
+    #[must_use]
+    pub fn write_threshold(&self) -> u64 {
+        self.threshold.load(Ordering::Relaxed)
+    }
+
+    /// Sets the [threshold](Self::write_threshold).
+    pub fn set_write_threshold(&self, offset: u64) {
+        self.threshold.store(offset, Ordering::Relaxed);
+    }
+
+    pub(super) fn add_parent(&self, edge: &Arc<Edge>) {
+        self.parents.lock().insert(0, Arc::downgrade(edge));
+    }
+
+    pub(super) fn remove_parent(&self, edge: &Arc<Edge>) {
+        let gone = Arc::downgrade(edge);
+        self.parents.lock().retain(|other| other.strong_count() > 0 && !other.ptr_eq(&gone));
+    }
+
+    pub(super) fn set_body(&self, body: Body) -> Body {
+        core::mem::replace(&mut *self.body.write(), body)
+    }
+
+    pub(super) fn set_settings(&self, settings: Settings) -> Settings {
+        core::mem::replace(&mut *self.settings.write(), settings)
+    }
+
+    pub(super) fn set_options(&self, options: Options) -> Options {
+        core::mem::replace(&mut *self.options.lock(), options)
+    }
+
+    /// Its options without those that every node has and without those of its children.
+    pub(super) fn own_options(&self) -> Result<Options> {
+        let mut options = self.options();
+        options.take_text("node-name");
+        options.take_string("driver");
+        Settings::take(&mut options, Settings::default())?;
+        for edge in self.children() {
+            options.take_child(edge.name())?;
+        }
+        // One that was said to be none has no edge.
+        options.take_child("backing")?;
+        Ok(options)
+    }
+
+    /// Puts the newly opened image in the place of the old one; bitmaps that live in memory only go
+    /// along.
+    pub(super) fn take_body(&self, image: Arc<Layer>) -> Result<()> {
+        let (old, new) = (self.bitmaps(), image.bitmaps().clone());
+        for bitmap in old.all() {
+            if !bitmap.status().persistent && new.get(bitmap.name()).is_none() {
+                new.adopt(bitmap)?;
+            }
+        }
+        self.set_body(Body { device: image.clone(), image: Some(image), locks: None });
+        Ok(())
+    }
+
+    /// The roots through which requests reach it.
+    pub(super) fn roots(self: &Arc<Self>) -> Vec<Arc<Root>> {
+        let mut out: Vec<Arc<Root>> = Vec::new();
+        let mut seen: Vec<Arc<Self>> = Vec::new();
+        let mut todo = Vec::from([self.clone()]);
+        while let Some(node) = todo.pop() {
+            if seen.iter().any(|other| Arc::ptr_eq(other, &node)) {
+                continue;
+            }
+            for edge in node.parents() {
+                match edge.user() {
+                    User::Root(root) => {
+                        let new = root.upgrade();
+                        out.extend(new.filter(|r| !out.iter().any(|o| Arc::ptr_eq(o, r))));
+                    }
+                    User::Node(user) => todo.extend(user.upgrade()),
+                    User::Coming(_) => {}
+                }
+            }
+            seen.push(node);
+        }
+        out
+    }
+
+    /// What all its users together do with it and let others do.
+    pub(super) fn claim(&self) -> Claim {
+        self.parents().iter().fold(Claim::NONE, |all, edge| all.join(edge.claim()))
+    }
+
+    pub(super) async fn read(&self, offset: u64, len: u64) -> Result<Segments> {
+        let device = self.body.read().device.clone();
+        device.read(offset, len).await
+    }
+
+    pub(super) async fn write(&self, offset: u64, data: Segments, flags: WriteFlags) -> Result<()> {
+        let (device, is_image) = self.parts();
+        let end = offset.saturating_add(data.len());
+        self.before_write(end);
+        let _recording = (!is_image).then(|| self.bitmaps.record(offset, data.len()));
+        let settings = self.settings();
+        if !is_image && settings.detect_zeroes != DetectZeroes::Off && data.is_zero() {
+            let unmap = settings.detect_zeroes == DetectZeroes::Unmap;
+            let how = if unmap { ZeroFlags::MAY_UNMAP } else { ZeroFlags::empty() };
+            device.write_zeroes(offset, data.len(), how).await?;
+            if flags.contains(WriteFlags::FUA) {
+                device.flush().await?;
+            }
+        } else {
+            device.write(offset, data, flags).await?;
+        }
+        self.highest_offset.fetch_max(end, Ordering::Relaxed);
+        Ok(())
+    }
+
+    pub(super) async fn write_zeroes(&self, offset: u64, len: u64, flags: ZeroFlags) -> Result<()> {
+        let (device, is_image) = self.parts();
+        let end = offset.saturating_add(len);
+        self.before_write(end);
+        let _recording = (!is_image).then(|| self.bitmaps.record(offset, len));
+        let keeps = !is_image && !self.settings().discard;
+        let flags = if keeps { flags - ZeroFlags::MAY_UNMAP } else { flags };
+        device.write_zeroes(offset, len, flags).await?;
+        self.highest_offset.fetch_max(end, Ordering::Relaxed);
+        Ok(())
+    }
+
+    pub(super) async fn discard(&self, offset: u64, len: u64) -> Result<()> {
+        let (device, is_image) = self.parts();
+        let _recording = (!is_image).then(|| self.bitmaps.record(offset, len));
+        if !is_image && !self.settings().discard {
+            return Ok(());
+        }
+        device.discard(offset, len).await
+    }
+
+    pub(super) async fn flush(&self) -> Result<()> {
+        let device = self.body.read().device.clone();
+        device.flush().await
+    }
+
+    pub(super) async fn set_len(&self, len: u64, preallocation: Preallocation) -> Result<()> {
+        let (device, is_image) = self.parts();
+        if !is_image && len > device.len() {
+            self.bitmaps.resize(len);
+        }
+        let result = device.set_len(len, preallocation).await;
+        if !is_image {
+            self.bitmaps.resize(device.len());
+        }
+        result
+    }
+
+    fn parts(&self) -> (Device, bool) {
+        let body = self.body.read();
+        (body.device.clone(), body.image.is_some())
+    }
+
+    fn before_write(&self, end: u64) {
+        let threshold = self.threshold.load(Ordering::Relaxed);
+        if threshold > 0 && end > threshold {
+            let once =
+                self.threshold.compare_exchange(threshold, 0, Ordering::Relaxed, Ordering::Relaxed);
+            if once.is_ok() {
+                (self.on_threshold)(self, end - threshold, threshold);
+            }
+        }
+    }
+
+    /// True where it was opened for writing.
+    pub(super) fn is_writable(&self) -> bool {
+        !self.settings.read().read_only
+    }
+
+    /// What it wants of a child of its, when its own users together want `above`.
+    pub(super) fn claim_of(&self, edge: &Edge, above: Claim) -> Claim {
+        let mut claim = edge.role().claim(above, self.is_writable());
+        if !self.is_writable() {
+            claim.taken -= Permissions::WRITE_UNCHANGED;
+        }
+        claim
+    }
+}

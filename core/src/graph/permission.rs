@@ -1,0 +1,133 @@
+//! What users of a node do with it, and what they let others do meanwhile (the schema's
+//! `BlockPermission`).
+
+use super::edge::Edge;
+use crate::{Error, ErrorKind, Result};
+use alloc::format;
+use alloc::vec::Vec;
+
+bitflags::bitflags! {
+    /// What can be done with a node.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Permissions: u8 {
+        /// Read, and rely on what is read.
+        const CONSISTENT_READ = 1;
+        /// Write.
+        const WRITE = 1 << 1;
+        /// Write what is there already: it changes where the data is, not what it is.
+        const WRITE_UNCHANGED = 1 << 2;
+        /// Change the length.
+        const RESIZE = 1 << 3;
+    }
+}
+
+impl Permissions {
+    /// Each permission with its name in the schema and its name in messages.
+    const NAMES: [(Self, &'static str, &'static str); 4] = [
+        (Self::CONSISTENT_READ, "consistent-read", "consistent read"),
+        (Self::WRITE, "write", "write"),
+        (Self::WRITE_UNCHANGED, "write-unchanged", "write unchanged"),
+        (Self::RESIZE, "resize", "resize"),
+    ];
+
+    /// The schema's names of those that are set.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        Self::NAMES.into_iter().filter(move |(p, ..)| self.contains(*p)).map(|(_, name, _)| name)
+    }
+
+    /// As messages have them.
+    fn in_words(self) -> alloc::string::String {
+        let set = Self::NAMES.into_iter().filter(|(p, ..)| self.contains(*p));
+        set.map(|(.., words)| words).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// What one user of a node does with it and lets others do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// What it does.
+    pub taken: Permissions,
+    /// What others may do meanwhile.
+    pub shared: Permissions,
+}
+
+impl Claim {
+    /// Neither does anything nor minds anything.
+    pub const NONE: Self = Self { taken: Permissions::empty(), shared: Permissions::all() };
+
+    /// What several users of one node do and allow together.
+    pub(super) fn join(self, other: Self) -> Self {
+        Self { taken: self.taken | other.taken, shared: self.shared & other.shared }
+    }
+}
+
+/// What a child is to its parent: it decides what the parent needs of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The child shows what the parent shows: a filter's file, a raw image's file.
+    Filtered,
+    /// A filter's file that is written to without being changed (`copy-on-read`).
+    CopiedOnRead,
+    /// It has the tables of a format, and its data unless that lies elsewhere.
+    Metadata,
+    /// It has data of the guest: an external data file.
+    Data,
+    /// What is read where the parent has nothing of its own.
+    Cow,
+    /// One of several that are to be the same: a child of a quorum.
+    Copy,
+    /// Used from outside of the graph: the user says itself what it does.
+    Root,
+}
+
+impl Role {
+    /// What a node claims of a child of this role, when all its own users together claim `above`.
+    /// `writable`: the node was opened for writing.
+    pub(super) fn claim(self, above: Claim, writable: bool) -> Claim {
+        let (need, allowed) = (above.taken, above.shared);
+        let (read, unchanged) = (Permissions::CONSISTENT_READ, Permissions::WRITE_UNCHANGED);
+        let changing = Permissions::WRITE | Permissions::RESIZE;
+        match self {
+            Self::Filtered | Self::Root => above,
+            Self::CopiedOnRead if writable => Claim { taken: need | unchanged, shared: allowed },
+            Self::CopiedOnRead => above,
+            Self::Metadata => {
+                let tables = if writable { read | changing } else { read };
+                Claim { taken: tables | need & unchanged, shared: read | unchanged }
+            }
+            Self::Data => {
+                let grows = need.contains(Permissions::WRITE);
+                let more = if grows { Permissions::RESIZE } else { Permissions::empty() };
+                Claim { taken: need | more, shared: allowed - Permissions::RESIZE }
+            }
+            Self::Cow => {
+                let changes = allowed.contains(Permissions::WRITE);
+                let more = if changes { changing } else { Permissions::empty() };
+                Claim { taken: need & read, shared: read | unchanged | more }
+            }
+            Self::Copy => Claim { taken: need, shared: allowed & (read | unchanged) },
+        }
+    }
+}
+
+/// Looks whether the users of one node get along. The newest user comes first.
+pub(super) fn agree(node: &str, users: &[(&Edge, Claim)]) -> Result<()> {
+    for (i, (first, a)) in users.iter().enumerate() {
+        for (j, (second, b)) in users.iter().enumerate() {
+            let conflict = a.taken - b.shared;
+            if i != j && !conflict.is_empty() {
+                return Err(Error::new(
+                    ErrorKind::InUse,
+                    format!(
+                        "Permission conflict on node '{node}': permissions '{}' are both required \
+                         by {} and unshared by {}.",
+                        conflict.in_words(),
+                        first.describe(node),
+                        second.describe(node),
+                    ),
+                ));
+            }
+        }
+    }
+    Ok(())
+}

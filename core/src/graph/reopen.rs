@@ -1,0 +1,254 @@
+//! Nodes opened again with other options (`blockdev-reopen`): all of them or none.
+//!
+//! What is not said goes back to what it would be in `blockdev-add`. Requests wait meanwhile; the old
+//! body of an image has made everything durable before the new one looks at the file.
+
+use super::build::Builder;
+use super::edge::Edge;
+use super::live::{Graph, no_node};
+use super::node::{Body, Node, Settings};
+use super::options::{ChildOptions, OptionValue, Options};
+use super::permission::Claim;
+use super::snapshot::uses;
+use crate::format::{FormatName, OpenOptions};
+use crate::{Error, ErrorKind, Result};
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::str::FromStr;
+
+/// What one node is to become.
+struct Planned {
+    node: Arc<Node>,
+    options: Options,
+    settings: Settings,
+    /// Edges that are pointed elsewhere.
+    edges: Vec<(Arc<Edge>, Option<Arc<Node>>)>,
+    /// How its image is opened; `None` for what comes from the host.
+    image: Option<OpenOptions>,
+}
+
+/// What one node was.
+struct Was {
+    node: Arc<Node>,
+    options: Options,
+    settings: Settings,
+    edges: Vec<(Arc<Edge>, Option<Arc<Node>>)>,
+    body: Body,
+    /// The body is an image that was closed: it has to be opened again.
+    closed: bool,
+}
+
+impl Graph {
+    /// Opens nodes again with these options, each with the name of its node.
+    ///
+    /// # Errors
+    /// `NotFound`, `InvalidInput` for what cannot change, `InUse` and `Denied` for permissions that
+    /// cannot be had, and those of opening: all nodes are as they were then.
+    pub async fn reopen(&self, list: Vec<Options>) -> Result<()> {
+        let _change = self.change().await;
+        let mut plans = Vec::new();
+        for options in list {
+            plans.push(self.plan(options).await?);
+        }
+        let mut drained = Vec::new();
+        for plan in &plans {
+            drained.push(self.drain(&plan.node).await);
+        }
+        let mut undo = Vec::new();
+        let result = self.apply(plans, &mut undo).await;
+        if result.is_err() {
+            // What cannot be undone has failed for reasons of its own: the first error says more.
+            let _ = self.restore(undo).await;
+        }
+        drop(drained);
+        result.and(self.sweep().await)
+    }
+
+    /// Reads what is asked of one node. Nothing changes.
+    async fn plan(&self, given: Options) -> Result<Planned> {
+        let mut options = given.clone();
+        let Some(name) = options.take_text("node-name") else {
+            return Err(Error::invalid("node-name not specified"));
+        };
+        let node = self.find(&name).ok_or_else(|| {
+            let what = format!("Failed to find node with node-name='{name}'");
+            Error::new(ErrorKind::NotFound, what)
+        })?;
+        let driver = options.take_string("driver").unwrap_or_default();
+        let children = node.children();
+        let child = |name: &str| children.iter().find(|edge| edge.name() == name).cloned();
+        let names_backing = match node.image() {
+            Some(image) => image.driver().describe().await?.backing.is_some(),
+            None => false,
+        };
+        let backing = child("backing").filter(|edge| names_backing || edge.target().is_some());
+        if backing.is_some() && !options.has_child("backing") {
+            return Err(Error::invalid(format!("backing is missing for '{name}'")));
+        }
+        if driver != node.driver() {
+            return Err(cannot_change("driver"));
+        }
+        let settings = Settings::take(&mut options, Settings::default())?;
+        let mut edges = Vec::new();
+        for edge in &children {
+            let wanted = match options.take_child(edge.name())? {
+                ChildOptions::Absent => continue,
+                ChildOptions::Null => None,
+                ChildOptions::Node(name) if name.is_empty() => None,
+                ChildOptions::Node(name) => {
+                    Some(self.find(&name).ok_or_else(|| no_node("", &name))?)
+                }
+                ChildOptions::Inline(below) => {
+                    let same = edge.target().is_some_and(|node| says_the_same(&below, &node));
+                    if same {
+                        continue;
+                    }
+                    let first = below.first().unwrap_or_default();
+                    return Err(cannot_change(&format!("{}.{first}", edge.name())));
+                }
+            };
+            if let Some(below) = &wanted
+                && (Arc::ptr_eq(below, &node) || uses(below, &node))
+            {
+                return Err(Error::invalid(format!(
+                    "Making '{}' a {} child of '{name}' would create a cycle",
+                    below.name(),
+                    edge.name(),
+                )));
+            }
+            edges.push((edge.clone(), wanted));
+        }
+        let image = match FormatName::from_str(&driver) {
+            Ok(format) if node.image().is_some() => {
+                Some(Builder::new(self).image_options(format, &mut options, settings)?)
+            }
+            _ => {
+                for option in unchangeable(&options) {
+                    if node.options().get(&option) != options.get(&option) {
+                        return Err(cannot_change(&option));
+                    }
+                }
+                None
+            }
+        };
+        Ok(Planned { node, options: given, settings, edges, image })
+    }
+
+    async fn apply(&self, plans: Vec<Planned>, undo: &mut Vec<Was>) -> Result<()> {
+        for plan in &plans {
+            let edges = plan.edges.iter().map(|(edge, _)| (edge.clone(), edge.target())).collect();
+            let node = plan.node.clone();
+            let settings = node.set_settings(plan.settings);
+            let options = node.set_options(plan.options.clone());
+            let body = node.body();
+            undo.push(Was { node, options, settings, edges, body, closed: false });
+            for (edge, target) in &plan.edges {
+                edge.point(target.clone());
+            }
+        }
+        self.refresh()?;
+        for was in undo.iter_mut() {
+            if let Some(image) = &was.body.image {
+                was.closed = true;
+                image.close().await?;
+            }
+        }
+        // The bodies that images stand on come first.
+        for plan in plans.iter().filter(|plan| plan.image.is_none()) {
+            self.open_again(plan).await?;
+        }
+        for plan in plans.iter().rev().filter(|plan| plan.image.is_some()) {
+            self.open_again(plan).await?;
+        }
+        Ok(())
+    }
+
+    async fn open_again(&self, plan: &Planned) -> Result<()> {
+        let node = &plan.node;
+        match &plan.image {
+            Some(base) => {
+                let image = Builder::new(self).open_image(base.clone(), &node.children()).await?;
+                node.take_body(image)
+            }
+            None if node.children().is_empty() => {
+                let mut options = plan.options.clone();
+                options.take_text("node-name");
+                options.take_string("driver");
+                Settings::take(&mut options, Settings::default())?;
+                let how = plan.settings.inherited();
+                let opened = self.protocols.open_node(node.driver(), &mut options, how).await?;
+                let (old, claim) = (node.body(), node.claim());
+                if let (Some(old), Some(new)) = (&old.locks, &opened.locks) {
+                    old.set(Claim::NONE)?;
+                    if let Err(error) = new.set(claim) {
+                        old.set(claim)?;
+                        return Err(error);
+                    }
+                }
+                node.set_body(Body { device: opened.device, image: None, locks: opened.locks });
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Makes nodes what they were.
+    async fn restore(&self, undo: Vec<Was>) -> Result<()> {
+        for was in undo.iter().rev() {
+            was.node.set_settings(was.settings);
+            was.node.set_options(was.options.clone());
+            for (edge, target) in &was.edges {
+                edge.point(target.clone());
+            }
+        }
+        for was in &undo {
+            let new = was.node.body();
+            if let (Some(new), Some(old)) = (&new.locks, &was.body.locks)
+                && !Arc::ptr_eq(new, old)
+            {
+                new.set(Claim::NONE)?;
+            }
+            if was.body.image.is_none() {
+                was.node.set_body(was.body.clone());
+            }
+        }
+        self.refresh()?;
+        for was in undo.iter().rev().filter(|was| was.closed) {
+            self.open_image_again(&was.node, was.settings).await?;
+        }
+        Ok(())
+    }
+}
+
+/// True where the options say nothing that is not so already.
+fn says_the_same(options: &Options, node: &Node) -> bool {
+    let now = node.options();
+    options.names().all(|name| {
+        let same = options.get(name) == now.get(name);
+        same || (name == "node-name" && options.peek(name) == Some(node.name()))
+            || options.get(name) == default_of(name).as_ref()
+    })
+}
+
+/// What an option is where it is not given.
+fn default_of(name: &str) -> Option<OptionValue> {
+    match name {
+        "read-only" | "auto-read-only" | "cache.direct" | "cache.no-flush" | "force-share" => {
+            Some(OptionValue::Flag(false))
+        }
+        _ => None,
+    }
+}
+
+/// The options of what comes from the host that decide what it is.
+fn unchangeable(options: &Options) -> Vec<String> {
+    let changes = |name: &str| matches!(name, "aio" | "locking");
+    options.names().filter(|name| !changes(name)).map(ToOwned::to_owned).collect()
+}
+
+fn cannot_change(option: &str) -> Error {
+    Error::invalid(format!("Cannot change the option '{option}'"))
+}

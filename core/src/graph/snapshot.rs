@@ -1,0 +1,143 @@
+//! One node put on top of another while it is used: external snapshots.
+
+use super::build::Builder;
+use super::edge::{Edge, User};
+use super::live::Graph;
+use super::node::{Node, Settings};
+use crate::format::FormatName;
+use crate::{Error, ErrorKind, Result};
+use alloc::format;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::str::FromStr;
+
+impl Graph {
+    /// Puts `overlay` on top of `node` (`blockdev-snapshot`): whoever uses `node` uses `overlay` from
+    /// then on, which reads from `node` what it has not itself. `node` is only read from then on.
+    ///
+    /// # Errors
+    /// `InvalidInput` where the overlay is in use, has something below it, or cannot have; `InUse`
+    /// where `node` is below another. Nothing has changed then.
+    pub async fn snapshot(&self, node: &Arc<Node>, overlay: &Arc<Node>) -> Result<()> {
+        let _change = self.change().await;
+        self.put_on_top(node, overlay).await?;
+        self.sweep().await
+    }
+
+    /// The same for an overlay that is in the graph already, in a change that somebody else began.
+    pub(super) async fn put_on_top(&self, node: &Arc<Node>, overlay: &Arc<Node>) -> Result<()> {
+        self.refuse_busy(node)?;
+        let backing = overlay.children().into_iter().find(|edge| edge.name() == "backing");
+        let Some(backing) = backing else {
+            return Err(Error::unsupported("The overlay does not support backing images"));
+        };
+        if backing.target().is_some() {
+            return Err(Error::invalid("The overlay already has a backing image"));
+        }
+        if Arc::ptr_eq(node, overlay) || uses(node, overlay) {
+            return Err(Error::invalid(format!(
+                "Making '{}' a backing child of '{}' would create a cycle",
+                node.name(),
+                overlay.name()
+            )));
+        }
+        if !overlay.parents().is_empty() {
+            return Err(Error::new(ErrorKind::InUse, "The overlay is already in use"));
+        }
+        let drained = self.drain(node).await;
+        node.flush().await?;
+        let moved: Vec<Arc<Edge>> = node.parents();
+        backing.point(Some(node.clone()));
+        moved.iter().for_each(|edge| {
+            edge.point(Some(overlay.clone()));
+        });
+        let result = match self.refresh() {
+            Ok(()) => self.set_read_only(node, true).await,
+            Err(error) => Err(error),
+        };
+        if result.is_err() {
+            backing.point(None);
+            moved.iter().rev().for_each(|edge| {
+                edge.point(Some(node.clone()));
+            });
+            self.refresh()?;
+        }
+        drop(drained);
+        result
+    }
+
+    /// Opens a node for reading only, or for writing too. Nothing may be under way.
+    pub(super) async fn set_read_only(&self, node: &Arc<Node>, read_only: bool) -> Result<()> {
+        let old = node.settings();
+        if old.read_only == read_only {
+            return Ok(());
+        }
+        let new = Settings { read_only, ..old };
+        node.set_settings(new);
+        let result = match node.image() {
+            Some(image) => match self.refresh() {
+                Ok(()) => {
+                    image.close().await?;
+                    self.open_image_again(node, new).await
+                }
+                Err(error) => Err(error),
+            },
+            None => self.refresh(),
+        };
+        if result.is_err() {
+            node.set_settings(old);
+            self.refresh()?;
+        }
+        result
+    }
+
+    /// Opens the image of a node again over the same children.
+    pub(super) async fn open_image_again(
+        &self,
+        node: &Arc<Node>,
+        settings: Settings,
+    ) -> Result<()> {
+        let format = FormatName::from_str(node.driver())?;
+        let builder = Builder::new(self);
+        let base = builder.image_options(format, &mut node.own_options()?, settings)?;
+        let image = builder.open_image(base, &node.children()).await?;
+        node.take_body(image)
+    }
+
+    /// Refuses to change what is below another node as if it were by itself.
+    ///
+    /// # Errors
+    /// `InUse`.
+    pub fn refuse_busy(&self, node: &Arc<Node>) -> Result<()> {
+        for edge in node.parents() {
+            if let User::Node(user) = edge.user()
+                && edge.name() == "backing"
+                && let Some(user) = user.upgrade()
+            {
+                return Err(Error::new(
+                    ErrorKind::InUse,
+                    format!(
+                        "Node '{}' is busy: node is used as backing hd of '{}'",
+                        node.name(),
+                        user.name()
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// True where `node` uses `other`, directly or not.
+pub(super) fn uses(node: &Arc<Node>, other: &Arc<Node>) -> bool {
+    let mut todo: Vec<Arc<Node>> = Vec::from([node.clone()]);
+    while let Some(next) = todo.pop() {
+        for below in next.children().iter().filter_map(|edge| edge.target()) {
+            if Arc::ptr_eq(&below, other) {
+                return true;
+            }
+            todo.push(below);
+        }
+    }
+    false
+}

@@ -1,0 +1,317 @@
+//! The live graph: nodes come, go and change while they are used.
+
+use super::Files;
+use crate::format::{BackingRef, Env, qcow2};
+use crate::graph::{Claim, Graph, Node, Options, Permissions, Root};
+use crate::image::{NewImage, create};
+use crate::io::testing::{Rng, SimRuntime};
+use crate::io::{BlockDevice, Deny, Device, MemoryDevice, Segments, WriteFlags};
+use crate::monitor::{Events, QmpError, Subscription};
+use crate::sync::Mutex;
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicUsize, Ordering};
+use core::time::Duration;
+use serde_json::json;
+
+const SIZE: u64 = 1 << 20;
+
+struct World {
+    sim: SimRuntime,
+    graph: Arc<Graph>,
+    heard: Subscription,
+}
+
+impl World {
+    /// Files `a` to `d` with images of qcow2, `b` to `d` without a backing file; `raw` has none.
+    fn new(seed: u64) -> Self {
+        let sim = SimRuntime::new(seed);
+        let env = Env { runtime: sim.handle(), policy: Arc::new(Deny) };
+        let mut files = Files::default();
+        for name in ["a", "b", "c", "d", "base", "on-base"] {
+            let device: Device = Arc::new(MemoryDevice::new(0).named(name));
+            let backing = (name == "on-base")
+                .then(|| BackingRef { name: "base".into(), format: Some("qcow2".into()) });
+            let options = qcow2::CreateOptions { size: SIZE, backing, ..Default::default() };
+            let image = NewImage::Qcow2(options);
+            sim.block_on(create(&env.runtime, &device, None, &image)).unwrap();
+            files.0.insert(name.into(), device);
+        }
+        files.0.insert("raw".into(), Arc::new(MemoryDevice::new(SIZE)));
+        let events = Events::new(sim.handle());
+        let heard = events.subscribe();
+        let graph = Graph::new(env, Arc::new(files), events);
+        Self { sim, graph, heard }
+    }
+
+    fn add(&self, options: &str) -> Result<Arc<Node>, String> {
+        let options = Options::parse_json(options).unwrap();
+        self.sim.block_on(self.graph.add(options)).map_err(|e| QmpError::from(e).desc)
+    }
+
+    fn image(&self, name: &str) -> Arc<Node> {
+        self.add(&format!(
+            "{{'driver': 'qcow2', 'node-name': '{name}', 'file': {{'driver': 'file', \
+             'node-name': 'file-{name}', 'filename': '{name}'}}}}"
+        ))
+        .unwrap()
+    }
+
+    fn remove(&self, name: &str) -> Result<(), String> {
+        self.sim.block_on(self.graph.remove(name)).map_err(|e| e.to_string())
+    }
+
+    fn reopen(&self, list: &[&str]) -> Result<(), String> {
+        let list = list.iter().map(|text| Options::parse_json(text).unwrap()).collect();
+        self.sim.block_on(self.graph.reopen(list)).map_err(|e| e.to_string())
+    }
+
+    fn attach(&self, node: &Arc<Node>, writes: bool) -> Result<Arc<Root>, String> {
+        let mut taken = Permissions::CONSISTENT_READ;
+        taken.set(Permissions::WRITE, writes);
+        let claim = Claim { taken, shared: Permissions::all() - Permissions::RESIZE };
+        self.sim.block_on(self.graph.attach("", node, claim)).map_err(|e| e.to_string())
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.graph.nodes().iter().map(|node| node.name().to_string()).collect()
+    }
+
+    fn write(&self, root: &Root, at: u64, byte: u8) {
+        let data = Segments::from(alloc::vec![byte; 512]);
+        self.sim.block_on(root.write(at, data, WriteFlags::empty())).unwrap();
+    }
+
+    fn byte(&self, root: &Root, at: u64) -> u8 {
+        self.sim.block_on(root.read(at, 1)).unwrap().to_bytes()[0]
+    }
+}
+
+#[test]
+fn nodes_come_with_their_children_and_go_with_them() {
+    let world = World::new(1);
+    world.image("a");
+    let overlay = "{'driver': 'qcow2', 'node-name': 'top', 'file': {'driver': 'file', \
+                   'filename': 'on-base'}}";
+    world.add(overlay).unwrap();
+    let names = world.names();
+    assert_eq!((names[0].as_str(), names[1].as_str()), ("file-a", "a"));
+    assert_eq!(names.len(), 6, "{names:?}");
+    assert_eq!(world.add(overlay).unwrap_err(), "Duplicate nodes with node-name='top'");
+    assert_eq!(world.names().len(), 6, "a failed node leaves no trace");
+    assert_eq!(world.remove("file-a").unwrap_err(), "Block device file-a is in use");
+    assert_eq!(world.remove("x").unwrap_err(), "Failed to find node with node-name='x'");
+    world.remove("top").unwrap();
+    world.remove("a").unwrap();
+    assert!(world.names().is_empty());
+    world.image("a");
+}
+
+#[test]
+fn wrong_options_are_refused_in_the_words_of_the_reference() {
+    let world = World::new(1);
+    for (options, want) in [
+        ("{'driver': 'raw', 'file': 'x'}", "'node-name' must be specified for the root node"),
+        ("{'driver': 'raw', 'node-name': '1', 'file': 'x'}", "Invalid node-name: '1'"),
+        ("{'driver': 'raw', 'node-name': 'n'}", "A block device must be specified for \"file\""),
+        (
+            "{'driver': 'raw', 'node-name': 'n', 'file': 'x'}",
+            "Cannot find device='x' nor node-name='x'",
+        ),
+        (
+            "{'driver': 'qcow2', 'node-name': 'n', 'file': {'driver': 'file', 'filename': 'raw'}}",
+            "Image is not in qcow2 format",
+        ),
+    ] {
+        assert_eq!(world.add(options).unwrap_err(), want, "{options}");
+    }
+    assert!(world.names().is_empty());
+}
+
+#[test]
+fn users_of_one_node_have_to_get_along() {
+    let world = World::new(1);
+    let image = world.image("a");
+    let file = world.graph.find("file-a").unwrap();
+    let conflict = |taken, first, second| {
+        format!(
+            "Permission conflict on node 'file-a': permissions '{taken}' are both required by \
+             {first} and unshared by {second}."
+        )
+    };
+    let image_uses = "node 'a' (uses node 'file-a' as 'file' child)";
+    let root_uses = "an unnamed block device (uses node 'file-a' as 'root' child)";
+    assert_eq!(world.attach(&file, true).unwrap_err(), conflict("write", root_uses, image_uses));
+    assert_eq!(world.attach(&file, false).unwrap_err(), conflict("resize", image_uses, root_uses));
+    let second = "{'driver': 'qcow2', 'node-name': 'b', 'read-only': true, 'file': 'file-a'}";
+    assert_eq!(
+        world.add(second).unwrap_err(),
+        conflict("write, resize", image_uses, "node 'b' (uses node 'file-a' as 'file' child)")
+    );
+    let root = world.attach(&image, true).unwrap();
+    let claim = image.children()[0].claim();
+    let changing = Permissions::WRITE | Permissions::RESIZE;
+    assert_eq!(claim.taken, Permissions::CONSISTENT_READ | changing);
+    assert_eq!(world.remove("a").unwrap_err(), "Block device a is in use");
+    world.sim.block_on(world.graph.detach(&root)).unwrap();
+    world.remove("a").unwrap();
+}
+
+#[test]
+fn an_image_is_opened_again_with_other_options_and_children() {
+    let world = World::new(1);
+    let (image, _) = (world.image("a"), world.image("b"));
+    let root = world.attach(&image, true).unwrap();
+    world.write(&root, 0, 7);
+    let with =
+        |rest: &str| format!("{{'driver': 'qcow2', 'node-name': 'a', 'file': 'file-a'{rest}}}");
+    world.reopen(&[&with(", 'lazy-refcounts': true, 'discard': 'unmap'")]).unwrap();
+    assert!(image.settings().discard);
+    assert_eq!(world.byte(&root, 0), 7);
+    world.reopen(&[&with(", 'backing': 'b'")]).unwrap();
+    assert_eq!(image.child("backing").unwrap().name(), "b");
+    assert_eq!(world.reopen(&[&with("")]).unwrap_err(), "backing is missing for 'a'");
+    let cycle = "Making 'a' a backing child of 'a' would create a cycle";
+    assert_eq!(world.reopen(&[&with(", 'backing': 'a'")]).unwrap_err(), cycle);
+    assert_eq!(
+        world.reopen(&[&with(", 'backing': 'x'")]).unwrap_err(),
+        "Cannot find device='' nor node-name='x'"
+    );
+    let read_only = with(", 'backing': null, 'read-only': true");
+    assert_eq!(world.reopen(&[&read_only]).unwrap_err(), "Block node is read-only");
+    assert_eq!(image.child("backing").unwrap().name(), "b", "all or nothing");
+    world.write(&root, 512, 8);
+    world.reopen(&[&with(", 'backing': null")]).unwrap();
+    assert_eq!((world.byte(&root, 0), world.byte(&root, 512)), (7, 8));
+    // Several at once: the second cannot be, so neither is.
+    let second = "{'driver': 'qcow2', 'node-name': 'b', 'file': 'file-a'}";
+    world.reopen(&[&with(", 'discard': 'unmap'"), second]).unwrap_err();
+    assert!(!image.settings().discard);
+    world.write(&root, 1024, 9);
+    assert_eq!(world.byte(&root, 1024), 9);
+}
+
+#[test]
+fn a_snapshot_takes_the_place_of_what_it_stands_on() {
+    let world = World::new(1);
+    let (base, overlay) = (world.image("a"), world.image("b"));
+    let root = world.attach(&base, true).unwrap();
+    world.write(&root, 0, 1);
+    world.sim.block_on(world.graph.snapshot(&base, &overlay)).unwrap();
+    assert_eq!(root.node().unwrap().name(), "b");
+    assert!(base.settings().read_only);
+    world.write(&root, 512, 2);
+    assert_eq!((world.byte(&root, 0), world.byte(&root, 512)), (1, 2));
+    let below = world.attach(&base, false).unwrap();
+    assert_eq!((world.byte(&below, 0), world.byte(&below, 512)), (1, 0));
+    let third = world.image("c");
+    let busy = world.sim.block_on(world.graph.snapshot(&base, &third)).unwrap_err().to_string();
+    assert_eq!(busy, "Node 'a' is busy: node is used as backing hd of 'b'");
+    let full = world.sim.block_on(world.graph.snapshot(&third, &overlay)).unwrap_err().to_string();
+    assert_eq!(full, "The overlay already has a backing image");
+}
+
+#[test]
+fn a_write_past_the_threshold_is_told_once() {
+    let world = World::new(1);
+    let image = world.image("a");
+    let root = world.attach(&image, true).unwrap();
+    image.set_write_threshold(1000);
+    world.write(&root, 0, 1);
+    assert!(world.heard.try_next().is_none());
+    world.write(&root, 1024, 1);
+    world.write(&root, 2048, 1);
+    let event = world.heard.try_next().unwrap();
+    assert_eq!(event.name, "BLOCK_WRITE_THRESHOLD");
+    let want = json!({"node-name": "a", "amount-exceeded": 536, "write-threshold": 1000});
+    assert_eq!(serde_json::Value::Object(event.data), want);
+    assert!(world.heard.try_next().is_none());
+    assert_eq!((image.write_threshold(), image.highest_offset()), (0, 2560));
+}
+
+/// Writers keep at it while images are opened again, put on top of each other and given other
+/// files below: the bytes are always the model's, and nobody waits for ever.
+#[test]
+fn changes_under_load_lose_nothing() {
+    for seed in 0..40 {
+        let world = World::new(seed);
+        let image = world.image("a");
+        let root = world.attach(&image, true).unwrap();
+        let model = Arc::new(Mutex::new(alloc::vec![0u8; SIZE as usize]));
+        let left = Arc::new(AtomicUsize::new(0));
+        for lane in 0..8u64 {
+            let (root, model, left) = (root.clone(), model.clone(), left.clone());
+            let runtime = world.sim.handle();
+            let mut rng = Rng::new(seed * 8 + lane);
+            left.fetch_add(1, Ordering::SeqCst);
+            world.sim.spawn_named(
+                "writer",
+                Box::pin(async move {
+                    for _ in 0..60 {
+                        // Every lane has sectors of its own.
+                        let at = (rng.below(SIZE / 512 / 8) * 8 + lane) * 512;
+                        let byte = rng.below(255) as u8 + 1;
+                        let data = Segments::from(alloc::vec![byte; 512]);
+                        root.write(at, data, WriteFlags::empty()).await.unwrap();
+                        let range = at as usize..at as usize + 512;
+                        model.lock()[range.clone()].fill(byte);
+                        let at = (rng.below(SIZE / 512 / 8) * 8 + lane) * 512;
+                        let read = root.read(at, 512).await.unwrap().to_bytes();
+                        let range = at as usize..at as usize + 512;
+                        assert_eq!(read[..], model.lock()[range], "seed {seed} at {at:#x}");
+                        runtime.sleep(Duration::from_micros(rng.below(50))).await;
+                    }
+                    left.fetch_sub(1, Ordering::SeqCst);
+                }),
+            );
+        }
+        let mut rng = Rng::new(seed + 1000);
+        let mut spare = Vec::from(["d", "c", "b"]);
+        let mut top = image;
+        let (mut changes, mut reopened) = (0, 0);
+        while left.load(Ordering::SeqCst) > 0 && changes < 200 {
+            changes += 1;
+            match rng.below(4) {
+                0 if !spare.is_empty() => {
+                    let overlay = world.image(spare.pop().unwrap());
+                    world.sim.block_on(world.graph.snapshot(&top, &overlay)).unwrap();
+                    top = overlay;
+                }
+                1 => {
+                    let below = top.child("backing").map(|node| node.name().to_string());
+                    let name = top.name();
+                    let below = below.map_or("null".into(), |name| format!("'{name}'"));
+                    let lazy = rng.below(2) == 0;
+                    let options = format!(
+                        "{{'driver': 'qcow2', 'node-name': '{name}', 'file': 'file-{name}', \
+                         'backing': {below}, 'lazy-refcounts': {lazy}, 'discard': 'unmap'}}"
+                    );
+                    world.reopen(&[&options]).unwrap();
+                    reopened += 1;
+                }
+                2 => {
+                    let name = top.name();
+                    let options = format!(
+                        "{{'driver': 'qcow2', 'node-name': '{name}', 'file': 'file-{name}', \
+                         'backing': null, 'read-only': true}}"
+                    );
+                    world.reopen(&[&options]).unwrap_err();
+                }
+                _ => {
+                    let runtime = world.sim.handle();
+                    world.sim.block_on(runtime.sleep(Duration::from_micros(100)));
+                }
+            }
+        }
+        assert!(reopened > 3 && spare.len() < 3, "seed {seed}: {reopened} {spare:?}");
+        world.sim.run_until_idle();
+        assert_eq!(left.load(Ordering::SeqCst), 0, "seed {seed}: writers are stuck");
+        let all = world.sim.block_on(root.read(0, SIZE)).unwrap().to_bytes();
+        assert!(all[..] == model.lock()[..], "seed {seed}");
+        world.sim.block_on(world.graph.close()).unwrap();
+        assert!(world.names().is_empty());
+    }
+}
