@@ -1,6 +1,7 @@
 //! What a command answers when it fails.
 
 use crate::Error;
+use crate::qapi::Invalid;
 use alloc::format;
 use alloc::string::{String, ToString};
 use core::fmt;
@@ -51,6 +52,12 @@ impl QmpError {
     pub fn device_not_found(name: &str) -> Self {
         let desc = format!("Device '{name}' not found");
         Self { class: QapiErrorClass::DeviceNotFound, desc }
+    }
+}
+
+impl From<Invalid> for QmpError {
+    fn from(error: Invalid) -> Self {
+        Self::generic(error.desc)
     }
 }
 

@@ -1,72 +1,61 @@
-//! The wire types of the block layer's schema: what `--output=json` prints and QMP speaks.
+//! The types of the block layer's schema: what `--output=json` prints and QMP speaks.
 //!
-//! One module a schema file. Names are exactly the schema's: types as they are, members and values
-//! through serde. Optional members are `Option` and absent from the text when `None`; integers
-//! that cannot be negative are unsigned. Members are declared in the order in which QEMU's tools
-//! print them, so that [`pretty`] gives the same text, byte for byte.
+//! One module a schema file, a large one divided by topic. Names are exactly the schema's. Each type
+//! is one Rust definition under `#[qapi]` (crate `sectora-derive`), of which are made
 //!
-//! These are plain data: nothing here checks, computes or opens anything.
+//! - its wire form, by serde: optional members are `Option` and absent from the text when `None`;
+//! - its description ([`schema::Schema`]), by which [`validate`] refuses arguments with QEMU's words
+//!   and by which the schema is told to clients.
+//!
+//! | here | in the schema |
+//! | --- | --- |
+//! | a struct with a field `base` | a struct with a base |
+//! | an enum of names | an enumeration |
+//! | an enum of structs | a union whose base is its tag alone |
+//! | a struct with an enum `…Branch` | a union whose base has more; the enum's field is the tag |
+//! | `Inet(InetSocketAddress)` with `content` | a branch that the schema wraps in a member `data` |
+//! | [`schema::Size`], [`schema::Natural`] | `size`; `int` that is told and never negative |
+//!
+//! Members are declared in the order of the schema, so that what is wrong is found in QEMU's order;
+//! those of types that QEMU's tools print in the order in which they print them, so that [`pretty`]
+//! gives the same text, byte for byte. What depends on a condition of the schema (`cond`) is always
+//! a part of the Rust type; [`schema::holds`] says whether it is accepted and told.
+//!
+//! These are plain data: nothing here computes or opens anything.
 
 mod block_core;
+mod block_export;
+mod char;
 mod common;
+mod control;
 mod crypto;
+mod introspect;
+mod job;
+mod qom;
+pub mod schema;
+mod sockets;
+mod tables;
+mod transaction;
+mod validate;
 
-pub use block_core::{
-    BlockChildInfo, BlockGraphInfo, BlockMeasureInfo, BlockNodeInfo, BlockdevQcow2EncryptionFormat,
-    BlockdevQcow2Version, ImageCheck, ImageInfo, ImageInfoSpecific, ImageInfoSpecificFile,
-    ImageInfoSpecificKind, ImageInfoSpecificQCow2, ImageInfoSpecificQCow2Encryption, MapEntry,
-    PreallocMode, Qcow2BitmapInfo, Qcow2BitmapInfoFlags, Qcow2CompressionType, SnapshotInfo,
-};
-pub use common::OnOffAuto;
-pub use crypto::{
-    QCryptoBlockInfoLUKS, QCryptoBlockInfoLUKSSlot, QCryptoCipherAlgo, QCryptoCipherMode,
-    QCryptoHashAlgo, QCryptoIVGenAlgo,
-};
+pub use block_core::*;
+pub use block_export::*;
+pub use char::*;
+pub use common::*;
+pub use control::*;
+pub use crypto::*;
+pub use introspect::*;
+pub use job::*;
+pub use qom::*;
+pub use sockets::*;
+pub use tables::{Command, Event, command, commands, event, events, types};
+pub use transaction::*;
+pub use validate::{Invalid, parse, validate};
 
 use crate::{Error, Result};
 use alloc::string::String;
 use core::fmt::Write as _;
 use serde::Serialize;
-
-/// Gives an enumeration of the schema its names as text: `ALL`, `as_str`, `Display`, `FromStr`.
-macro_rules! names {
-    ($what:literal, $type:ident { $($variant:ident => $name:literal),+ $(,)? }) => {
-        impl $type {
-            /// Every value, in the schema's order.
-            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
-
-            /// The name as it stands on the wire and in options.
-            #[must_use]
-            pub fn as_str(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $name),+
-                }
-            }
-        }
-
-        impl core::fmt::Display for $type {
-            fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-                f.write_str(self.as_str())
-            }
-        }
-
-        impl core::str::FromStr for $type {
-            type Err = crate::Error;
-
-            fn from_str(name: &str) -> crate::Result<Self> {
-                match name {
-                    $($name => Ok(Self::$variant),)+
-                    _ => Err(crate::Error::invalid(alloc::format!(
-                        "unknown {} '{name}', expected one of: {}",
-                        $what,
-                        [$($name),+].join(", ")
-                    ))),
-                }
-            }
-        }
-    };
-}
-pub(crate) use names;
 
 /// JSON over several lines, as QEMU's tools lay it out: four spaces a level, one member or element
 /// a line (the closing bracket of an empty one on its own line too), pure ASCII.

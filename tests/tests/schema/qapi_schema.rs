@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The files that `COMPAT.md` and the wire types are held against.
-const FILES: [&str; 8] = [
+const FILES: [&str; 9] = [
     "block-core",
     "block-export",
     "common",
@@ -14,6 +14,7 @@ const FILES: [&str; 8] = [
     "crypto",
     "introspect",
     "job",
+    "sockets",
     "transaction",
 ];
 
@@ -42,6 +43,25 @@ pub(crate) struct Member {
     pub(crate) optional: bool,
     /// `'T'`, or `['T']` for a list.
     pub(crate) kind: String,
+    pub(crate) extras: Extras,
+}
+
+/// What a definition, a member or a value has besides.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Extras {
+    pub(crate) features: Vec<String>,
+    pub(crate) condition: Option<String>,
+}
+
+impl Extras {
+    fn of(value: &Value) -> Self {
+        let features = value.get("features").and_then(Value::as_array);
+        let name = |v: &Value| v.as_str().or_else(|| v.get("name")?.as_str()).map(str::to_owned);
+        Self {
+            features: features.into_iter().flatten().filter_map(name).collect(),
+            condition: value.get("if").and_then(Value::as_str).map(str::to_owned),
+        }
+    }
 }
 
 impl Definition {
@@ -63,6 +83,28 @@ impl Definition {
             .filter_map(|v| v.as_str().or_else(|| v.get("name")?.as_str()))
             .map(str::to_owned)
             .collect()
+    }
+
+    /// Its values with what each has besides.
+    pub(crate) fn value_extras(&self) -> Vec<(String, Extras)> {
+        let data = self.value.get("data").and_then(Value::as_array);
+        let extras = data.into_iter().flatten().map(Extras::of);
+        self.values().into_iter().zip(extras).collect()
+    }
+
+    /// What it has besides.
+    pub(crate) fn extras(&self) -> Extras {
+        Extras::of(&self.value)
+    }
+
+    /// The type that is named as its data: of a command its arguments.
+    pub(crate) fn data_name(&self) -> Option<&str> {
+        self.value.get("data")?.as_str()
+    }
+
+    /// What a command returns, a list as `[T]`.
+    pub(crate) fn returns(&self) -> Option<String> {
+        self.value.get("returns").map(kind_text)
     }
 
     /// The member that selects the branch of a union.
@@ -87,16 +129,20 @@ fn members(object: Option<&Value>) -> Vec<Member> {
         .into_iter()
         .flatten()
         .map(|(key, value)| {
-            let kind = value.get("type").unwrap_or(value);
-            let kind = match kind {
-                Value::String(name) => name.clone(),
-                Value::Array(list) => format!("[{}]", list[0].as_str().unwrap_or("?")),
-                other => other.to_string(),
-            };
-            let name = key.strip_prefix('*').unwrap_or(key);
-            Member { name: name.to_owned(), optional: key.starts_with('*'), kind }
+            let kind = kind_text(value.get("type").unwrap_or(value));
+            let name = key.strip_prefix('*').unwrap_or(key).to_owned();
+            Member { name, optional: key.starts_with('*'), kind, extras: Extras::of(value) }
         })
         .collect()
+}
+
+/// A reference to a type as text.
+fn kind_text(value: &Value) -> String {
+    match value {
+        Value::String(name) => name.clone(),
+        Value::Array(list) => format!("[{}]", list[0].as_str().unwrap_or("?")),
+        other => other.to_string(),
+    }
 }
 
 /// All definitions by name.

@@ -1,264 +1,238 @@
-//! Every struct and enum of `core/src/qapi`, read from the source, against the schema.
+//! The descriptions in `core/src/qapi` against the schema: every type, command and event of it, with
+//! the same members, values, branches, features and conditions.
 //!
-//! A type stands in the module of its schema file and has exactly the schema's members: the same
-//! names on the wire, the same types, optional where the schema says so and then absent when
-//! `None`. Enumerations have exactly the schema's values, in its order. Unions may lack branches,
-//! and those are listed here.
+//! The wire form is made of the same definitions as the descriptions, so this holds for it too.
 
-use super::project;
-use super::qapi_schema::{Definition, Kind, Schema};
+use super::qapi_schema::{Definition, Extras, Kind, Member, Schema};
+use sectora_core::qapi::schema::{self, Part, Shape};
 use std::collections::BTreeMap;
-use syn::{Attribute, Fields, GenericArgument, Item, PathArguments, Type};
 
-/// Branches of unions that are not there yet; one that is there must not be listed.
-const MISSING_BRANCHES: [(&str, &[&str]); 1] = [("ImageInfoSpecific", &["vmdk", "luks", "rbd"])];
+type Ours = &'static schema::Schema;
+
+/// Schema files that are not in the folder: their types were learned from the reference daemon, and
+/// `oracle` holds them against it.
+const LEARNED: [&str; 2] = ["qom", "char"];
 
 pub(crate) fn check(schema: &Schema) -> Vec<String> {
     let mut findings = Vec::new();
-    let mut checked = 0;
-    let folder = project().join("core/src/qapi");
-    let entries = match std::fs::read_dir(&folder) {
-        Ok(entries) => entries,
-        Err(e) => return vec![format!("{}: {e}", folder.display())],
-    };
-    for entry in entries.flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let Some(module) = name.strip_suffix(".rs").filter(|m| !["mod", "tests"].contains(m))
-        else {
+    let ours: BTreeMap<String, Ours> =
+        sectora_core::qapi::types().into_iter().map(|t| (t.key(), t)).collect();
+    for (name, &ours) in &ours {
+        let file = file_of(ours);
+        if LEARNED.contains(&file.as_str()) {
             continue;
-        };
-        let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
-        let file = match syn::parse_file(&text) {
-            Ok(file) => file,
-            Err(e) => {
-                findings.push(format!("{name}: {e}"));
-                continue;
+        }
+        let is_data = is_data_of_a_command_or_event(ours);
+        match schema.get(name) {
+            None if is_data => {}
+            None => findings.push(format!("{name}: is not in the schema")),
+            Some(d) if d.file != file => findings.push(format!("{name}: is in {}.json", d.file)),
+            Some(d) => {
+                let found = check_type(schema, ours, d);
+                findings.extend(found.into_iter().map(|f| format!("{name}: {f}")));
             }
-        };
-        let schema_file = module.replace('_', "-");
-        for item in &file.items {
-            let (ident, found) = match item {
-                Item::Struct(s) => (&s.ident, check_struct(schema, s)),
-                Item::Enum(e) => (&e.ident, check_enum(schema, e)),
-                _ => continue,
-            };
-            checked += 1;
-            match schema.get(&ident.to_string()) {
-                None => findings.push(format!("{name}: {ident} is not in the schema")),
-                Some(d) if d.file != schema_file => {
-                    findings.push(format!("{name}: {ident} is in {}.json", d.file));
-                }
-                Some(_) => {}
-            }
-            findings.extend(found.into_iter().map(|f| format!("{name}: {ident}: {f}")));
         }
     }
-    if checked < 20 {
-        findings.push(format!("only {checked} types found in {}", folder.display()));
+    for kind in [Kind::Struct, Kind::Enum, Kind::Union, Kind::Alternate] {
+        // A struct that only wraps a branch is a part of its union here.
+        let missing = schema.of_kind(kind).filter(|d| !ours.contains_key(&d.name));
+        let missing = missing.filter(|d| !d.name.ends_with("Wrapper"));
+        findings.extend(missing.map(|d| format!("{}: is missing", d.name)));
+    }
+    findings.extend(commands(schema));
+    findings.extend(events(schema));
+    findings
+}
+
+/// The type that only holds the arguments of a command or the data of an event has no name in the
+/// schema: only its members are compared.
+fn arguments(schema: &Schema, ours: Option<schema::TypeRef>, theirs: &Definition) -> Vec<String> {
+    match (ours.map(|t| t()), theirs.data_name()) {
+        (Some(ours), Some(name)) if ours.name == name => Vec::new(),
+        (Some(ours), None) if schema.get(ours.name).is_none() => {
+            members(ours.members(), theirs.members())
+        }
+        (None, None) if theirs.members().is_empty() => Vec::new(),
+        (ours, name) => vec![format!("takes {:?}, in the schema {name:?}", ours.map(|t| t.name))],
+    }
+}
+
+fn commands(schema: &Schema) -> Vec<String> {
+    let mut findings = Vec::new();
+    for theirs in schema.of_kind(Kind::Command) {
+        let name = &theirs.name;
+        let Some(ours) = sectora_core::qapi::command(name) else {
+            findings.push(format!("{name}: is missing"));
+            continue;
+        };
+        let mut found = arguments(schema, ours.arguments, theirs);
+        let returns = ours.returns.map(|t| t().key());
+        if returns != theirs.returns() {
+            found.push(format!("returns {returns:?}, in the schema {:?}", theirs.returns()));
+        }
+        found.extend(extras(ours.features, None, &theirs.extras()));
+        findings.extend(found.into_iter().map(|f| format!("{name}: {f}")));
+    }
+    let unknown = sectora_core::qapi::commands().filter(|c| schema.get(c.name).is_none());
+    let unknown = unknown.filter(|c| !is_learned(c.arguments.or(c.returns)));
+    findings.extend(unknown.map(|c| format!("{}: is not in the schema", c.name)));
+    findings
+}
+
+fn events(schema: &Schema) -> Vec<String> {
+    let mut findings = Vec::new();
+    for theirs in schema.of_kind(Kind::Event) {
+        let name = &theirs.name;
+        let found = match sectora_core::qapi::event(name) {
+            Some(ours) => arguments(schema, ours.data, theirs),
+            None => vec!["is missing".into()],
+        };
+        findings.extend(found.into_iter().map(|f| format!("{name}: {f}")));
+    }
+    let unknown = sectora_core::qapi::events().filter(|e| schema.get(e.name).is_none());
+    let unknown = unknown.filter(|e| !is_learned(e.data));
+    findings.extend(unknown.map(|e| format!("{}: is not in the schema", e.name)));
+    findings
+}
+
+/// True for a type, or a list of such, of a file that is not in the folder.
+fn is_learned(kind: Option<schema::TypeRef>) -> bool {
+    let Some(kind) = kind.map(|t| t()) else { return false };
+    match &kind.shape {
+        Shape::Array(element) => is_learned(Some(*element)),
+        _ => LEARNED.contains(&file_of(kind).as_str()),
+    }
+}
+
+fn is_data_of_a_command_or_event(ours: Ours) -> bool {
+    let arguments = sectora_core::qapi::commands().filter_map(|c| c.arguments);
+    let data = sectora_core::qapi::events().filter_map(|e| e.data);
+    arguments.chain(data).any(|t| t().name == ours.name)
+}
+
+/// The schema file that a type says it is of, by its module.
+fn file_of(ours: Ours) -> String {
+    let module = ours.module.strip_prefix("sectora_core::qapi::").unwrap_or(ours.module);
+    module.split("::").next().unwrap_or(module).replace('_', "-")
+}
+
+fn check_type(schema: &Schema, ours: Ours, theirs: &Definition) -> Vec<String> {
+    let mut findings = extras(ours.features, ours.condition, &theirs.extras());
+    match (&ours.shape, theirs.kind) {
+        (Shape::Enum(values), Kind::Enum) => {
+            let their_values = theirs.value_extras();
+            let names: Vec<&str> = values.iter().map(|v| v.name).collect();
+            if names != theirs.values() {
+                findings.push(format!("has {names:?}, the schema {:?}", theirs.values()));
+            }
+            for (value, (name, their)) in values.iter().zip(&their_values) {
+                let found = extras(value.features, value.condition, their);
+                findings.extend(found.into_iter().map(|f| format!("'{name}': {f}")));
+            }
+        }
+        (Shape::Object(parts), Kind::Struct) => {
+            let bases: Vec<&str> = parts
+                .iter()
+                .filter_map(|p| if let Part::Base(base) = p { Some(base().name) } else { None })
+                .collect();
+            if bases != theirs.base().into_iter().collect::<Vec<_>>() {
+                findings.push(format!("has the base {bases:?}, the schema {:?}", theirs.base()));
+            }
+            findings.extend(members(own_members(parts), theirs.members()));
+        }
+        (Shape::Object(_) | Shape::Union { .. }, Kind::Union) => {
+            let base = theirs.base().and_then(|b| schema.get(b)).map(Definition::members);
+            let base = base.unwrap_or_else(|| theirs.inline_base());
+            findings.extend(members(ours.members(), base));
+            findings.extend(check_union(schema, ours, theirs));
+        }
+        (Shape::Alternate(choices), Kind::Alternate) => {
+            let mine: BTreeMap<String, String> =
+                choices.iter().map(|c| (c.name.to_owned(), (c.kind)().key())).collect();
+            let their: BTreeMap<String, String> =
+                theirs.members().into_iter().map(|m| (m.name, m.kind)).collect();
+            if mine != their {
+                findings.push(format!("has {mine:?}, the schema {their:?}"));
+            }
+        }
+        (_, kind) => findings.push(format!("is a {kind:?} in the schema")),
     }
     findings
 }
 
-fn check_struct(schema: &Schema, item: &syn::ItemStruct) -> Vec<String> {
-    let Some(definition) = schema.get(&item.ident.to_string()) else { return Vec::new() };
-    if definition.kind != Kind::Struct {
-        return vec![format!("is a {:?} in the schema", definition.kind)];
+fn own_members(parts: &'static [Part]) -> Vec<&'static schema::Member> {
+    let member = |p| if let &Part::Member(ref member) = p { Some(member) } else { None };
+    parts.iter().filter_map(member).collect()
+}
+
+fn extras(features: &[&str], condition: Option<&str>, theirs: &Extras) -> Vec<String> {
+    if features == theirs.features && condition == theirs.condition.as_deref() {
+        return Vec::new();
     }
+    vec![format!("has {features:?} and {condition:?}, the schema {theirs:?}")]
+}
+
+/// Our members against the schema's, in any order.
+fn members(ours: Vec<&'static schema::Member>, theirs: Vec<Member>) -> Vec<String> {
     let mut findings = Vec::new();
-    let container = Serde::of(&item.attrs);
-    let mut members: BTreeMap<String, _> =
-        definition.members().into_iter().map(|m| (m.name.clone(), m)).collect();
-    let mut base = definition.base().map(str::to_owned);
-    let Fields::Named(fields) = &item.fields else { return vec!["has no named fields".into()] };
-    for field in &fields.named {
-        let serde = Serde::of(&field.attrs);
-        let ident = field.ident.as_ref().map(ToString::to_string).unwrap_or_default();
-        let ours = type_name(&field.ty);
-        if serde.has("flatten") {
-            if base.as_ref() != Some(&ours) {
-                findings.push(format!("{ident}: the base is {base:?}, not {ours}"));
-            }
-            base = None;
-            continue;
-        }
-        let name = serde.value("rename").unwrap_or_else(|| container.rename(&ident));
-        let Some(member) = members.remove(&name) else {
+    let mut theirs: BTreeMap<String, Member> =
+        theirs.into_iter().map(|m| (m.name.clone(), m)).collect();
+    for member in ours {
+        let name = member.name;
+        let Some(their) = theirs.remove(name) else {
             findings.push(format!("'{name}' is not a member"));
             continue;
         };
-        let inner = ours.strip_prefix("Option<").and_then(|t| t.strip_suffix('>'));
-        if inner.is_some() != member.optional {
-            findings.push(format!("'{name}': optional: {} in the schema", member.optional));
+        if member.optional != their.optional {
+            findings.push(format!("'{name}': optional: {} in the schema", their.optional));
         }
-        let skipped = serde.value("skip_serializing_if").as_deref() == Some("Option::is_none");
-        if skipped != member.optional {
-            findings.push(format!("'{name}': skip_serializing_if does not fit"));
+        let key = (member.kind)().key();
+        // The schema has two names for the same type.
+        let same = key == their.kind || (key == "int" && their.kind == "int64");
+        if !same {
+            findings.push(format!("'{name}': {key} for {}", their.kind));
         }
-        if !same_type(inner.unwrap_or(&ours), &member.kind) {
-            findings.push(format!("'{name}': {ours} for {}", member.kind));
-        }
+        let found = extras(member.features, member.condition, &their.extras);
+        findings.extend(found.into_iter().map(|f| format!("'{name}': {f}")));
     }
-    findings.extend(members.keys().map(|name| format!("'{name}' is missing")));
-    findings.extend(base.map(|base| format!("the base {base} is missing")));
+    findings.extend(theirs.keys().map(|name| format!("'{name}' is missing")));
     findings
 }
 
-fn check_enum(schema: &Schema, item: &syn::ItemEnum) -> Vec<String> {
-    let Some(definition) = schema.get(&item.ident.to_string()) else { return Vec::new() };
-    let container = Serde::of(&item.attrs);
-    let names: Vec<String> = item
-        .variants
-        .iter()
-        .map(|v| {
-            let renamed = Serde::of(&v.attrs).value("rename");
-            renamed.unwrap_or_else(|| container.rename(&snake(&v.ident.to_string())))
-        })
-        .collect();
-    match definition.kind {
-        Kind::Enum => {
-            let values = definition.values();
-            if values == names {
-                return Vec::new();
-            }
-            vec![format!("has {names:?}, the schema {values:?}")]
-        }
-        Kind::Union => check_union(schema, definition, &container, item, &names),
-        kind => vec![format!("is a {kind:?} in the schema")],
-    }
-}
-
-fn check_union(
-    schema: &Schema,
-    union: &Definition,
-    container: &Serde,
-    item: &syn::ItemEnum,
-    names: &[String],
-) -> Vec<String> {
+fn check_union(schema: &Schema, ours: Ours, theirs: &Definition) -> Vec<String> {
+    let Some((tag, variants)) = ours.branches() else { return vec!["has no branches".into()] };
     let mut findings = Vec::new();
-    let tag = container.value("tag");
-    if tag.as_deref() != union.discriminator() {
-        findings.push(format!("the tag is {tag:?}, not {:?}", union.discriminator()));
+    if Some(tag.name) != theirs.discriminator() {
+        findings.push(format!("the tag is {}, not {:?}", tag.name, theirs.discriminator()));
     }
-    // What the tag may be: the values of the type that the base gives the discriminator.
-    let base = union.base().and_then(|b| schema.get(b)).map(Definition::members);
-    let base = base.unwrap_or_else(|| union.inline_base());
-    let values = base
-        .iter()
-        .find(|m| Some(m.name.as_str()) == union.discriminator())
-        .and_then(|m| schema.get(&m.kind))
-        .map(Definition::values)
-        .unwrap_or_default();
-    let branches: BTreeMap<_, _> = union.branches().into_iter().collect();
-    for (variant, name) in item.variants.iter().zip(names) {
-        if !values.contains(name) {
-            findings.push(format!("'{name}' is not one of {values:?}"));
-        }
-        let ours = variant.fields.iter().map(|f| type_name(&f.ty)).next();
-        let mut theirs = branches.get(name).cloned();
-        if container.value("content").as_deref() == Some("data") {
-            // The content is wrapped in a struct of one member.
-            let wrapper = theirs.and_then(|t| schema.get(&t)).map(Definition::members);
-            theirs = wrapper
-                .and_then(|m| (m.len() == 1 && m[0].name == "data").then(|| m[0].kind.clone()));
-        }
-        if ours != theirs {
-            findings.push(format!("'{name}' holds {ours:?}, in the schema {theirs:?}"));
-        }
+    let values = schema.get((tag.kind)().name).map(Definition::values).unwrap_or_default();
+    let cases: Vec<&str> = variants.iter().map(|v| v.case).collect();
+    if cases != values {
+        findings.push(format!("has branches for {cases:?}, the tag is one of {values:?}"));
     }
-    let missing: Vec<&str> =
-        values.iter().map(String::as_str).filter(|v| !names.iter().any(|n| n == v)).collect();
-    let listed = MISSING_BRANCHES.iter().find(|(n, _)| *n == union.name).map_or(&[][..], |b| b.1);
-    if missing != listed {
-        findings.push(format!("lacks {missing:?}, but {listed:?} are listed as missing"));
-    }
-    findings
-}
-
-/// True where the Rust type is how the schema's is written here.
-fn same_type(ours: &str, theirs: &str) -> bool {
-    if let Some(element) = theirs.strip_prefix('[').and_then(|t| t.strip_suffix(']')) {
-        let inner = ours.strip_prefix("Vec<").and_then(|t| t.strip_suffix('>'));
-        return inner.is_some_and(|inner| same_type(inner, element));
-    }
-    match theirs {
-        "str" => ours == "String",
-        "bool" => ours == "bool",
-        // The schema's only integer type for most things; where it cannot be negative it is u64.
-        "int" => ["i64", "u64"].contains(&ours),
-        "size" => ours == "u64",
-        "number" => ours == "f64",
-        _ => {
-            let name = theirs.replace("uint", "u").replace("int", "i");
-            ours == theirs || (["8", "16", "32", "64"].contains(&&name[1..]) && ours == name)
-        }
-    }
-}
-
-/// The type as text, without the boxes.
-fn type_name(ty: &Type) -> String {
-    let Type::Path(path) = ty else { return "?".into() };
-    let Some(last) = path.path.segments.last() else { return "?".into() };
-    let ident = last.ident.to_string();
-    let PathArguments::AngleBracketed(arguments) = &last.arguments else { return ident };
-    let inner = arguments.args.iter().find_map(|a| match a {
-        GenericArgument::Type(t) => Some(type_name(t)),
-        _ => None,
-    });
-    match inner {
-        Some(inner) if ident == "Box" => inner,
-        Some(inner) => format!("{ident}<{inner}>"),
-        None => ident,
-    }
-}
-
-/// The `serde` attributes of an item: words, and words with a text.
-struct Serde(Vec<(String, Option<String>)>);
-
-impl Serde {
-    fn of(attributes: &[Attribute]) -> Self {
-        let mut out = Vec::new();
-        for attribute in attributes.iter().filter(|a| a.path().is_ident("serde")) {
-            let parsed = attribute.parse_nested_meta(|meta| {
-                let key = meta.path.get_ident().map(ToString::to_string).unwrap_or_default();
-                let text = match meta.value() {
-                    Ok(value) => Some(value.parse::<syn::LitStr>()?.value()),
-                    Err(_) => None,
-                };
-                out.push((key, text));
-                Ok(())
-            });
-            if parsed.is_err() {
-                out.push(("?".into(), None));
+    let mut branches: BTreeMap<String, Member> =
+        theirs.members().into_iter().map(|m| (m.name.clone(), m)).collect();
+    for variant in variants {
+        let case = variant.case;
+        let their = branches.remove(case);
+        let mine = variant.kind.map(|kind| kind().key());
+        let kind = their.as_ref().map(|m| {
+            // A struct that only wraps a value has no type of its own here.
+            let wrapped = schema.get(&m.kind).filter(|_| m.kind.ends_with("Wrapper"));
+            let wrapped = wrapped.map(Definition::members).unwrap_or_default();
+            match &wrapped[..] {
+                [data] if data.name == "data" && !data.optional => format!("{{{}}}", data.kind),
+                _ => m.kind.clone(),
             }
+        });
+        if mine != kind {
+            findings.push(format!("'{case}' holds {mine:?}, in the schema {kind:?}"));
         }
-        Self(out)
-    }
-
-    fn has(&self, key: &str) -> bool {
-        self.0.iter().any(|(k, _)| k == key)
-    }
-
-    fn value(&self, key: &str) -> Option<String> {
-        self.0.iter().find(|(k, _)| k == key).and_then(|(_, v)| v.clone())
-    }
-
-    /// A name in snake case as the container's `rename_all` makes it.
-    fn rename(&self, ident: &str) -> String {
-        if self.value("rename_all").as_deref() == Some("kebab-case") {
-            return ident.replace('_', "-");
+        let condition = their.and_then(|m| m.extras.condition);
+        if variant.condition != condition.as_deref() {
+            findings.push(format!("'{case}': the condition is {condition:?}"));
         }
-        ident.to_owned()
     }
-}
-
-/// `InUse` as `in_use`, as serde divides it.
-fn snake(ident: &str) -> String {
-    let mut out = String::new();
-    for (i, c) in ident.char_indices() {
-        if c.is_uppercase() && i > 0 {
-            out.push('_');
-        }
-        out.extend(c.to_lowercase());
-    }
-    out
+    findings.extend(branches.keys().map(|case| format!("the branch '{case}' is missing")));
+    findings
 }

@@ -1,7 +1,9 @@
 //! Round trips of texts that QEMU's tools (version 10.0.2) printed.
 
+mod validate;
+
 use super::*;
-use crate::ErrorKind;
+use crate::{Error, ErrorKind};
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use serde::de::DeserializeOwned;
