@@ -11,14 +11,14 @@ use super::open::Protocols;
 use super::options::Options;
 use super::permission::{Claim, Permissions, agree};
 use super::root::Root;
-use crate::format::Env;
+use crate::format::{BackingRef, Env};
 use crate::io::{BlockDevice, Preallocation};
 use crate::monitor::Events;
 use crate::sync::Mutex;
 use crate::{Error, ErrorKind, Result};
 use alloc::format;
 use alloc::string::{String, ToString};
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use async_lock::MutexGuard;
 use core::fmt;
@@ -34,6 +34,7 @@ pub struct Graph {
     change: async_lock::Mutex<()>,
     /// In the order in which they came.
     nodes: Mutex<Vec<Arc<Node>>>,
+    roots: Mutex<Vec<Weak<Root>>>,
     named: AtomicU64,
 }
 
@@ -59,6 +60,7 @@ impl Graph {
             events,
             change: async_lock::Mutex::new(()),
             nodes: Mutex::default(),
+            roots: Mutex::default(),
             named: AtomicU64::new(0),
         })
     }
@@ -161,7 +163,51 @@ impl Graph {
             self.refresh()?;
             return Err(error);
         }
+        let mut roots = self.roots.lock();
+        roots.retain(|other| other.strong_count() > 0);
+        roots.push(Arc::downgrade(&root));
+        drop(roots);
         Ok(root)
+    }
+
+    /// All uses of nodes from outside, in the order in which they came.
+    #[must_use]
+    pub fn roots(&self) -> Vec<Arc<Root>> {
+        let used = |root: &Arc<Root>| root.node().is_some();
+        self.roots.lock().iter().filter_map(Weak::upgrade).filter(used).collect()
+    }
+
+    /// What opens and makes things of the host.
+    #[must_use]
+    pub fn protocols(&self) -> &Arc<dyn Protocols> {
+        &self.protocols
+    }
+
+    /// Waits until nothing is under way in a node; nothing begins until the answer is dropped, and
+    /// nobody else changes the graph.
+    pub async fn quiet(&self, node: &Arc<Node>) -> Quiet<'_> {
+        let change = self.change().await;
+        let drained = self.drain(node).await;
+        Quiet { _drained: drained, _change: change }
+    }
+
+    /// Changes what an image says of its backing file; what it reads from stays
+    /// (`change-backing-file`).
+    ///
+    /// # Errors
+    /// Those of the format; nothing has changed then.
+    pub async fn set_backing_name(&self, node: &Arc<Node>, name: BackingRef) -> Result<()> {
+        let _change = self.change().await;
+        let drained = self.drain(node).await;
+        let was = node.settings().read_only;
+        self.set_read_only(node, false).await?;
+        let result = match node.image() {
+            Some(image) => image.driver().set_backing(Some(name)).await,
+            None => Ok(()),
+        };
+        let restored = self.set_read_only(node, was).await;
+        drop(drained);
+        result.and(restored)
     }
 
     /// Ends the use of a node. What only it used is closed.
@@ -383,6 +429,18 @@ impl Graph {
             data.insert("write-threshold".to_string(), Value::from(threshold));
             events.emit("BLOCK_WRITE_THRESHOLD", data);
         })
+    }
+}
+
+/// A node in which nothing is under way; see [`Graph::quiet`].
+pub struct Quiet<'a> {
+    _drained: Drained,
+    _change: Change<'a>,
+}
+
+impl fmt::Debug for Quiet<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Quiet")
     }
 }
 

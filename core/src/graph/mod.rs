@@ -36,7 +36,7 @@ mod tests;
 pub(crate) use reference::open_described;
 
 pub use edge::Edge;
-pub use live::Graph;
+pub use live::{Graph, Quiet};
 pub use node::{Body, Locks, Node, Settings};
 pub use open::{Inherited, Located, OpenedNode, Protocols, open};
 pub use options::{ChildOptions, OptionList, OptionValue, Options};

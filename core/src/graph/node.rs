@@ -102,6 +102,7 @@ pub struct Node {
     /// Of a node that is no image; an image has its own.
     bitmaps: Arc<BitmapSet>,
     highest_offset: AtomicU64,
+    discards: Discards,
     threshold: AtomicU64,
     on_threshold: ThresholdPassed,
 }
@@ -110,6 +111,13 @@ impl fmt::Debug for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Node").field("name", &self.name).field("driver", &self.driver).finish()
     }
+}
+
+#[derive(Default)]
+struct Discards {
+    ok: AtomicU64,
+    failed: AtomicU64,
+    bytes: AtomicU64,
 }
 
 /// What a node is made of.
@@ -138,6 +146,7 @@ impl Node {
             owned: AtomicBool::new(false),
             bitmaps: Arc::default(),
             highest_offset: AtomicU64::new(0),
+            discards: Discards::default(),
             threshold: AtomicU64::new(0),
             on_threshold: new.on_threshold,
         });
@@ -289,6 +298,12 @@ impl Node {
         Ok(())
     }
 
+    /// True where another node reads from it.
+    #[must_use]
+    pub fn is_below_another(&self) -> bool {
+        self.parents().iter().any(|edge| matches!(edge.user(), User::Node(_)))
+    }
+
     /// The roots through which requests reach it.
     pub(super) fn roots(self: &Arc<Self>) -> Vec<Arc<Root>> {
         let mut out: Vec<Arc<Root>> = Vec::new();
@@ -361,7 +376,25 @@ impl Node {
         if !is_image && !self.settings().discard {
             return Ok(());
         }
-        device.discard(offset, len).await
+        let result = device.discard(offset, len).await;
+        let count = match &result {
+            Ok(()) => &self.discards.ok,
+            Err(_) => &self.discards.failed,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+        if result.is_ok() {
+            self.discards.bytes.fetch_add(len, Ordering::Relaxed);
+        }
+        result
+    }
+
+    /// What became of discards: how many were carried out, how many failed, and the bytes of the
+    /// first.
+    #[must_use]
+    pub fn discards(&self) -> (u64, u64, u64) {
+        let count = |number: &AtomicU64| number.load(Ordering::Relaxed);
+        let Discards { ok, failed, bytes } = &self.discards;
+        (count(ok), count(failed), count(bytes))
     }
 
     pub(super) async fn flush(&self) -> Result<()> {

@@ -63,7 +63,20 @@ pub trait Protocols: Send + Sync {
         how: Inherited,
     ) -> BoxFuture<'a, Result<Opened>>;
 
-    /// The same as a node of a graph, whose permissions are known only later: nothing is locked
+    /// True where things of that driver can be [made](Self::create).
+    fn creates(&self, driver: &str) -> bool {
+        let _ = driver;
+        false
+    }
+
+    /// Makes what the options of a protocol driver describe (`blockdev-create`).
+    fn create<'a>(&'a self, driver: &'a str, options: Options) -> BoxFuture<'a, Result<()>> {
+        let _ = (driver, options);
+        let refused = Error::unsupported("Driver does not support blockdev-create");
+        Box::pin(core::future::ready(Err(refused)))
+    }
+
+    /// The same as [`open`](Self::open) for a node of a graph, whose permissions are known only later: nothing is locked
     /// yet.
     fn open_node<'a>(
         &'a self,

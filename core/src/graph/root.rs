@@ -55,6 +55,12 @@ impl Root {
         &self.name
     }
 
+    /// How it uses its node.
+    #[must_use]
+    pub fn as_edge(&self) -> &Edge {
+        &self.edge
+    }
+
     pub(super) fn edge(&self) -> &Arc<Edge> {
         &self.edge
     }

@@ -5,7 +5,7 @@ use crate::format::{
     Backing, BackingRef, DataSource, Described, Env, FormatName, KeySource, Layer, OpenOptions,
     open,
 };
-use crate::io::{Access, Device, Reference, ReferenceKind, combine_path};
+use crate::io::{Access, BlockDevice, Device, Reference, ReferenceKind, combine_path};
 use crate::qapi::{
     BlockChildInfo, BlockGraphInfo, BlockNodeInfo, ImageInfo, ImageInfoSpecific,
     ImageInfoSpecificFile,
@@ -26,7 +26,6 @@ const SECTOR: u64 = 512;
 /// # Errors
 /// Those of the devices and of reading the format's tables.
 pub async fn info(layer: &Layer) -> Result<BlockGraphInfo> {
-    use crate::io::BlockDevice;
     if layer.is_bare() {
         return Ok(child("file", layer.file()).await?.info);
     }
@@ -61,9 +60,16 @@ fn tells_more(driver: &str) -> bool {
 }
 
 async fn child(name: &str, device: &Device) -> Result<BlockChildInfo> {
+    let base = info_of_device(&**device).await?;
+    let info = BlockGraphInfo { base, children: Vec::new() };
+    Ok(BlockChildInfo { name: name.to_string(), info })
+}
+
+/// What is told of something that is no image: a file, a connection.
+pub(crate) async fn info_of_device(device: &dyn BlockDevice) -> Result<BlockNodeInfo> {
     let info = device.info().await?;
     let is_file = matches!(info.driver, "file" | "host_device");
-    let base = BlockNodeInfo {
+    Ok(BlockNodeInfo {
         filename: info.filename,
         format: info.driver.to_string(),
         virtual_size: device.len().checked_next_multiple_of(SECTOR).unwrap_or(u64::MAX),
@@ -71,9 +77,7 @@ async fn child(name: &str, device: &Device) -> Result<BlockChildInfo> {
         dirty_flag: tells_more(info.driver).then_some(false),
         format_specific: is_file.then(|| ImageInfoSpecific::File(ImageInfoSpecificFile::default())),
         ..BlockNodeInfo::default()
-    };
-    let info = BlockGraphInfo { base, children: Vec::new() };
-    Ok(BlockChildInfo { name: name.to_string(), info })
+    })
 }
 
 /// What an image and every image of its backing chain is, from the top. Each of those below is opened

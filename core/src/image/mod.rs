@@ -34,6 +34,7 @@ pub use compare::{CompareOptions, Difference, compare};
 pub use convert::{ConvertOptions, convert, stream};
 pub use create::{NewImage, create};
 pub use encryption::{NoSecrets, Secrets, amend_encryption, amend_encryption_options, no_secret};
+pub(crate) use info::info_of_device;
 pub use info::{info, info_chain, nested};
 pub use map::{Mapper, map};
 pub use measure::{measure_new, measure_source};

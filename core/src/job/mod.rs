@@ -14,5 +14,6 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use state::{Job, JobStatus, JobVerb};
+pub use crate::qapi::{JobStatus, JobType, JobVerb};
+pub use state::Job;
 pub use table::{JobOptions, Jobs};

@@ -1,6 +1,7 @@
 //! A job's states, and what each takes.
 
 use crate::monitor::{Events, QmpError, QmpResult};
+use crate::qapi::{JobStatus, JobType, JobVerb};
 use crate::sync::Mutex;
 use alloc::borrow::ToOwned;
 use alloc::format;
@@ -8,91 +9,9 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use core::fmt;
 use event_listener::Event;
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// Where a job is in its life (the schema's `JobStatus`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum JobStatus {
-    /// Made, not yet running.
-    Created,
-    /// At work.
-    Running,
-    /// Held up while it was at work.
-    Paused,
-    /// Done as far as it can be; it follows changes until it is completed.
-    Ready,
-    /// Held up while it was ready.
-    Standby,
-    /// Done; waits for the others of its transaction.
-    Waiting,
-    /// Done but for its last changes.
-    Pending,
-    /// On the way out without success.
-    Aborting,
-    /// Over.
-    Concluded,
-    /// Gone.
-    Null,
-}
-
-impl JobStatus {
-    /// The schema's name.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Created => "created",
-            Self::Running => "running",
-            Self::Paused => "paused",
-            Self::Ready => "ready",
-            Self::Standby => "standby",
-            Self::Waiting => "waiting",
-            Self::Pending => "pending",
-            Self::Aborting => "aborting",
-            Self::Concluded => "concluded",
-            Self::Null => "null",
-        }
-    }
-}
-
-/// What can be asked of a job (the schema's `JobVerb`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum JobVerb {
-    /// End without success.
-    Cancel,
-    /// Hold up.
-    Pause,
-    /// Go on.
-    Resume,
-    /// Limit the rate.
-    SetSpeed,
-    /// End with success: of a job that is ready.
-    Complete,
-    /// Forget a job that is over.
-    Dismiss,
-    /// Make the last changes.
-    Finalize,
-    /// Change options.
-    Change,
-}
-
 impl JobVerb {
-    /// The schema's name.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Cancel => "cancel",
-            Self::Pause => "pause",
-            Self::Resume => "resume",
-            Self::SetSpeed => "set-speed",
-            Self::Complete => "complete",
-            Self::Dismiss => "dismiss",
-            Self::Finalize => "finalize",
-            Self::Change => "change",
-        }
-    }
-
     /// True where a job of that status takes it.
     fn is_taken_by(self, status: JobStatus) -> bool {
         use JobStatus::{
@@ -127,7 +46,7 @@ pub(super) struct State {
 /// A job.
 pub struct Job {
     id: String,
-    kind: &'static str,
+    kind: JobType,
     pub(super) auto_finalize: bool,
     pub(super) auto_dismiss: bool,
     pub(super) state: Mutex<State>,
@@ -145,7 +64,7 @@ impl fmt::Debug for Job {
 impl Job {
     pub(super) fn new(
         id: &str,
-        kind: &'static str,
+        kind: JobType,
         auto_finalize: bool,
         auto_dismiss: bool,
         events: Arc<Events>,
@@ -172,9 +91,9 @@ impl Job {
         &self.id
     }
 
-    /// What it does: the schema's `JobType`.
+    /// What it does.
     #[must_use]
-    pub fn kind(&self) -> &'static str {
+    pub fn kind(&self) -> JobType {
         self.kind
     }
 

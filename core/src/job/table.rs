@@ -1,9 +1,10 @@
 //! All jobs by name.
 
-use super::state::{Job, JobStatus, JobVerb};
+use super::state::Job;
 use crate::Result;
 use crate::io::{BoxFuture, Runtime};
 use crate::monitor::{Events, QmpError, QmpResult};
+use crate::qapi::{JobStatus, JobType, JobVerb};
 use crate::sync::Mutex;
 use alloc::boxed::Box;
 use alloc::format;
@@ -57,14 +58,14 @@ impl Jobs {
         found.ok_or_else(|| QmpError::generic("Job not found"))
     }
 
-    /// Starts `work` as a job of the schema's type `kind`.
+    /// Starts `work` as a job of the type `kind`.
     ///
     /// # Errors
     /// `GenericError` for a name that is none, or that another job has.
     pub fn start(
         self: &Arc<Self>,
         id: &str,
-        kind: &'static str,
+        kind: JobType,
         options: JobOptions,
         work: impl FnOnce(Arc<Job>) -> BoxFuture<'static, Result<()>>,
     ) -> QmpResult<Arc<Job>> {

@@ -38,7 +38,7 @@ impl World {
                 result
             }) as crate::io::BoxFuture<'static, Result<()>>
         };
-        self.jobs.start(id, "create", options, work).unwrap()
+        self.jobs.start(id, JobType::Create, options, work).unwrap()
     }
 
     /// The states that were told since the last call.
@@ -106,7 +106,7 @@ fn names_are_checked_and_all_jobs_end() {
     let start = |id| {
         let work =
             |_: Arc<Job>| Box::pin(async { Ok(()) }) as crate::io::BoxFuture<'static, Result<()>>;
-        world.jobs.start(id, "create", AUTO, work).unwrap_err().desc
+        world.jobs.start(id, JobType::Create, AUTO, work).unwrap_err().desc
     };
     assert_eq!(start("a"), "Job ID 'a' already in use");
     assert_eq!(start("1a"), "Invalid job ID '1a'");

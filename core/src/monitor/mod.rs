@@ -4,13 +4,16 @@
 //! | module | what it holds |
 //! | --- | --- |
 //! | `error` | what a command answers when it fails: the schema's error classes |
+//! | `block` | the commands on nodes, bitmaps, snapshots and jobs |
 //! | `commands` | what executes commands: a name and arguments in, a value out |
 //! | `event` | what happened, and everybody who wants to be told |
 
+mod block;
 mod commands;
 mod error;
 mod event;
 
+pub use block::BlockCommands;
 pub use commands::{Call, Commands};
 pub use error::{QapiErrorClass, QmpError, QmpResult};
 pub use event::{Event, Events, Subscription};

@@ -67,6 +67,7 @@ pub struct XDbgBlockGraph {
 
 /// What is cached.
 #[qapi]
+#[derive(Default)]
 pub struct BlockdevCacheInfo {
     /// Whether writes are done before they are stored.
     pub writeback: bool,
@@ -87,6 +88,7 @@ pub struct BlockdevChild {
 
 /// A node, and how it was opened.
 #[qapi(snake)]
+#[derive(Default)]
 pub struct BlockDeviceInfo {
     /// The name of its file.
     pub file: String,

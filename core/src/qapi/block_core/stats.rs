@@ -46,6 +46,7 @@ pub struct BlockDeviceTimedStats {
 
 /// What a device has done.
 #[qapi(snake)]
+#[derive(Default)]
 pub struct BlockDeviceStats {
     /// Bytes read.
     pub rd_bytes: Natural,

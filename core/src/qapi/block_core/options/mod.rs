@@ -146,8 +146,10 @@ pub enum BlockdevDiscardOptions {
 
 /// What becomes of zeroes that are written.
 #[qapi]
+#[derive(Default)]
 pub enum BlockdevDetectZeroesOptions {
     /// They are written.
+    #[default]
     Off,
     /// They become a request for zeroes.
     On,

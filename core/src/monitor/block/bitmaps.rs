@@ -1,0 +1,121 @@
+//! Commands on dirty bitmaps.
+
+use super::{BlockCommands, nothing};
+use crate::bitmap::{DirtyBitmap, default_granularity};
+use crate::graph::Node;
+use crate::monitor::{QmpError, QmpResult};
+use crate::qapi::{
+    BlockDirtyBitmap, BlockDirtyBitmapAdd, BlockDirtyBitmapMerge, BlockDirtyBitmapOrStr, parse,
+};
+use crate::{Error, Result};
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use serde_json::{Map, Value};
+
+type Arguments = Map<String, Value>;
+
+impl BlockCommands {
+    pub(super) async fn block_dirty_bitmap_add(&self, arguments: Arguments) -> QmpResult<Value> {
+        let add: BlockDirtyBitmapAdd = parse(arguments)?;
+        let node = self.graph.by_any_name(&add.node)?;
+        if add.name.is_empty() {
+            return Err(QmpError::generic("Bitmap name cannot be empty"));
+        }
+        let device = node.body().device;
+        let granularity = match add.granularity {
+            Some(asked) if asked < 512 || !asked.is_power_of_two() => {
+                return Err(QmpError::generic("Granularity must be power of 2 and at least 512"));
+            }
+            Some(asked) => u64::from(asked),
+            None => default_granularity(device.limits().granularity),
+        };
+        if node.bitmaps().get(&add.name).is_some() {
+            return Err(QmpError::generic(format!("Bitmap already exists: {}", add.name)));
+        }
+        let bitmap = DirtyBitmap::new(&add.name, device.len(), granularity)?;
+        if add.persistent == Some(true) {
+            bitmap.set_persistent(true);
+            can_store(&node, &bitmap)?;
+        }
+        bitmap.set_recording(add.disabled != Some(true));
+        node.bitmaps().add(bitmap)?;
+        Ok(nothing())
+    }
+
+    pub(super) async fn block_dirty_bitmap_remove(&self, arguments: Arguments) -> QmpResult<Value> {
+        let (node, name) = self.bitmap(arguments)?;
+        node.bitmaps().remove(&name)?;
+        Ok(nothing())
+    }
+
+    pub(super) async fn block_dirty_bitmap_clear(&self, arguments: Arguments) -> QmpResult<Value> {
+        let (node, name) = self.bitmap(arguments)?;
+        node.bitmaps().clear(&name)?;
+        Ok(nothing())
+    }
+
+    pub(super) async fn block_dirty_bitmap_enable(&self, arguments: Arguments) -> QmpResult<Value> {
+        let (node, name) = self.bitmap(arguments)?;
+        node.bitmaps().set_recording(&name, true)?;
+        Ok(nothing())
+    }
+
+    pub(super) async fn block_dirty_bitmap_disable(
+        &self,
+        arguments: Arguments,
+    ) -> QmpResult<Value> {
+        let (node, name) = self.bitmap(arguments)?;
+        node.bitmaps().set_recording(&name, false)?;
+        Ok(nothing())
+    }
+
+    pub(super) async fn block_dirty_bitmap_merge(&self, arguments: Arguments) -> QmpResult<Value> {
+        let BlockDirtyBitmapMerge { node, target, bitmaps } = parse(arguments)?;
+        let node = self.graph.by_any_name(&node)?;
+        let target = find(&node, &target)?;
+        target.check_writable()?;
+        let mut sources: Vec<Arc<DirtyBitmap>> = Vec::new();
+        for source in bitmaps {
+            sources.push(match source {
+                BlockDirtyBitmapOrStr::Local(name) => find(&node, &name)?,
+                BlockDirtyBitmapOrStr::External(other) => {
+                    let node = self.graph.by_any_name(&other.node)?;
+                    find(&node, &other.name)?
+                }
+            });
+        }
+        // All of them or none: what the target is to become is made beside it.
+        let whole = DirtyBitmap::new(target.name(), target.size(), target.granularity())?;
+        for source in &sources {
+            source.check_usable()?;
+            whole.merge(source)?;
+        }
+        target.merge(&whole)?;
+        Ok(nothing())
+    }
+
+    fn bitmap(&self, arguments: Arguments) -> QmpResult<(Arc<Node>, String)> {
+        let BlockDirtyBitmap { node, name } = parse(arguments)?;
+        let node = self.graph.by_any_name(&node)?;
+        find(&node, &name)?;
+        Ok((node, name))
+    }
+}
+
+fn find(node: &Node, name: &str) -> Result<Arc<DirtyBitmap>> {
+    node.bitmaps().get(name).ok_or_else(|| {
+        Error::new(crate::ErrorKind::NotFound, format!("Dirty bitmap '{name}' not found"))
+    })
+}
+
+fn can_store(node: &Node, bitmap: &DirtyBitmap) -> QmpResult<()> {
+    match node.image() {
+        Some(image) => Ok(image.driver().can_store_bitmap(bitmap)?),
+        None => Err(QmpError::generic(format!(
+            "Node '{}' does not support persistent bitmaps",
+            node.name()
+        ))),
+    }
+}

@@ -1,0 +1,79 @@
+//! Commands that add, change and remove nodes.
+
+use super::{BlockCommands, nothing, options_of};
+use crate::ErrorKind;
+use crate::format::BackingRef;
+use crate::monitor::{QmpError, QmpResult};
+use crate::qapi::{
+    BlockResize, BlockSetWriteThreshold, BlockdevDel, BlockdevOptions, BlockdevReopen,
+    ChangeBackingFile, parse, schema::Qapi, validate,
+};
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use serde_json::{Map, Value};
+
+type Arguments = Map<String, Value>;
+
+impl BlockCommands {
+    pub(super) async fn blockdev_add(&self, arguments: Arguments) -> QmpResult<Value> {
+        self.graph.add(options_of::<BlockdevOptions>(arguments)?).await?;
+        Ok(nothing())
+    }
+
+    pub(super) async fn blockdev_reopen(&self, mut arguments: Arguments) -> QmpResult<Value> {
+        validate(BlockdevReopen::schema(), &mut arguments)?;
+        let mut list = Vec::new();
+        if let Some(Value::Array(items)) = arguments.get("options") {
+            list.extend(items.iter().map(crate::graph::Options::from_json));
+        }
+        self.graph.reopen(list).await?;
+        Ok(nothing())
+    }
+
+    pub(super) async fn blockdev_del(&self, arguments: Arguments) -> QmpResult<Value> {
+        let BlockdevDel { node_name } = parse(arguments)?;
+        self.graph.remove(&node_name).await?;
+        Ok(nothing())
+    }
+
+    pub(super) async fn block_resize(&self, arguments: Arguments) -> QmpResult<Value> {
+        let BlockResize { device, node_name, size } = parse(arguments)?;
+        let node = self.graph.lookup(device.as_deref(), node_name.as_deref())?;
+        let size = u64::try_from(size)
+            .map_err(|_| QmpError::generic("Parameter 'size' expects a >0 size"))?;
+        self.graph.refuse_busy(&node)?;
+        self.graph.resize(&node, size).await?;
+        Ok(nothing())
+    }
+
+    pub(super) async fn block_set_write_threshold(&self, arguments: Arguments) -> QmpResult<Value> {
+        let BlockSetWriteThreshold { node_name, write_threshold } = parse(arguments)?;
+        let Some(node) = self.graph.find(&node_name) else {
+            return Err(QmpError::generic(format!("Device '{node_name}' not found")));
+        };
+        node.set_write_threshold(write_threshold);
+        Ok(nothing())
+    }
+
+    pub(super) async fn change_backing_file(&self, arguments: Arguments) -> QmpResult<Value> {
+        let ChangeBackingFile { device, image_node_name, backing_file } = parse(arguments)?;
+        self.graph.by_any_name(&device)?;
+        let node = self.graph.lookup(None, Some(&image_node_name))?;
+        let Some(below) = node.child("backing") else {
+            return Err(QmpError::generic(
+                "not allowing backing file change on an image without a backing file",
+            ));
+        };
+        let name = BackingRef { name: backing_file, format: Some(below.driver().into()) };
+        let changed = self.graph.set_backing_name(&node, name).await;
+        changed.map_err(|e| match e.kind() {
+            ErrorKind::Bug => e.into(),
+            _ => QmpError::generic(format!(
+                "Could not change backing file of '{device}': {}",
+                e.what()
+            )),
+        })?;
+        Ok(nothing())
+    }
+}

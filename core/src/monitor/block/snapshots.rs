@@ -1,0 +1,106 @@
+//! Commands on snapshots, external and internal.
+
+use super::{BlockCommands, nothing, told};
+use crate::format::{Layer, NewSnapshot};
+use crate::graph::Node;
+use crate::monitor::{QmpError, QmpResult};
+use crate::qapi::{
+    BlockdevSnapshot, BlockdevSnapshotDeleteInternalSync, BlockdevSnapshotInternal, SnapshotInfo,
+    parse,
+};
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use serde_json::{Map, Value};
+
+type Arguments = Map<String, Value>;
+
+impl BlockCommands {
+    pub(super) async fn blockdev_snapshot(&self, arguments: Arguments) -> QmpResult<Value> {
+        let BlockdevSnapshot { node, overlay } = parse(arguments)?;
+        let node = self.graph.by_any_name(&node)?;
+        let overlay = self.graph.by_any_name(&overlay)?;
+        self.graph.snapshot(&node, &overlay).await?;
+        Ok(nothing())
+    }
+
+    pub(super) async fn blockdev_snapshot_internal_sync(
+        &self,
+        arguments: Arguments,
+    ) -> QmpResult<Value> {
+        let BlockdevSnapshotInternal { device, name } = parse(arguments)?;
+        let node = self.root_node(&device)?;
+        let (image, list) = snapshots(&node, &device)?;
+        if name.is_empty() {
+            return Err(QmpError::generic("Name is empty"));
+        }
+        if list.iter().any(|known| known.name == name) {
+            return Err(QmpError::generic(format!(
+                "Snapshot with name '{name}' already exists on device '{device}'"
+            )));
+        }
+        let now = self.graph.env().runtime.wall_clock();
+        let new = NewSnapshot {
+            name,
+            date_sec: u32::try_from(now.as_secs()).unwrap_or(u32::MAX),
+            date_nsec: now.subsec_nanos(),
+            vm_clock_nsec: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
+            ..NewSnapshot::default()
+        };
+        let _quiet = self.graph.quiet(&node).await;
+        if let Some(snapshots) = image.driver().snapshots() {
+            snapshots.create(new).await?;
+        }
+        Ok(nothing())
+    }
+
+    pub(super) async fn blockdev_snapshot_delete_internal_sync(
+        &self,
+        arguments: Arguments,
+    ) -> QmpResult<Value> {
+        let BlockdevSnapshotDeleteInternalSync { device, id, name } = parse(arguments)?;
+        let node = self.root_node(&device)?;
+        let (image, list) = snapshots(&node, &device)?;
+        if id.is_none() && name.is_none() {
+            return Err(QmpError::generic("Name or id must be provided"));
+        }
+        let matches = |known: &&SnapshotInfo| {
+            id.as_ref().is_none_or(|id| known.id == *id)
+                && name.as_ref().is_none_or(|name| known.name == *name)
+        };
+        let Some(found) = list.iter().find(matches) else {
+            return Err(QmpError::generic(format!(
+                "Snapshot with id '{}' and name '{}' does not exist on device '{device}'",
+                id.as_deref().unwrap_or("null"),
+                name.as_deref().unwrap_or("null"),
+            )));
+        };
+        let _quiet = self.graph.quiet(&node).await;
+        if let Some(snapshots) = image.driver().snapshots() {
+            snapshots.delete(&found.id).await?;
+        }
+        told(found)
+    }
+
+    /// A node that no other stands on.
+    fn root_node(&self, name: &str) -> QmpResult<Arc<Node>> {
+        let node = self.graph.by_any_name(name)?;
+        match node.is_below_another() {
+            false => Ok(node),
+            true => Err(QmpError::generic("Need a root block node")),
+        }
+    }
+}
+
+fn snapshots(node: &Node, device: &str) -> QmpResult<(Arc<Layer>, alloc::vec::Vec<SnapshotInfo>)> {
+    let image = node.image();
+    let list = image.as_ref().and_then(|image| image.driver().snapshots()).map(|s| s.list());
+    match (image, list) {
+        (Some(image), Some(list)) => Ok((image, list)),
+        _ => Err(QmpError::generic(format!(
+            "Block format '{}' used by device '{device}' does not support feature 'internal \
+             snapshots'",
+            node.driver()
+        ))),
+    }
+}
