@@ -147,8 +147,9 @@ impl<'a> Builder<'a> {
             let named = Named { backing: image.driver().describe().await?.backing, filename };
             self.backing(wanted, &backing, named, settings, opening.depth).await?;
         }
+        let named = named_below(&image).await?;
+        let filename = name_of(format.as_str(), &children, &opening.given, named.as_deref());
         let body = Body { device: image.clone(), image: Some(image), locks: None };
-        let filename = name_of(format.as_str(), &children, &opening.given);
         self.finish(opening, format.as_str(), filename, body, children)
     }
 
@@ -409,12 +410,18 @@ async fn external_data_file(image: &Layer) -> Result<Option<String>> {
 }
 
 /// The name of a node over its children: that of the file where that says everything, else one with
-/// `json:` in front.
-fn name_of(driver: &str, children: &[Arc<Edge>], given: &Options) -> String {
-    let file = children.iter().find(|edge| edge.name() == "file").and_then(|edge| edge.target());
+/// `json:` in front. `named` is what the image says is below it.
+pub(super) fn name_of(
+    driver: &str,
+    children: &[Arc<Edge>],
+    given: &Options,
+    named: Option<&str>,
+) -> String {
+    let target = |name| children.iter().find(|edge| edge.name() == name)?.target();
     let strong = strong_options(driver, given);
-    let overridden = given.has_child("backing");
-    if let Some(file) = &file
+    let below = target("backing").map(|node| node.filename());
+    let overridden = below.as_deref() != named;
+    if let Some(file) = target("file")
         && file.children().is_empty()
         && strong.is_empty()
         && !overridden
@@ -422,6 +429,12 @@ fn name_of(driver: &str, children: &[Arc<Edge>], given: &Options) -> String {
         return file.filename();
     }
     full_options(driver, children, strong, overridden).to_json_name()
+}
+
+/// The name of what an image says is below it.
+pub(super) async fn named_below(image: &Layer) -> Result<Option<String>> {
+    let backing = image.driver().describe().await?.backing;
+    Ok(backing.map(|backing| combine_path(image.filename(), &backing.name)))
 }
 
 /// Options that change what is read.
@@ -484,5 +497,6 @@ fn options_to_open(node: &Node) -> Options {
         return own;
     }
     let strong = strong_options(node.driver(), &given);
-    full_options(node.driver(), &children, strong, given.has_child("backing"))
+    let overridden = node.filename().starts_with("json:");
+    full_options(node.driver(), &children, strong, overridden)
 }

@@ -1,5 +1,6 @@
 //! Nodes: a name, what answers requests, and what is told of them.
 
+use super::build::{name_of, named_below};
 use super::edge::{Edge, User};
 use super::open::{Inherited, take_detect_zeroes, take_discard};
 use super::options::Options;
@@ -283,6 +284,16 @@ impl Node {
         // One that was said to be none has no edge.
         options.take_child("backing")?;
         Ok(options)
+    }
+
+    /// Finds its name again after what it stands on has changed.
+    pub(super) async fn name_again(&self) -> Result<()> {
+        if let Some(image) = self.image() {
+            let named = named_below(&image).await?;
+            let (children, options) = (self.children(), self.options());
+            *self.filename.write() = name_of(&self.driver, &children, &options, named.as_deref());
+        }
+        Ok(())
     }
 
     /// Puts the newly opened image in the place of the old one; bitmaps that live in memory only go

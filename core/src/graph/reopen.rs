@@ -162,6 +162,7 @@ impl Graph {
         }
         for plan in plans.iter().rev().filter(|plan| plan.image.is_some()) {
             self.open_again(plan).await?;
+            plan.node.name_again().await?;
         }
         Ok(())
     }

@@ -4,12 +4,28 @@ use super::build::Builder;
 use super::edge::{Edge, User};
 use super::live::Graph;
 use super::node::{Node, Settings};
+use super::options::{OptionValue, Options};
 use crate::format::FormatName;
+use crate::image::{OptionSet, create};
 use crate::{Error, ErrorKind, Result};
 use alloc::format;
+use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::str::FromStr;
+
+/// An image that is to stand on a node.
+#[derive(Clone, Copy, Debug)]
+pub struct NewOverlay<'a> {
+    /// The name of its file.
+    pub filename: &'a str,
+    /// The name of its node; one is made up where it is not given.
+    pub node_name: Option<&'a str>,
+    /// Its format.
+    pub format: FormatName,
+    /// It is there already, and is only opened.
+    pub existing: bool,
+}
 
 impl Graph {
     /// Puts `overlay` on top of `node` (`blockdev-snapshot`): whoever uses `node` uses `overlay` from
@@ -62,8 +78,91 @@ impl Graph {
             });
             self.refresh()?;
         }
+        overlay.name_again().await?;
         drop(drained);
         result
+    }
+
+    /// The opposite of [`snapshot`](Self::snapshot), of the last change that was made.
+    ///
+    /// # Errors
+    /// Those of opening the node again.
+    pub async fn undo_snapshot(&self, node: &Arc<Node>, overlay: &Arc<Node>) -> Result<()> {
+        let _change = self.change().await;
+        let drained = self.drain(overlay).await;
+        overlay.flush().await?;
+        for edge in overlay.parents().iter().rev() {
+            edge.point(Some(node.clone()));
+        }
+        for edge in overlay.children() {
+            if edge.name() == "backing" {
+                edge.point(None);
+            }
+        }
+        self.set_read_only(node, false).await?;
+        overlay.name_again().await?;
+        drop(drained);
+        self.sweep().await
+    }
+
+    /// Makes a file with an image that stands on `node`, and puts it [on top](Self::snapshot) of it
+    /// (`blockdev-snapshot-sync`). Nobody owns the new node: it is there for as long as it is used.
+    /// Where `existing`, the image is there already.
+    ///
+    /// # Errors
+    /// Those of making and opening the image, and of [`snapshot`](Self::snapshot).
+    pub async fn snapshot_sync(
+        &self,
+        node: &Arc<Node>,
+        overlay: NewOverlay<'_>,
+    ) -> Result<Arc<Node>> {
+        self.refuse_busy(node)?;
+        let NewOverlay { filename, node_name, format, existing } = overlay;
+        let file = self.protocols.parse_filename(filename)?;
+        if !existing {
+            self.make_overlay(node, file.clone(), format).await?;
+        }
+        let _change = self.change().await;
+        let mut options = Options::default();
+        options.set("driver", OptionValue::Text(format.as_str().into()));
+        options.set("backing", OptionValue::Null);
+        if let Some(name) = node_name {
+            options.set("node-name", OptionValue::Text(name.into()));
+        }
+        options.add_child("file", file);
+        let result = match Builder::new(self).top(options).await {
+            Ok(overlay) => self.put_on_top(node, &overlay).await.map(|()| overlay),
+            Err(error) => Err(error),
+        };
+        let swept = self.sweep().await;
+        let overlay = result?;
+        swept.map(|()| overlay)
+    }
+
+    async fn make_overlay(
+        &self,
+        node: &Arc<Node>,
+        mut file: Options,
+        format: FormatName,
+    ) -> Result<()> {
+        let mut set = OptionSet::new(format)?;
+        let size = node.body().device.len();
+        set.set("size", &size.to_string())?;
+        if set.set("backing_file", &node.filename()).is_err() {
+            return Err(Error::unsupported(format!(
+                "Backing file not supported for file format '{format}'"
+            )));
+        }
+        set.set("backing_fmt", node.driver())?;
+        let image = set.image()?;
+        let driver = file.take_text("driver").unwrap_or_else(|| "file".into());
+        let mut new = file.clone();
+        new.set("size", OptionValue::Number("0".into()));
+        self.protocols.create(&driver, new).await?;
+        let how = Settings::default().inherited();
+        let opened = self.protocols.open_node(&driver, &mut file, how).await?;
+        create(&self.env.runtime, &opened.device, None, &image).await?;
+        opened.device.flush().await
     }
 
     /// Opens a node for reading only, or for writing too. Nothing may be under way.

@@ -18,11 +18,18 @@ type Arguments = Map<String, Value>;
 
 impl BlockCommands {
     pub(super) async fn block_dirty_bitmap_add(&self, arguments: Arguments) -> QmpResult<Value> {
-        let add: BlockDirtyBitmapAdd = parse(arguments)?;
-        let node = self.graph.by_any_name(&add.node)?;
+        self.add_bitmap(&parse(arguments)?)?;
+        Ok(nothing())
+    }
+
+    pub(super) fn add_bitmap(
+        &self,
+        add: &BlockDirtyBitmapAdd,
+    ) -> QmpResult<(Arc<Node>, Arc<DirtyBitmap>)> {
         if add.name.is_empty() {
             return Err(QmpError::generic("Bitmap name cannot be empty"));
         }
+        let node = self.graph.by_any_name(&add.node)?;
         let device = node.body().device;
         let granularity = match add.granularity {
             Some(asked) if asked < 512 || !asked.is_power_of_two() => {
@@ -40,8 +47,8 @@ impl BlockCommands {
             can_store(&node, &bitmap)?;
         }
         bitmap.set_recording(add.disabled != Some(true));
-        node.bitmaps().add(bitmap)?;
-        Ok(nothing())
+        let bitmap = node.bitmaps().add(bitmap)?;
+        Ok((node, bitmap))
     }
 
     pub(super) async fn block_dirty_bitmap_remove(&self, arguments: Arguments) -> QmpResult<Value> {
@@ -72,8 +79,13 @@ impl BlockCommands {
     }
 
     pub(super) async fn block_dirty_bitmap_merge(&self, arguments: Arguments) -> QmpResult<Value> {
-        let BlockDirtyBitmapMerge { node, target, bitmaps } = parse(arguments)?;
-        let node = self.graph.by_any_name(&node)?;
+        self.merge_bitmaps(parse(arguments)?)?;
+        Ok(nothing())
+    }
+
+    pub(super) fn merge_bitmaps(&self, args: BlockDirtyBitmapMerge) -> QmpResult<()> {
+        let BlockDirtyBitmapMerge { node, target, bitmaps } = args;
+        let node = self.of_bitmap(&node)?;
         let target = find(&node, &target)?;
         target.check_writable()?;
         let mut sources: Vec<Arc<DirtyBitmap>> = Vec::new();
@@ -81,30 +93,36 @@ impl BlockCommands {
             sources.push(match source {
                 BlockDirtyBitmapOrStr::Local(name) => find(&node, &name)?,
                 BlockDirtyBitmapOrStr::External(other) => {
-                    let node = self.graph.by_any_name(&other.node)?;
+                    let node = self.of_bitmap(&other.node)?;
                     find(&node, &other.name)?
                 }
             });
         }
-        // All of them or none: what the target is to become is made beside it.
+        // All of them or none: what the target is to gain is gathered beside it.
         let whole = DirtyBitmap::new(target.name(), target.size(), target.granularity())?;
         for source in &sources {
             source.check_usable()?;
             whole.merge(source)?;
         }
         target.merge(&whole)?;
-        Ok(nothing())
+        Ok(())
     }
 
     fn bitmap(&self, arguments: Arguments) -> QmpResult<(Arc<Node>, String)> {
         let BlockDirtyBitmap { node, name } = parse(arguments)?;
-        let node = self.graph.by_any_name(&node)?;
+        let node = self.of_bitmap(&node)?;
         find(&node, &name)?;
         Ok((node, name))
     }
+
+    /// The node of a bitmap that is there.
+    pub(super) fn of_bitmap(&self, name: &str) -> QmpResult<Arc<Node>> {
+        let found = self.graph.find(name);
+        found.ok_or_else(|| QmpError::generic(format!("Node '{name}' not found")))
+    }
 }
 
-fn find(node: &Node, name: &str) -> Result<Arc<DirtyBitmap>> {
+pub(super) fn find(node: &Node, name: &str) -> Result<Arc<DirtyBitmap>> {
     node.bitmaps().get(name).ok_or_else(|| {
         Error::new(crate::ErrorKind::NotFound, format!("Dirty bitmap '{name}' not found"))
     })

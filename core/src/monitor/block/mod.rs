@@ -8,6 +8,7 @@ mod jobs;
 mod nodes;
 mod query;
 mod snapshots;
+mod transaction;
 
 use super::{Call, Commands, QmpResult};
 use crate::graph::{Graph, Options};
@@ -85,6 +86,8 @@ commands! {
     "query-named-block-nodes" => query_named_block_nodes,
     "x-debug-query-block-graph" => x_debug_query_block_graph,
     "blockdev-snapshot" => blockdev_snapshot,
+    "blockdev-snapshot-sync" => blockdev_snapshot_sync,
+    "transaction" => transaction,
     "blockdev-snapshot-internal-sync" => blockdev_snapshot_internal_sync,
     "blockdev-snapshot-delete-internal-sync" => blockdev_snapshot_delete_internal_sync,
     "block-dirty-bitmap-add" => block_dirty_bitmap_add,

@@ -1,16 +1,17 @@
 //! Commands on snapshots, external and internal.
 
 use super::{BlockCommands, nothing, told};
-use crate::format::{Layer, NewSnapshot};
-use crate::graph::Node;
+use crate::format::{FormatName, Layer, NewSnapshot};
+use crate::graph::{NewOverlay, Node};
 use crate::monitor::{QmpError, QmpResult};
 use crate::qapi::{
-    BlockdevSnapshot, BlockdevSnapshotDeleteInternalSync, BlockdevSnapshotInternal, SnapshotInfo,
-    parse,
+    BlockdevSnapshot, BlockdevSnapshotDeleteInternalSync, BlockdevSnapshotInternal,
+    BlockdevSnapshotSync, NewImageMode, SnapshotInfo, parse,
 };
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
+use core::str::FromStr;
 use serde_json::{Map, Value};
 
 type Arguments = Map<String, Value>;
@@ -24,11 +25,49 @@ impl BlockCommands {
         Ok(nothing())
     }
 
+    pub(super) async fn blockdev_snapshot_sync(&self, arguments: Arguments) -> QmpResult<Value> {
+        let args: BlockdevSnapshotSync = parse(arguments)?;
+        self.snapshot_sync(args).await?;
+        Ok(nothing())
+    }
+
+    /// The node below, and the new one on top of it.
+    pub(super) async fn snapshot_sync(
+        &self,
+        args: BlockdevSnapshotSync,
+    ) -> QmpResult<(Arc<Node>, Arc<Node>)> {
+        let node = self.graph.lookup(args.device.as_deref(), args.node_name.as_deref())?;
+        self.graph.refuse_busy(&node)?;
+        let node_name = args.snapshot_node_name.as_deref();
+        if args.node_name.is_some() && node_name.is_none() {
+            return Err(QmpError::generic("New overlay node-name missing"));
+        }
+        if node_name.is_some_and(|name| self.graph.find(name).is_some()) {
+            return Err(QmpError::generic("New overlay node-name already in use"));
+        }
+        let format = args.format.as_deref().unwrap_or("qcow2");
+        let format = FormatName::from_str(format)
+            .map_err(|_| QmpError::generic(format!("Unknown file format '{format}'")))?;
+        let existing = args.mode == Some(NewImageMode::Existing);
+        let new = NewOverlay { filename: &args.snapshot_file, node_name, format, existing };
+        let overlay = self.graph.snapshot_sync(&node, new).await?;
+        Ok((node, overlay))
+    }
+
     pub(super) async fn blockdev_snapshot_internal_sync(
         &self,
         arguments: Arguments,
     ) -> QmpResult<Value> {
-        let BlockdevSnapshotInternal { device, name } = parse(arguments)?;
+        self.snapshot_internal(parse(arguments)?).await?;
+        Ok(nothing())
+    }
+
+    /// The image, and the snapshot that was made in it.
+    pub(super) async fn snapshot_internal(
+        &self,
+        args: BlockdevSnapshotInternal,
+    ) -> QmpResult<(Arc<Layer>, SnapshotInfo)> {
+        let BlockdevSnapshotInternal { device, name } = args;
         let node = self.root_node(&device)?;
         let (image, list) = snapshots(&node, &device)?;
         if name.is_empty() {
@@ -48,10 +87,11 @@ impl BlockCommands {
             ..NewSnapshot::default()
         };
         let _quiet = self.graph.quiet(&node).await;
-        if let Some(snapshots) = image.driver().snapshots() {
-            snapshots.create(new).await?;
-        }
-        Ok(nothing())
+        let made = match image.driver().snapshots() {
+            Some(snapshots) => snapshots.create(new).await?,
+            None => return Err(QmpError::generic("there are no internal snapshots")),
+        };
+        Ok((image, made))
     }
 
     pub(super) async fn blockdev_snapshot_delete_internal_sync(
