@@ -330,7 +330,7 @@ fn a_large_batch_dropped_at_any_await_is_done_or_not() {
             let shortest = file.len();
             drop(layer);
 
-            let stride = (all / (30 * rounds() as usize)).max(1);
+            let stride = (all / (60 * rounds() as usize)).max(1);
             for waits in (0..all).step_by(stride) {
                 let name = format!("{kind}, dropped at {waits} of {all}");
                 let file = Arc::new(scattered.file.fork());

@@ -208,6 +208,46 @@ pub(super) static OPERATIONS: &[Operation] = &[
         },
     },
     Operation {
+        name: "commit beside bitmaps",
+        kinds: &[Chain, LazyChain],
+        steps: |d| {
+            let keep = d.rng.chance(50);
+            let prepare = vec![d.write(), AddBitmap("a"), d.write()];
+            (prepare, vec![d.write(), Commit(keep), d.write(), Close])
+        },
+        ..OPERATION
+    },
+    Operation {
+        name: "rebase beside bitmaps",
+        kinds: &[BackedExtended],
+        steps: |d| {
+            let prepare = vec![d.write(), AddBitmap("a"), d.write()];
+            (prepare, vec![d.write(), Rebase(Some("new")), d.write(), Rebase(None), d.write()])
+        },
+        ..OPERATION
+    },
+    Operation {
+        name: "amend beside bitmaps",
+        kinds: &[Middle, Extended, LazyExtended],
+        steps: |d| {
+            let width = 1 << d.rng.below(7);
+            let lazy = Amendment { lazy_refcounts: Some(d.rng.chance(50)), ..Amendment::default() };
+            let prepare = vec![d.write(), AddBitmap("a"), d.write()];
+            (prepare, vec![d.write(), bits(width), d.write(), Amend(lazy), d.write(), Close])
+        },
+        ..OPERATION
+    },
+    Operation {
+        name: "repair beside bitmaps",
+        kinds: &[Middle],
+        steps: |d| {
+            let damage = *d.rng.pick(&[Damage::Leaks, Damage::Uncounted, Damage::Copied]);
+            let prepare = vec![d.fill(), AddBitmap("a"), d.write(), Close, Break(damage)];
+            (prepare, vec![Step::Repair(Repair::All), d.write(), Close])
+        },
+        ..OPERATION
+    },
+    Operation {
         name: "commit",
         kinds: &[Chain, LazyChain],
         steps: |d| (d.writes(4), vec![Commit(false)]),
