@@ -1,7 +1,8 @@
 //! Several queues on one qcow2 image over a real file, driven by the threads of the host's runtime.
 //!
 //! Each queue owns every sixth part of 256 bytes, so that queues share clusters and never bytes, and
-//! knows what its parts hold after every step. Meanwhile snapshots of the whole disk come and go.
+//! knows what its parts hold after every step. Meanwhile snapshots of the whole disk come and go, and
+//! the image is compacted.
 //! `SECTORA_TEST_ROUNDS=n` makes it `n` times as long.
 
 use futures_util::future::try_join_all;
@@ -9,7 +10,7 @@ use sectora::runtime::{NativeRuntime, block_on};
 use sectora::storage::{Aio, Create, FileDevice, FileOptions};
 use sectora_core::format::qcow2::{CreateOptions, create};
 use sectora_core::format::{Env, FormatName, Layer, NewSnapshot, OpenOptions, Repair, open};
-use sectora_core::image::no_progress;
+use sectora_core::image::{CompactOptions, compact, no_progress};
 use sectora_core::io::testing::model::{Flat, payload};
 use sectora_core::io::testing::{Rng, abandon_at};
 use sectora_core::io::{Access, BlockDevice, Deny, Device, Runtime, WriteFlags, ZeroFlags};
@@ -20,6 +21,7 @@ const QUEUES: u64 = 6;
 const PART: u64 = 256;
 const SIZE: u64 = 768 << 10;
 const SNAPSHOTS: u32 = 6;
+const COMPACTIONS: u32 = 6;
 
 fn rounds() -> u64 {
     std::env::var("SECTORA_TEST_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(1)
@@ -88,6 +90,20 @@ async fn snapshots(layer: Arc<Layer>) -> Result<()> {
     Ok(())
 }
 
+/// Makes the file shorter again and again; now and then it is stopped midway.
+async fn compacting(layer: Arc<Layer>, seed: u64) -> Result<()> {
+    let mut rng = Rng::new(seed);
+    for _ in 0..COMPACTIONS {
+        let whole = compact(&layer, CompactOptions::default(), &no_progress);
+        if rng.chance(30) {
+            let _ = abandon_at(whole, rng.index(20)).await;
+        } else {
+            whole.await?;
+        }
+    }
+    Ok(())
+}
+
 async fn run(host: NativeRuntime, aio: Aio, cluster_size: u32, extended_l2: bool, seed: u64) {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("image.qcow2");
@@ -106,6 +122,7 @@ async fn run(host: NativeRuntime, aio: Aio, cluster_size: u32, extended_l2: bool
     };
     let layer = open(Access::ReadWrite).await;
     let keeper = tokio::spawn(snapshots(layer.clone()));
+    let compactor = tokio::spawn(compacting(layer.clone(), seed));
     let queues: Vec<_> =
         (0..QUEUES).map(|queue| tokio::spawn(drive(layer.clone(), queue, seed + queue))).collect();
     let mut models = Vec::new();
@@ -113,6 +130,7 @@ async fn run(host: NativeRuntime, aio: Aio, cluster_size: u32, extended_l2: bool
         models.push(queue.await.expect("no panic").expect("as the model has it"));
     }
     keeper.await.expect("no panic").expect("snapshots can be had");
+    compactor.await.expect("no panic").expect("it can be compacted");
     layer.close().await.expect("durable");
     drop(layer);
 

@@ -122,8 +122,10 @@ impl Qcow2 {
                 self.commit_token(token).await?;
             }
         }
-        if self.has_backing() && preallocation == Preallocation::Metadata {
-            // There is a place for them; as long as nobody uses it they are zeroes.
+        let shows = self.has_backing() && preallocation == Preallocation::Metadata;
+        if shows || self.encryption.is_some() {
+            // There is a place for them; as long as nobody uses it they are zeroes. (Zeroes of the
+            // file are none when they are decrypted.)
             self.zero_range(start, end - start, ZeroFlags::empty()).await?;
         }
         self.write_back(true).await

@@ -4,7 +4,6 @@
 use super::Qcow2;
 use super::claims::Why;
 use super::layout::limits;
-use super::order::L1_GROUP;
 use crate::{Error, Result};
 
 impl Qcow2 {
@@ -52,9 +51,9 @@ impl Qcow2 {
         self.inspect_all(&state).await?;
         {
             let mut l1 = self.l1.write();
-            l1.entries[first..].fill(0);
-            let groups = first / L1_GROUP..l1.entries.len().div_ceil(L1_GROUP);
-            l1.dirty.extend(groups);
+            for index in first..first + state.len() {
+                let _ = l1.set(index, 0);
+            }
         }
         // That nothing leads there any more is durable before anything counts less.
         self.write_back_all(true, false).await?;

@@ -154,7 +154,7 @@ fn power_lost_while_an_image_is_made_leaves_a_whole_one_or_none() {
 fn power_lost_in_any_way_during_any_operation_keeps_what_is_promised() {
     let number =
         |name, default| std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(default);
-    let points = number("SECTORA_CRASH_POINTS", 5000);
+    let points = number("SECTORA_CRASH_POINTS", 10_000);
     let tally = campaign::run(number("SECTORA_CRASH_SEED", 1), points, &mut |_| ());
     assert!(tally.broken.is_empty(), "{}", tally.broken.join("\n\n"));
     assert!(tally.points >= points, "{tally:?}");

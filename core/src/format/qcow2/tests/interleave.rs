@@ -2,9 +2,12 @@
 
 use super::disks::{Disk, note, perform};
 use super::{campaign, findings, rounds};
-use crate::format::Layer;
+use crate::format::{Layer, NewSnapshot};
+use crate::image::{CompactOptions, compact, no_progress};
 use crate::io::testing::model::{self, Flat, ModelOptions, Op, Session, Subject, payload};
-use crate::io::testing::{DelayDevice, Rng, SimRuntime, YieldDevice, drop_at_each_await};
+use crate::io::testing::{
+    DelayDevice, Rng, SimRuntime, YieldDevice, abandon_at, drop_at_each_await,
+};
 use crate::io::{Access, BlockDevice, BoxFuture, Device, WriteFlags, ZeroFlags};
 use crate::{Error, Result};
 use alloc::boxed::Box;
@@ -225,6 +228,29 @@ async fn drive(layer: &Layer, lane: u64, lanes: u64, seed: u64) -> Result<Flat, 
     Ok(model)
 }
 
+/// Another thread's: the whole disk is kept and thrown away, and the file is made shorter.
+async fn keep_house(layer: &Arc<Layer>, can_keep: bool, seed: u64) -> Result<()> {
+    let mut rng = Rng::new(seed);
+    let bug = || Error::bug("qcow2 has snapshots");
+    for number in 0..12 {
+        let mut kept = None;
+        if can_keep && rng.chance(50) {
+            let new = NewSnapshot { name: format!("{number}"), ..NewSnapshot::default() };
+            kept = Some(layer.driver().snapshots().ok_or_else(bug)?.create(new).await?);
+        }
+        let compacting = compact(layer, CompactOptions::default(), &no_progress);
+        if rng.chance(30) {
+            let _ = abandon_at(compacting, rng.index(3)).await;
+        } else {
+            compacting.await?;
+        }
+        if let Some(kept) = kept {
+            layer.driver().snapshots().ok_or_else(bug)?.delete(&kept.id).await?;
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn threads_that_share_clusters_do_not_disturb_each_other() {
     let runtime = SimRuntime::new(1);
@@ -242,6 +268,10 @@ fn threads_that_share_clusters_do_not_disturb_each_other() {
                         scope.spawn(move || block_on(drive(layer, lane, 4, 4 * round + lane)))
                     })
                     .collect();
+                let can_keep = data.is_none();
+                let layer = &layer;
+                let house = scope.spawn(move || block_on(keep_house(layer, can_keep, round)));
+                house.join().expect("no panic").unwrap_or_else(|e| panic!("{}: {e:?}", disk.name));
                 for thread in threads {
                     let result = thread.join().expect("no panic");
                     result.unwrap_or_else(|e| panic!("{}: {e:?}", disk.name));

@@ -3,13 +3,13 @@
 use super::super::layout::{
     self as l, Autoclear, Compatible, Incompatible, extension, header as h,
 };
-use super::super::{CreateOptions, create};
+use super::super::{CreateOptions, EncryptionMethod, EncryptionOptions, create};
 use super::builder::{CLUSTER, DATA, FILL, Image, L1, L2, REFTABLE, SIZE, SPARE, open_file};
 use super::{campaign, findings};
 use crate::ErrorKind;
 use crate::Result;
 use crate::bitmap::DirtyBitmap;
-use crate::format::{FindingKind, Layer};
+use crate::format::{FindingKind, FormatName, Key, KeySource, Layer, OpenOptions, open};
 use crate::io::testing::{
     CallFilter, CallKinds, Fault, FaultDevice, HoldDevice, Rng, SimRuntime, abandon_at, yield_now,
 };
@@ -539,5 +539,43 @@ fn a_bitmap_of_before_a_crash_is_not_believed() {
         assert!(!bitmap.status().inconsistent && bitmap.get(0xc000));
         assert_eq!(findings(&layer).await.expect("a report"), []);
         layer.set_len(2 << 20, Preallocation::Off).await.expect("grown");
+    });
+}
+
+/// Clusters that were reserved in advance hold zeroes in the file, and zeroes are none when they are
+/// decrypted.
+#[test]
+fn an_encrypted_disk_gains_zeroes_however_it_is_preallocated() {
+    use Preallocation::{Falloc, Full, Metadata, Off};
+    let runtime = SimRuntime::new(1);
+    runtime.block_on(async {
+        for how in [Off, Metadata, Falloc, Full] {
+            let file: Device = Arc::new(MemoryDevice::new(0));
+            let secret = Some("secret".into());
+            let encryption = EncryptionOptions { method: EncryptionMethod::Aes, secret };
+            let options = CreateOptions {
+                size: 1 << 20,
+                encryption: Some(encryption),
+                ..CreateOptions::default()
+            };
+            create(&runtime.handle(), &file, None, &options).await.expect("possible options");
+            let rw = async || {
+                let options = OpenOptions {
+                    format: Some(FormatName::Qcow2),
+                    access: Access::ReadWrite,
+                    key: KeySource::Given(Key::from(crate::crypto::Secret::from("secret"))),
+                    ..OpenOptions::default()
+                };
+                let env = super::env(&runtime, &file);
+                open(&env, file.clone(), "image", options).await.expect("it opens")
+            };
+            let layer = rw().await;
+            layer.set_len(3 << 20, how).await.expect("larger");
+            layer.close().await.expect("closed");
+            let layer = rw().await;
+            let gained = layer.read(1 << 20, 2 << 20).await.expect("readable").to_vec();
+            assert!(gained.iter().all(|byte| *byte == 0), "{how:?}");
+            assert_eq!(findings(&layer).await.expect("a report"), [], "{how:?}");
+        }
     });
 }

@@ -1,16 +1,25 @@
 //! Compacting moves clusters: the file gets as short as its contents allow, and the disk and its
 //! snapshots read as before.
 
-use super::super::{CreateOptions, DataFileOptions, Version, create};
-use super::findings;
+use super::super::{
+    CreateOptions, DataFileOptions, EncryptionMethod, EncryptionOptions, Version, create,
+};
+use super::campaign::with_clock;
+use super::{findings, rounds};
+use crate::crypto::{Secret, luks};
 use crate::format::layer::DataFile;
-use crate::format::{Env, FormatName, Layer, NewSnapshot, OpenOptions, Packed, open};
+use crate::format::{
+    Env, FindingKind, FormatName, Key, KeySource, Layer, NewSnapshot, OpenOptions, Packed, open,
+};
 use crate::image::{CompactOptions, Compacted, compact, no_progress};
-use crate::io::testing::SimRuntime;
 use crate::io::testing::model::payload;
+use crate::io::testing::{Rng, SimRuntime, YieldDevice, abandon_at};
 use crate::io::{Access, BlockDevice, Device, DeviceExt, MemoryDevice, WriteFlags};
+use alloc::boxed::Box;
+use alloc::format;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::future::poll_fn;
 
 /// An image in memory, and how it is opened.
 struct Image {
@@ -197,5 +206,148 @@ fn a_cluster_in_use_that_counts_as_free_is_not_written_over() {
         let after = image.file.read(0, image.file.len()).await.expect("readable").to_vec();
         // All but the mark.
         assert!(before[4096..] == after[4096..]);
+    });
+}
+
+/// An image whose clusters lie in many pieces, as it was closed, and all it holds.
+struct Scattered {
+    file: MemoryDevice,
+    key: Option<Secret>,
+    /// Bytes of a slice of a table in memory.
+    slice: Option<u64>,
+    contents: Vec<u8>,
+}
+
+impl Scattered {
+    async fn new(
+        runtime: &SimRuntime,
+        options: &CreateOptions,
+        slice: Option<u64>,
+        seed: u64,
+    ) -> Self {
+        let device = Arc::new(MemoryDevice::new(0));
+        let file: Device = device.clone();
+        let handle = with_clock(runtime);
+        create(&handle, &file, None, options).await.expect("possible options");
+        let key = options.encryption.as_ref().and_then(|e| e.secret.clone());
+        let mut made = Self { file: device.fork(), key, slice, contents: Vec::new() };
+        let layer = made.open(runtime, file.clone()).await;
+        let (size, cluster) = (layer.len(), u64::from(options.cluster_size));
+        let mut rng = Rng::new(seed);
+        // Of a large disk a part of each table.
+        let step = if size > 16 << 20 { 64 << 10 } else { size };
+        for at in (0..size).step_by(step as usize) {
+            write(&layer, at, step.min(1 << 20), WriteFlags::empty()).await;
+        }
+        layer.flush().await.expect("durable");
+        let mut at = 0;
+        while at < size / 4 * 3 {
+            let run = rng.between(1, 9) * cluster;
+            layer.discard(at, run).await.expect("possible");
+            at += run + rng.between(1, 3) * cluster;
+        }
+        layer.close().await.expect("clean");
+        made.contents = layer.read(0, size).await.expect("readable").to_vec();
+        drop(layer);
+        made.file = device.fork();
+        made
+    }
+
+    async fn open(&self, runtime: &SimRuntime, file: Device) -> Arc<Layer> {
+        let key = self.key.clone().map_or(KeySource::None, |key| KeySource::Given(Key::from(key)));
+        let mut options = OpenOptions {
+            format: Some(FormatName::Qcow2),
+            access: Access::ReadWrite,
+            key,
+            ..OpenOptions::default()
+        };
+        options.qcow2.cache.l2_entry_size = self.slice;
+        open(&super::env(runtime, &file), file, "image", options).await.expect("it opens")
+    }
+
+    async fn assert_whole(&self, name: &str, layer: &Arc<Layer>, leaks: bool) {
+        for finding in findings(layer).await.expect("a report") {
+            assert!(leaks && finding.kind == FindingKind::Leak, "{name}: {finding:?}");
+        }
+        let found = layer.read(0, layer.len()).await.expect("readable").to_vec();
+        assert!(found == self.contents, "{name}: other data");
+    }
+}
+
+/// Kinds of images, and the slices of their tables, for which a batch is large or many are needed.
+fn scattered_kinds() -> Vec<(&'static str, CreateOptions, Option<u64>)> {
+    let base = CreateOptions { size: 1 << 20, cluster_size: 512, ..CreateOptions::default() };
+    let luks = luks::CreateOptions { iter_time: 1, ..luks::CreateOptions::default() };
+    let method = EncryptionMethod::Luks(luks);
+    let encryption = Some(EncryptionOptions { method, secret: Some("secret".into()) });
+    alloc::vec![
+        ("one large batch", base.clone(), None),
+        ("lazy refcounts", CreateOptions { lazy_refcounts: true, ..base.clone() }, None),
+        ("64 bits", CreateOptions { refcount_bits: 64, ..base.clone() }, None),
+        ("version 2", CreateOptions { version: Version::V2, ..base.clone() }, None),
+        ("LUKS", CreateOptions { encryption, cluster_size: 4096, ..base.clone() }, None),
+        (
+            "extended L2",
+            CreateOptions {
+                extended_l2: true,
+                cluster_size: 16 << 10,
+                size: 8 << 20,
+                ..base.clone()
+            },
+            None,
+        ),
+        ("several batches", CreateOptions { size: 24 << 20, ..base }, Some(512)),
+    ]
+}
+
+/// How often a future waits before it is done.
+async fn waits_of<F: Future>(future: F) -> (usize, F::Output) {
+    let mut future = Box::pin(future);
+    let mut waits = 0;
+    let out = poll_fn(|cx| {
+        let polled = future.as_mut().poll(cx);
+        waits += usize::from(polled.is_pending());
+        polled
+    })
+    .await;
+    (waits, out)
+}
+
+#[test]
+fn a_large_batch_dropped_at_any_await_is_done_or_not() {
+    let runtime = SimRuntime::new(1);
+    runtime.block_on(async {
+        for (kind, options, slice) in scattered_kinds() {
+            let scattered = Scattered::new(&runtime, &options, slice, 5).await;
+            let slow = |file: &Arc<MemoryDevice>| {
+                Arc::new(YieldDevice::new(file.clone() as Device)) as Device
+            };
+            let file = Arc::new(scattered.file.fork());
+            let layer = scattered.open(&runtime, slow(&file)).await;
+            let (all, done) = waits_of(run(&layer)).await;
+            layer.close().await.expect("clean");
+            assert!(done.packed.moved > 0 && all > 50, "{kind}: {all} waits, {done:?}");
+            let shortest = file.len();
+            drop(layer);
+
+            let stride = (all / (60 * rounds() as usize)).max(1);
+            for waits in (0..all).step_by(stride) {
+                let name = format!("{kind}, dropped at {waits} of {all}");
+                let file = Arc::new(scattered.file.fork());
+                let layer = scattered.open(&runtime, slow(&file)).await;
+                let dropped = abandon_at(run(&layer), waits).await;
+                assert!(dropped.is_none(), "{name}: it is done");
+                // Once the image goes on, once it is left as it is.
+                let goes_on = (waits / stride).is_multiple_of(2);
+                if goes_on {
+                    run(&layer).await;
+                    layer.close().await.expect("clean");
+                    assert!(file.len() <= shortest, "{name}: {} of {shortest}", file.len());
+                }
+                drop(layer);
+                let layer = scattered.open(&runtime, Arc::new(file.fork())).await;
+                scattered.assert_whole(&name, &layer, !goes_on).await;
+            }
+        }
     });
 }

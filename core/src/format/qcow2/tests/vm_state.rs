@@ -99,6 +99,26 @@ fn snapshots_keep_it_and_bring_it_back() {
     });
 }
 
+#[test]
+fn the_tables_of_a_state_that_is_gone_are_used_again() {
+    let bench = Bench::new();
+    bench.runtime.block_on(async {
+        let layer = bench.open().await;
+        save(&layer, 0, 7, 4 * CLUSTER).await;
+        let snapshots = layer.driver().snapshots().expect("it has");
+        let new = NewSnapshot { vm_state_size: 2 * CLUSTER as u64, ..NewSnapshot::default() };
+        let kept = snapshots.create(new).await.expect("made");
+        snapshots.delete(&kept.id).await.expect("removed");
+        layer.flush().await.expect("durable");
+        // All that is free, the cluster of the table too.
+        let data = vec![3; SIZE as usize];
+        layer.write(0, data.into(), crate::io::WriteFlags::empty()).await.expect("writable");
+        save(&layer, 0, 8, 8 * CLUSTER).await;
+        let layer = bench.again(layer).await;
+        assert_eq!((disk(&layer).await, load(&layer, 0, 1).await), (3, vec![8]));
+    });
+}
+
 /// The reference shows the guest what the machine's state was.
 #[test]
 fn a_disk_that_grows_over_it_gains_zeroes() {

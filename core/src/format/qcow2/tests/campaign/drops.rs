@@ -13,7 +13,8 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 /// Of each operation on each kind of image one step, by `seed`: it is dropped at every second await
-/// or so. One in `rarely` of the results is judged.
+/// or so. Where an operation compacts, that is the step: it is dropped at each of its first hundred
+/// awaits, and then ever less often. One in `rarely` of the results is judged.
 pub(crate) fn drop_anywhere(seed: u64, rarely: u64) -> Tally {
     let mut rng = Rng::new(seed);
     let mut tally = Tally::default();
@@ -24,7 +25,13 @@ pub(crate) fn drop_anywhere(seed: u64, rarely: u64) -> Tally {
         let result = runtime.block_on(async {
             let world = World::new(&runtime, kind, &mut rng).await;
             let (mut steps, watched) = story(operation, &world, &mut rng);
-            let place = rng.index(watched.len());
+            let compacts =
+                (0..watched.len()).filter(|place| matches!(watched[*place], Step::Compact));
+            let compacts: Vec<usize> = compacts.collect();
+            let place = match compacts.is_empty() {
+                true => rng.index(watched.len()),
+                false => *rng.pick(&compacts),
+            };
             steps.extend_from_slice(&watched[..place]);
             if !matches!(steps.last(), Some(Step::Close | Step::Break(_))) {
                 steps.push(Step::Close);
@@ -108,7 +115,10 @@ impl Run<'_> {
             if completed {
                 return Ok(());
             }
-            waits += rng.index(3) + 1;
+            waits += match step {
+                Step::Compact => rng.index(1 + waits / 100) + 1,
+                _ => rng.index(3) + 1,
+            };
         }
     }
 }

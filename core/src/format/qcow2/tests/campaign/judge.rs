@@ -5,7 +5,7 @@
 //! keys and the name of the backing file included. It is then repaired and used, or used and then
 //! repaired: nothing is left to repair, and everything reads as it should.
 
-use super::steps::{GRANULARITY, State};
+use super::steps::{GRANULARITY, MACHINE, State};
 use super::world::{Files, World};
 use crate::format::{Finding, FindingKind, Layer, Repair};
 use crate::image::{self, no_progress};
@@ -47,7 +47,7 @@ pub(crate) async fn judge(
     }
     if files.get("base").is_ok() && world.start.backing.is_some() {
         let base = Files(alloc::vec![("image", files.get("base").map_err(told("base"))?)]);
-        let is_image = world.kind == super::world::Kind::Chain;
+        let is_image = world.kind.is_chain();
         if is_image && let Some(found) = look(world, &base, "the base", false).await?.1 {
             return Err(format!("the base: {found:?}"));
         }
@@ -59,7 +59,8 @@ pub(crate) async fn judge(
         repair(world, &files).await?;
     }
     let (state, key) = recognise(world, &files, allowed).await?;
-    let disk = used(world, &files, key).await.map_err(told("used"))?;
+    let machine = state.machine.is_some();
+    let (disk, saved) = used(world, &files, key, machine).await.map_err(told("used"))?;
     if !repair_first {
         repair(world, &files).await?;
     }
@@ -68,15 +69,21 @@ pub(crate) async fn judge(
     if contents(&layer).await.map_err(told("at last"))? != disk {
         return Err("used and repaired, it reads otherwise".into());
     }
-    for (name, bytes) in &state.snapshots {
+    if machine && machine_of(&layer).await.map_err(told("at last"))? != saved {
+        return Err("used and repaired, the state of the machine reads otherwise".into());
+    }
+    for kept in &state.snapshots {
+        let name = kept.name;
         let id = snapshot_id(&layer, name).map_err(told("a snapshot"))?;
         let layer = world.open(&files, Access::ReadOnly, key, Some(&id), false).await;
-        let found = match layer {
-            Ok(layer) => contents(&layer).await,
-            Err(e) => Err(e),
-        };
-        if found.map_err(told("a snapshot"))? != *bytes {
+        let layer = layer.map_err(told("a snapshot"))?;
+        if contents(&layer).await.map_err(told("a snapshot"))? != kept.disk {
             return Err(format!("the snapshot '{name}' reads otherwise"));
+        }
+        if let Some(machine) = &kept.machine
+            && machine_of(&layer).await.map_err(told("a snapshot"))? != *machine
+        {
+            return Err(format!("the snapshot '{name}' has another state of the machine"));
         }
     }
     Ok(verdict)
@@ -137,14 +144,20 @@ async fn is_in(world: &World, files: &Files, state: &State) -> Result<(), String
     let key = state.keys.first().copied();
     let layer = world.open(files, Access::ReadWrite, key, None, false).await.map_err(told)?;
     state.disk.after_crash(layer.len())?.verify(&*layer).await?;
+    if let Some(machine) = &state.machine {
+        let found = machine_of(&layer).await.map_err(|e| format!("the machine: {e:?}"))?;
+        let verdict = machine.bytes.after_crash(MACHINE)?.check(0, &found);
+        verdict.map_err(|what| format!("the machine: {what}"))?;
+    }
     let info = layer.driver().describe().await.map_err(told)?;
     let backing = info.backing.map(|backing| backing.name);
     if backing != state.backing {
         return Err(format!("it names {backing:?}, should name {:?}", state.backing));
     }
-    let names: Vec<String> = info.snapshots.into_iter().map(|s| s.name).collect();
-    if !names.iter().eq(state.snapshots.iter().map(|s| s.0)) {
-        return Err(format!("its snapshots are {names:?}"));
+    let found: Vec<(&str, u64)> =
+        info.snapshots.iter().map(|s| (s.name.as_str(), s.vm_state_size)).collect();
+    if !found.iter().copied().eq(state.snapshots.iter().map(|s| (s.name, s.machine_len))) {
+        return Err(format!("its snapshots are {found:?}"));
     }
     bitmaps(&layer, state).await
 }
@@ -181,9 +194,14 @@ async fn bitmaps(layer: &Arc<Layer>, state: &State) -> Result<(), String> {
     Ok(())
 }
 
-/// Writes here and there, so that space is found and clusters are copied. Gives what the disk then
-/// holds.
-async fn used(world: &World, files: &Files, key: Option<&str>) -> Result<Vec<u8>> {
+/// Writes here and there, so that space is found and clusters are copied, to the state of the
+/// machine too where there is one. Gives what the disk then holds, and that state.
+async fn used(
+    world: &World,
+    files: &Files,
+    key: Option<&str>,
+    machine: bool,
+) -> Result<(Vec<u8>, Vec<u8>)> {
     let layer = world.open(files, Access::ReadWrite, key, None, false).await?;
     let mut disk = contents(&layer).await?;
     let step = (disk.len() as u64 / 12).next_multiple_of(0x100).max(0x1100);
@@ -193,8 +211,16 @@ async fn used(world: &World, files: &Files, key: Option<&str>) -> Result<Vec<u8>
         let data = alloc::vec![0xee; len as usize];
         layer.write(at, data.into(), WriteFlags::empty()).await?;
     }
+    let mut saved = Vec::new();
+    if machine {
+        saved = machine_of(&layer).await?;
+        for at in [0x300, MACHINE / 2, MACHINE - 0x700] {
+            saved[at as usize..at as usize + 0x700].fill(0xdd);
+            layer.write_vm_state(at, alloc::vec![0xdd; 0x700].into()).await?;
+        }
+    }
     layer.close().await?;
-    Ok(disk)
+    Ok((disk, saved))
 }
 
 /// Repairs everything; nothing may be left.
@@ -214,6 +240,10 @@ async fn repair(world: &World, files: &Files) -> Result<(), String> {
 
 async fn contents(layer: &Arc<Layer>) -> Result<Vec<u8>> {
     Ok(layer.read(0, layer.len()).await?.to_vec())
+}
+
+async fn machine_of(layer: &Layer) -> Result<Vec<u8>> {
+    Ok(layer.read_vm_state(0, MACHINE).await?.to_vec())
 }
 
 fn snapshot_id(layer: &Layer, name: &str) -> Result<String> {

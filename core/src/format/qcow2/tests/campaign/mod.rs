@@ -6,6 +6,7 @@
 //! | `steps` | single steps, what they do to an image, and what a crash may leave of them |
 //! | `world` | the files of an image, as they are made, opened and watched |
 //! | `points` | which changes survive a crash, and how torn |
+//! | `clock` | a clock that key slots can be timed by |
 //! | `judge` | what has to hold of what is left |
 //! | `drops` | the same steps, dropped at any await |
 //!
@@ -18,6 +19,7 @@
 //! Written against the public interface only, because the suite that shows a sample of the points
 //! to the reference tool includes the same files.
 
+mod clock;
 mod drops;
 mod judge;
 mod operations;
@@ -31,8 +33,9 @@ use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+pub(crate) use clock::with_clock;
 pub(crate) use drops::drop_anywhere;
-use operations::{OPERATIONS, Operation, story};
+use operations::{Operation, operations, story};
 use points::Points;
 use world::{Kind, World};
 
@@ -93,7 +96,7 @@ pub(crate) fn run_one(
 fn jobs() -> Vec<(&'static Operation, Kind)> {
     let kinds =
         |operation: &'static Operation| operation.kinds.iter().map(move |kind| (operation, *kind));
-    OPERATIONS.iter().flat_map(kinds).collect()
+    operations().flat_map(kinds).collect()
 }
 
 fn run_some(
@@ -172,7 +175,7 @@ impl Made<'_> {
                 tally.copied += u64::from(verdict.copied);
                 *tally.operations.entry(operation.name).or_default() += 1;
                 let excused = verdict.copied || verdict.dirty || allowed.iter().any(|s| s.damaged);
-                let encrypted = kind == Kind::Luks;
+                let encrypted = kind.is_encrypted();
                 sample(&Sample { name: &what, files: &files, excused, encrypted });
             }
         });

@@ -18,6 +18,9 @@ use alloc::vec::Vec;
 /// Granularity of the bitmaps.
 pub(crate) const GRANULARITY: u64 = 512;
 
+/// So many bytes of the state of a machine are looked at: several L1 entries of small clusters.
+pub(crate) const MACHINE: u64 = 0x1_9000;
+
 /// One step. Changes of data are not flushed; everything else is durable at its end, with what
 /// came before.
 #[derive(Clone, Debug)]
@@ -26,10 +29,14 @@ pub(crate) enum Step {
     Compressed(u64, u64, u8),
     Zero(u64, u64, ZeroFlags),
     Discard(u64, u64),
+    /// A part of the state of the machine is written.
+    Save(u64, u64, u8),
     Flush,
     /// Closes, and opens again when something is next done.
     Close,
     Create(&'static str),
+    /// A snapshot that has the state of the machine for itself.
+    Keep(&'static str),
     Apply(&'static str),
     Delete(&'static str),
     Resize(u64, Preallocation),
@@ -52,6 +59,8 @@ pub(crate) enum Step {
     Repair(Repair),
     /// Another key opens it too.
     AddKey(&'static str),
+    /// Another key instead of that of the first slot.
+    ReplaceKey(&'static str),
     /// That key opens it no more.
     EraseKey(&'static str),
 }
@@ -76,20 +85,51 @@ pub(crate) struct Known {
     pub(crate) bases: Vec<Vec<u8>>,
 }
 
+/// A snapshot, and what it keeps.
+#[derive(Clone, Debug)]
+pub(crate) struct Kept {
+    pub(crate) name: &'static str,
+    pub(crate) disk: Vec<u8>,
+    /// The state of the machine, if anybody ever wrote one.
+    pub(crate) machine: Option<Vec<u8>>,
+    /// How much of it is its own, as the snapshot says.
+    pub(crate) machine_len: u64,
+}
+
+/// The state of a machine.
+#[derive(Clone, Debug)]
+pub(crate) struct Machine {
+    pub(crate) bytes: Flat,
+    /// As they are now.
+    now: Vec<u8>,
+}
+
+impl Machine {
+    fn new(bytes: Vec<u8>) -> Self {
+        Self { bytes: Flat::new(bytes.clone()), now: bytes }
+    }
+
+    fn empty() -> Self {
+        Self::new(alloc::vec![0; MACHINE as usize])
+    }
+}
+
 /// What an image may hold.
 #[derive(Clone, Debug)]
 pub(crate) struct State {
     pub(crate) disk: Flat,
     /// The bytes of the disk now, where they are sure.
     now: Vec<u8>,
-    pub(crate) snapshots: Vec<(&'static str, Vec<u8>)>,
+    /// Once somebody has written it.
+    pub(crate) machine: Option<Machine>,
+    pub(crate) snapshots: Vec<Kept>,
     pub(crate) backing: Option<String>,
     pub(crate) keys: Vec<&'static str>,
     /// As stored.
     pub(crate) bitmaps: Vec<Known>,
     /// As they are in memory.
     pending: Vec<Known>,
-    /// Bitmaps may have been marked as in use.
+    /// Bitmaps may have been marked as in use: something has changed, if only a table.
     pub(crate) touched: bool,
     pub(crate) damaged: bool,
 }
@@ -99,6 +139,7 @@ impl State {
         Self {
             disk: Flat::new(disk.clone()),
             now: disk,
+            machine: None,
             snapshots: Vec::new(),
             backing,
             keys: key.into_iter().collect(),
@@ -112,19 +153,18 @@ impl State {
     fn put(&mut self, at: u64, data: Vec<u8>) {
         self.now[at as usize..at as usize + data.len()].copy_from_slice(&data);
         self.disk.write(at, data.into());
-        self.touched = true;
     }
 
     /// The disk is `bytes`, durably.
     fn become_disk(&mut self, bytes: Vec<u8>) {
         self.disk = Flat::new(bytes.clone());
         self.now = bytes;
-        self.touched = true;
     }
 
     /// After a step.
     pub(crate) fn after(&self, step: &Step, world: &World) -> Self {
         let mut next = self.clone();
+        next.touched = true;
         match step {
             Step::Write(at, len, tag) | Step::Compressed(at, len, tag) => {
                 next.put(*at, bytes(*tag, *at, *len));
@@ -138,33 +178,52 @@ impl State {
                 // What is sure from here on is only what is written again.
                 next.disk.discard(*at, *len);
                 next.now[*at as usize..(*at + *len) as usize].fill(0);
-                next.touched = true;
                 return next;
             }
-            Step::Flush | Step::Compact | Step::Repair(_) | Step::Commit(_) => {
+            Step::Save(at, len, tag) => {
+                let machine = next.machine.get_or_insert_with(Machine::empty);
+                let data = bytes(*tag, *at, *len);
+                machine.now[*at as usize..(*at + *len) as usize].copy_from_slice(&data);
+                machine.bytes.write(*at, data.into());
+                return next;
+            }
+            Step::Flush => next.touched = self.touched,
+            Step::Compact | Step::Repair(_) | Step::Commit(_) => {
                 next.damaged &= !matches!(step, Step::Repair(_));
             }
             Step::Close => {
                 next.bitmaps = next.pending.clone();
                 next.touched = false;
             }
-            Step::Create(name) => next.snapshots.push((name, next.now.clone())),
-            Step::Apply(name) => {
-                let found = next.snapshots.iter().find(|s| s.0 == *name);
-                next.become_disk(found.expect("a snapshot").1.clone());
+            Step::Create(name) | Step::Keep(name) => {
+                let machine_len = if matches!(step, Step::Keep(_)) { MACHINE } else { 0 };
+                let machine = next.machine.as_ref().map(|machine| machine.now.clone());
+                next.snapshots.push(Kept { name, disk: next.now.clone(), machine, machine_len });
             }
-            Step::Delete(name) => next.snapshots.retain(|s| s.0 != *name),
+            Step::Apply(name) => {
+                let found = next.snapshots.iter().find(|s| s.name == *name);
+                let Kept { disk, machine, .. } = found.expect("a snapshot").clone();
+                next.become_disk(disk);
+                if next.machine.is_some() {
+                    next.machine = Some(machine.map_or_else(Machine::empty, Machine::new));
+                }
+            }
+            Step::Delete(name) => next.snapshots.retain(|s| s.name != *name),
             Step::Resize(len, _) => {
                 next.now.resize(*len as usize, 0);
                 next.disk.set_len(*len);
-                next.touched = true;
+                for bitmap in next.pending.iter_mut().chain(&mut next.bitmaps) {
+                    bitmap.bases.iter_mut().for_each(|base| base.resize(*len as usize, 0));
+                }
             }
             Step::Amend(_) => next.bitmaps = next.pending.clone(),
             Step::AddBitmap(name) => {
+                next.touched = self.touched;
                 next.pending.push(Known { name, bases: alloc::vec![next.now.clone()] });
                 return next;
             }
             Step::RemoveBitmap(name) => {
+                next.touched = self.touched;
                 next.pending.retain(|b| b.name != *name);
                 return next;
             }
@@ -172,6 +231,7 @@ impl State {
                 let of = |name| next.pending.iter().find(|b| b.name == name).expect("a bitmap");
                 let more = of(*from).bases.clone();
                 let place = next.pending.iter().position(|b| b.name == *into);
+                next.touched = self.touched;
                 next.pending[place.expect("a bitmap")].bases.extend(more);
                 return next;
             }
@@ -181,15 +241,53 @@ impl State {
             Step::Break(_) => next.damaged = true,
             Step::AddKey(key) => next.keys.push(key),
             Step::EraseKey(key) => next.keys.retain(|k| k != key),
+            Step::ReplaceKey(key) => next.keys[0] = key,
+        }
+        if self.loses_machine(step, world) {
+            next.machine = next.machine.map(|_| Machine::empty());
         }
         next.disk.flush();
+        if let Some(machine) = &mut next.machine {
+            machine.bytes.flush();
+        }
         next
+    }
+
+    /// The state of the machine is gone after the step, or is a snapshot's.
+    fn loses_machine(&self, step: &Step, world: &World) -> bool {
+        match step {
+            Step::Keep(_) | Step::MakeEmpty | Step::Commit(false) => true,
+            Step::Resize(len, _) => {
+                let old = self.now.len() as u64;
+                *len < old || world.first_of_machine(*len) > world.first_of_machine(old)
+            }
+            _ => false,
+        }
     }
 
     /// What a crash may leave of a step: any of these states, each as a crash leaves it.
     pub(crate) fn during(&self, step: &Step, world: &World) -> Vec<Self> {
         let mut partly = self.clone();
+        let may_lose = |state: &mut Self| {
+            if let Some(machine) = &mut state.machine {
+                machine.bytes.may_zero(0, MACHINE);
+            }
+        };
+        if self.loses_machine(step, world) && !matches!(step, Step::Keep(_)) {
+            may_lose(&mut partly);
+        }
         match step {
+            // The snapshot is there before the disk's tables lose it.
+            Step::Keep(_) => {
+                let mut kept = self.after(step, world);
+                kept.machine.clone_from(&self.machine);
+                may_lose(&mut kept);
+                return alloc::vec![partly, kept];
+            }
+            Step::Save(at, len, tag) => {
+                let machine = partly.machine.get_or_insert_with(Machine::empty);
+                machine.bytes.may_write(*at, bytes(*tag, *at, *len).into());
+            }
             Step::Write(at, len, tag) | Step::Compressed(at, len, tag) => {
                 partly.disk.may_write(*at, bytes(*tag, *at, *len).into());
             }
@@ -197,7 +295,13 @@ impl State {
             Step::Discard(at, len) => partly.disk.discard(*at, *len),
             Step::MakeEmpty => partly.disk.may_write(0, self.below(world).into()),
             Step::Flush | Step::Compact | Step::Break(_) | Step::Repair(_) | Step::Commit(_) => {}
-            _ => return alloc::vec![partly, self.after(step, world)],
+            Step::Close | Step::AddBitmap(_) | Step::RemoveBitmap(_) | Step::MergeBitmap(..) => {
+                return alloc::vec![partly, self.after(step, world)];
+            }
+            _ => {
+                partly.touched = true;
+                return alloc::vec![partly, self.after(step, world)];
+            }
         }
         partly.touched = true;
         alloc::vec![partly]
@@ -270,6 +374,10 @@ impl Step {
                 layer.discard(*at, *len).await?;
                 return Ok(true);
             }
+            Self::Save(at, len, tag) => {
+                layer.write_vm_state(*at, bytes(*tag, *at, *len).into()).await?;
+                return Ok(true);
+            }
             Self::AddBitmap(name) => {
                 let bitmap = DirtyBitmap::new(name, layer.len(), GRANULARITY)?;
                 driver.can_store_bitmap(&bitmap)?;
@@ -293,8 +401,10 @@ impl Step {
                 layer.close().await?;
                 return Ok(false);
             }
-            Self::Create(name) => {
-                let new = NewSnapshot { name: (*name).into(), ..NewSnapshot::default() };
+            Self::Create(name) | Self::Keep(name) => {
+                let vm_state_size = if matches!(self, Self::Keep(_)) { MACHINE } else { 0 };
+                let name = (*name).into();
+                let new = NewSnapshot { name, vm_state_size, ..NewSnapshot::default() };
                 snapshots()?.create(new).await?;
             }
             Self::Apply(name) => snapshots()?.apply(&id(name)?).await?,
@@ -334,6 +444,16 @@ impl Step {
                 };
                 amend_encryption(layer, &options).await?;
             }
+            Self::ReplaceKey(key) => {
+                let options = AmendOptions {
+                    new_secret: Some((*key).into()),
+                    iter_time: Some(1),
+                    keyslot: Some(0),
+                    force: true,
+                    ..key_options(KeyslotState::Active, state)
+                };
+                amend_encryption(layer, &options).await?;
+            }
             Self::EraseKey(key) => {
                 let old_secret = Some((*key).into());
                 let options =
@@ -358,7 +478,7 @@ impl Step {
                 let chain = CommitChain::open(&env, file, "image", None, &is_base).await?;
                 let chain = chain.ok_or_else(|| Error::bug("the base is there"))?;
                 let options = CommitOptions { keep: *keep, rate: 0 };
-                image::commit(&world.runtime.handle(), &chain, options, &no_progress).await
+                image::commit(&world.runtime, &chain, options, &no_progress).await
             }
             Self::Repair(repair) => {
                 let layer = world.open(files, Access::ReadWrite, None, None, true).await?;

@@ -1,17 +1,19 @@
 //! The files of an image: made, opened, and watched while something happens to them.
 
+use super::clock::with_clock;
 use super::points::Moment;
 use super::steps::{State, Step};
 use crate::codec::Compression;
 use crate::crypto::luks;
 use crate::format::qcow2::{
-    CreateOptions, DataFileOptions, EncryptionMethod, EncryptionOptions, Version, create,
+    CreateOptions, DataFileOptions, DiscardOptions, EncryptionMethod, EncryptionOptions, Version,
+    create,
 };
 use crate::format::{BackingRef, Env, FormatName, Key, KeySource, Layer, OpenOptions, open};
 use crate::io::testing::{CrashDevice, Rng, SimRuntime};
 use crate::io::{
     Access, BlockDevice, BoxFuture, Capabilities, Device, DeviceInfo, Extent, Limits, MemoryDevice,
-    OpenPolicy, Opened, Preallocation, Reference, Segments, WriteFlags, ZeroFlags,
+    OpenPolicy, Opened, Preallocation, Reference, Runtime, Segments, WriteFlags, ZeroFlags,
 };
 use crate::{Error, Result};
 use alloc::boxed::Box;
@@ -59,10 +61,61 @@ pub(crate) enum Kind {
     DataFile,
     /// The same, and that file is a raw image.
     RawDataFile,
+    /// Postponed refcounts, over a raw file.
+    LazyBacked,
+    /// Postponed refcounts, over an image of this format.
+    LazyChain,
     /// Encrypted.
     Luks,
+    /// Encrypted the old way, sectors numbered by the guest.
+    Aes,
+    /// What is discarded keeps its place.
+    NoUnref,
+    /// The same with extended L2 entries.
+    NoUnrefExtended,
+    /// The same over a raw file.
+    NoUnrefBacked,
+    /// Guest data in a file of its own, where what is discarded keeps its place.
+    NoUnrefDataFile,
+    /// Whatever is freed is given up in the file below.
+    Passing,
+    /// Nothing is.
+    NotPassing,
     /// So large that the refcount table is nearly full.
     Full,
+    /// The same with postponed refcounts.
+    LazyFull,
+}
+
+impl Kind {
+    /// It takes a key to read it.
+    pub(crate) fn is_encrypted(self) -> bool {
+        matches!(self, Self::Luks | Self::Aes)
+    }
+
+    /// The file below is an image of this format.
+    pub(crate) fn is_chain(self) -> bool {
+        matches!(self, Self::Chain | Self::LazyChain)
+    }
+
+    /// What an image of this kind is opened with.
+    fn discard(self) -> DiscardOptions {
+        let base = DiscardOptions::default();
+        let all = |pass| DiscardOptions {
+            pass_request: Some(pass),
+            pass_snapshot: Some(pass),
+            pass_other: Some(pass),
+            ..base
+        };
+        match self {
+            Self::NoUnref | Self::NoUnrefExtended | Self::NoUnrefBacked | Self::NoUnrefDataFile => {
+                DiscardOptions { no_unref: true, ..base }
+            }
+            Self::Passing => all(true),
+            Self::NotPassing => all(false),
+            _ => base,
+        }
+    }
 }
 
 /// The key of an encrypted image.
@@ -72,8 +125,10 @@ pub(crate) const FIRST_KEY: &str = "first";
 pub(crate) struct World {
     pub(crate) kind: Kind,
     pub(crate) cluster: u64,
+    /// Bytes of the disk that one L1 entry leads to.
+    l1_span: u64,
     pub(crate) start: State,
-    pub(crate) runtime: SimRuntime,
+    pub(crate) runtime: Arc<dyn Runtime>,
     names: Vec<&'static str>,
     files: Vec<MemoryDevice>,
 }
@@ -105,15 +160,17 @@ fn options(kind: Kind, rng: &mut Rng) -> CreateOptions {
     let extended = CreateOptions { extended_l2: true, cluster_size: 16 << 10, ..base.clone() };
     let data_file = |raw| Some(DataFileOptions { name: "data".into(), raw });
     match kind {
-        Kind::Plain => base,
+        Kind::Plain | Kind::NoUnref | Kind::Passing | Kind::NotPassing => base,
         Kind::Middle => CreateOptions { cluster_size: 4096, ..base },
         Kind::V2 => CreateOptions { version: Version::V2, ..base },
         Kind::Large => CreateOptions { cluster_size: 64 << 10, size: 2 * SIZE, ..base },
-        Kind::Extended => extended,
+        Kind::Extended | Kind::NoUnrefExtended => extended,
         Kind::Narrow => CreateOptions { refcount_bits: 1, ..base },
         Kind::Wide => CreateOptions { refcount_bits: 64, ..base },
         Kind::Zstd => CreateOptions { compression_type: Compression::Zstd, ..base },
-        Kind::Backed => CreateOptions { backing: over("base", "raw"), ..base },
+        Kind::Backed | Kind::NoUnrefBacked => {
+            CreateOptions { backing: over("base", "raw"), ..base }
+        }
         Kind::BackedV2 => {
             CreateOptions { backing: over("base", "raw"), version: Version::V2, ..base }
         }
@@ -121,7 +178,15 @@ fn options(kind: Kind, rng: &mut Rng) -> CreateOptions {
         Kind::Chain => CreateOptions { backing: over("base", "qcow2"), ..base },
         Kind::Lazy => CreateOptions { lazy_refcounts: true, ..base },
         Kind::LazyExtended => CreateOptions { lazy_refcounts: true, ..extended },
-        Kind::DataFile => CreateOptions { data_file: data_file(false), ..base },
+        Kind::LazyBacked => {
+            CreateOptions { backing: over("base", "raw"), lazy_refcounts: true, ..base }
+        }
+        Kind::LazyChain => {
+            CreateOptions { backing: over("base", "qcow2"), lazy_refcounts: true, ..base }
+        }
+        Kind::DataFile | Kind::NoUnrefDataFile => {
+            CreateOptions { data_file: data_file(false), ..base }
+        }
         Kind::RawDataFile => CreateOptions { data_file: data_file(true), ..base },
         Kind::Luks => {
             let luks = luks::CreateOptions { iter_time: 1, ..luks::CreateOptions::default() };
@@ -129,9 +194,18 @@ fn options(kind: Kind, rng: &mut Rng) -> CreateOptions {
             let encryption = Some(EncryptionOptions { method, secret: Some(FIRST_KEY.into()) });
             CreateOptions { encryption, cluster_size: 4096, ..base }
         }
-        Kind::Full => {
-            CreateOptions { size: 0x21_0000, cluster_size: 512, refcount_bits: 64, ..base }
+        Kind::Aes => {
+            let method = EncryptionMethod::Aes;
+            let encryption = Some(EncryptionOptions { method, secret: Some(FIRST_KEY.into()) });
+            CreateOptions { encryption, ..base }
         }
+        Kind::Full | Kind::LazyFull => CreateOptions {
+            size: 0x21_0000,
+            cluster_size: 512,
+            refcount_bits: 64,
+            lazy_refcounts: kind == Kind::LazyFull,
+            ..base
+        },
     }
 }
 
@@ -147,7 +221,7 @@ impl World {
         let mut names = alloc::vec!["image"];
         let mut disk = alloc::vec![0; options.size as usize];
         let mut files = alloc::vec![Arc::new(MemoryDevice::new(0))];
-        let handle = runtime.handle();
+        let handle = with_clock(runtime);
         let mut add = |name, bytes: &[u8]| {
             names.push(name);
             files.push(Arc::new(MemoryDevice::with_data(bytes)));
@@ -159,10 +233,10 @@ impl World {
         }
         if options.backing.is_some() {
             // As long as the disk where it takes back what the disk holds.
-            let len = if kind == Kind::Chain { options.size } else { options.size - 0x3100 };
+            let len = if kind.is_chain() { options.size } else { options.size - 0x3100 };
             let below = bytes(0x55, 0, len);
             disk[..below.len()].copy_from_slice(&below);
-            if kind == Kind::Chain {
+            if kind.is_chain() {
                 let file: Device = add("base", &[]);
                 let plain = CreateOptions { backing: None, ..options.clone() };
                 create(&handle, &file, None, &plain).await.expect("possible options");
@@ -185,14 +259,22 @@ impl World {
         let backing = options.backing.as_ref().map(|backing| backing.name.clone());
         let encrypted = options.encryption.is_some();
         let start = State::new(disk, backing, encrypted.then_some(FIRST_KEY));
+        let cluster = u64::from(options.cluster_size);
+        let entry_len = if options.extended_l2 { 16 } else { 8 };
         Self {
             kind,
-            cluster: u64::from(options.cluster_size),
+            cluster,
+            l1_span: cluster / entry_len * cluster,
             start,
-            runtime: runtime.clone(),
+            runtime: handle,
             names,
             files: files.iter().map(|file| file.fork()).collect(),
         }
+    }
+
+    /// Which L1 entry is the first that no byte of a disk of that size needs.
+    pub(crate) fn first_of_machine(&self, size: u64) -> u64 {
+        size.div_ceil(self.l1_span)
     }
 
     /// What the files are called; the image is the first.
@@ -207,7 +289,7 @@ impl World {
 
     /// Surroundings in which images find these files.
     pub(crate) fn env(&self, files: &Files) -> Env {
-        Env { runtime: self.runtime.handle(), policy: Arc::new(files.clone()) }
+        Env { runtime: self.runtime.clone(), policy: Arc::new(files.clone()) }
     }
 
     /// Opens the image.
@@ -223,7 +305,7 @@ impl World {
             Some(key) => KeySource::Given(Key::from(crate::crypto::Secret::from(key))),
             None => KeySource::Ignore,
         };
-        let options = OpenOptions {
+        let mut options = OpenOptions {
             format: Some(FormatName::Qcow2),
             access,
             key,
@@ -231,6 +313,7 @@ impl World {
             check,
             ..OpenOptions::default()
         };
+        options.qcow2.discard = self.kind.discard();
         let layer = open(&self.env(files), files.get("image")?, "image", options).await?;
         if !check {
             layer.driver().load_bitmaps().await?;
