@@ -8,8 +8,8 @@
 
 use crate::Result;
 use crate::io::{
-    BlockDevice, BoxFuture, Capabilities, Device, DeviceInfo, Extent, Limits, Preallocation,
-    Segment, Segments, Turns, WriteFlags, ZeroFlags, check_range, is_zero,
+    BlockDevice, BoxFuture, Capabilities, DebugEvent, Device, DeviceInfo, Extent, Limits,
+    Preallocation, Segment, Segments, Turns, WriteFlags, ZeroFlags, check_range, is_zero, raise,
 };
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -88,6 +88,7 @@ impl CopyOnRead {
 
     async fn copy(&self, offset: u64, len: u64) -> Result<()> {
         let data = self.inner.read(offset, len).await?;
+        raise(&*self.inner, DebugEvent::CorWrite).await;
         let zero = data.as_slice().iter().all(|segment| match segment {
             Segment::Data(bytes) => is_zero(bytes),
             Segment::Zero(_) => true,
@@ -156,6 +157,10 @@ impl BlockDevice for CopyOnRead {
 
     fn info(&self) -> BoxFuture<'_, Result<DeviceInfo>> {
         self.inner.info()
+    }
+
+    fn event(&self, event: DebugEvent) -> Option<BoxFuture<'_, ()>> {
+        self.inner.event(event)
     }
 }
 

@@ -3,8 +3,9 @@
 use super::{ByOptions, Child, Driver, EncryptionOptions, FormatName, KeySource, Place, transfer};
 use crate::bitmap::BitmapSet;
 use crate::io::{
-    Access, BlockDevice, BoxFuture, Capabilities, Device, DeviceInfo, Extent, ExtentFlags,
-    HostRange, Limits, OpenPolicy, Preallocation, Runtime, Segments, WriteFlags, ZeroFlags,
+    Access, BlockDevice, BoxFuture, Capabilities, DebugEvent, Device, DeviceInfo, Extent,
+    ExtentFlags, HostRange, Limits, OpenPolicy, Preallocation, Runtime, Segments, WriteFlags,
+    ZeroFlags, raise,
 };
 use crate::{Error, ErrorKind, Result};
 use alloc::boxed::Box;
@@ -590,7 +591,10 @@ impl BlockDevice for Layer {
 
     fn flush(&self) -> BoxFuture<'_, Result<()>> {
         match self.access {
-            Access::ReadWrite => self.driver.flush(),
+            Access::ReadWrite => Box::pin(async move {
+                raise(&*self.file, DebugEvent::FlushToOs).await;
+                self.driver.flush().await
+            }),
             Access::ReadOnly => Box::pin(core::future::ready(Ok(()))),
         }
     }
@@ -630,6 +634,10 @@ impl BlockDevice for Layer {
             let filename = self.filename.to_string();
             Ok(DeviceInfo { driver: self.driver.name(), filename, actual_size })
         })
+    }
+
+    fn event(&self, event: DebugEvent) -> Option<BoxFuture<'_, ()>> {
+        self.file.event(event)
     }
 }
 

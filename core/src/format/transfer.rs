@@ -3,7 +3,10 @@
 
 use super::{Layer, Piece, Place, Target};
 use crate::codec::{self, Compression};
-use crate::io::{BlockDevice, DeviceExt, Segment, Segments, WriteFlags, ZeroFlags, check_range};
+use crate::io::{
+    BlockDevice, DebugEvent, DeviceExt, Segment, Segments, WriteFlags, ZeroFlags, check_range,
+    raise,
+};
 use crate::{Error, Result};
 use alloc::boxed::Box;
 use alloc::format;
@@ -85,6 +88,7 @@ async fn read_pieces(layer: &Layer, start: u64, pieces: &[Piece]) -> Result<Segm
 async fn read_piece(layer: &Layer, start: u64, piece: Piece) -> Result<Segments> {
     match piece.place {
         Place::Raw { child, offset } => {
+            raise(&*layer.file, DebugEvent::ReadAio).await;
             let child = layer.child(child);
             match layer.driver.encryption() {
                 None => child.read_padded(offset, piece.len).await,
@@ -99,7 +103,10 @@ async fn read_piece(layer: &Layer, start: u64, piece: Piece) -> Result<Segments>
         Place::Unallocated { .. } => {
             match layer.below() {
                 // What lies behind the disk is nothing of the disk below.
-                Some(backing) if start < layer.len() => backing.read_padded(start, piece.len).await,
+                Some(backing) if start < layer.len() => {
+                    raise(&*layer.file, DebugEvent::ReadBackingAio).await;
+                    backing.read_padded(start, piece.len).await
+                }
                 _ => Ok(Segments::zero(piece.len)),
             }
         }
@@ -153,6 +160,7 @@ async fn read_units(layer: &Layer, start: u64, pieces: &[Piece]) -> Result<Segme
         }
         at += piece.len;
     }
+    raise(&*layer.file, DebugEvent::ReadCompressed).await;
     let reads = runs.iter().map(|run| layer.file.read_padded(run.offset, run.end - run.offset));
     let payloads: Vec<Bytes> =
         try_join_all(reads).await?.into_iter().map(|read| read.to_bytes()).collect();
@@ -206,6 +214,10 @@ pub(super) async fn write(layer: &Layer, offset: u64, data: Segments) -> Result<
             if let Some(hold) = &reservation.hold {
                 bytes.hold(hold.clone());
             }
+            raise(&*layer.file, DebugEvent::WriteAio).await;
+            if target.before + target.after > 0 {
+                raise(&*layer.file, DebugEvent::CowWrite).await;
+            }
             let child = layer.child(target.child);
             if encryption.is_none() && bytes.is_zero() && bytes.len() >= MIN_HOST_ZERO {
                 child.write_zeroes(host, bytes.len(), ZeroFlags::empty()).await
@@ -227,6 +239,9 @@ pub(super) async fn write(layer: &Layer, offset: u64, data: Segments) -> Result<
 async fn padded(layer: &Layer, target: &Target, data: Segments) -> Result<(u64, Segments)> {
     let host = target.offset - target.before;
     let (start, end) = (target.start - target.before, target.start + target.len);
+    if target.before + target.after > 0 {
+        raise(&*layer.file, DebugEvent::CowRead).await;
+    }
     if target.before > 0 && target.after > 0 && target.len <= READ_THROUGH {
         // What cannot be read may be just what is going to be replaced.
         if let Ok(all) = current(layer, start, target.before + target.len + target.after).await {
@@ -335,6 +350,7 @@ pub(super) async fn write_compressed(layer: &Layer, offset: u64, data: Segments)
         if let Some(hold) = &reservation.hold {
             bytes.hold(hold.clone());
         }
+        raise(&*layer.file, DebugEvent::WriteCompressed).await;
         layer.child(first.child).write(first.offset, bytes, WriteFlags::empty()).await?;
     }
     match reservation.token {

@@ -2,7 +2,7 @@
 //! beginning, and what was never written reads as zeroes.
 
 use super::{Layer, transfer};
-use crate::io::{Access, Segments};
+use crate::io::{Access, DebugEvent, Segments, raise};
 use crate::{Error, Result};
 use alloc::format;
 
@@ -14,6 +14,7 @@ impl Layer {
     /// those of the devices.
     pub async fn read_vm_state(&self, offset: u64, len: u64) -> Result<Segments> {
         let (start, _) = self.place_of_state(offset, len)?;
+        raise(&*self.file, DebugEvent::VmstateLoad).await;
         transfer::fetch(self, start, len).await
     }
 
@@ -29,6 +30,7 @@ impl Layer {
         if !data.is_empty() {
             self.driver.prepare_vm_state(end).await?;
         }
+        raise(&*self.file, DebugEvent::VmstateSave).await;
         transfer::write(self, start, data).await
     }
 

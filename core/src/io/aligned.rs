@@ -2,8 +2,8 @@
 
 use super::device::check_range;
 use super::{
-    BlockDevice, BoxFuture, Capabilities, Device, DeviceInfo, Extent, Limits, Preallocation,
-    Segments, WriteFlags, ZeroFlags,
+    BlockDevice, BoxFuture, Capabilities, DebugEvent, Device, DeviceInfo, Extent, Limits,
+    Preallocation, Segments, WriteFlags, ZeroFlags,
 };
 use crate::sync::Mutex;
 use crate::{Error, ErrorKind, Result};
@@ -265,6 +265,10 @@ impl BlockDevice for Aligned {
 
     fn info(&self) -> BoxFuture<'_, Result<DeviceInfo>> {
         self.inner.info()
+    }
+
+    fn event(&self, event: DebugEvent) -> Option<BoxFuture<'_, ()>> {
+        self.inner.event(event)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The one interface bytes pass through.
 
-use super::{BoxFuture, Extent, Segments};
+use super::{BoxFuture, DebugEvent, Extent, Segments};
 use crate::{Error, Result};
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -145,6 +145,14 @@ pub trait BlockDevice: Send + Sync + fmt::Debug {
 
     /// Name, driver and space taken.
     fn info(&self) -> BoxFuture<'_, Result<DeviceInfo>>;
+
+    /// Is told what its user is about to do ([`DebugEvent`]), and may keep it waiting until the
+    /// future completes. A hook for test drivers: other devices need not do anything, and filters
+    /// tell the device below.
+    fn event(&self, event: DebugEvent) -> Option<BoxFuture<'_, ()>> {
+        let _ = event;
+        None
+    }
 }
 
 /// Refuses a range that does not lie within `len`.

@@ -11,6 +11,7 @@ mod aligned;
 mod closed;
 mod concat;
 mod device;
+mod event;
 mod extent;
 mod memory;
 mod policy;
@@ -30,6 +31,7 @@ pub use device::{
     BlockDevice, Capabilities, Device, DeviceExt, DeviceInfo, Hold, Limits, Preallocation,
     WriteFlags, ZeroFlags,
 };
+pub use event::{DebugEvent, raise};
 pub use extent::{Extent, ExtentFlags, HostRange};
 pub use memory::MemoryDevice;
 pub use policy::{

@@ -11,7 +11,7 @@ use super::options::OverlapChecks;
 use super::overlap::Leads;
 use super::{Qcow2, refcount};
 use crate::format::NotFreed;
-use crate::io::{Capabilities, Preallocation, Segments, WriteFlags, ZeroFlags};
+use crate::io::{Capabilities, DebugEvent, Preallocation, Segments, WriteFlags, ZeroFlags, raise};
 use crate::sync::Mutex;
 use crate::{Error, ErrorKind, Result};
 use alloc::collections::BTreeSet;
@@ -139,6 +139,7 @@ impl Qcow2 {
     /// Zeroes clusters past the end of everything, where the host has a fast way.
     async fn zero_ahead(&self, from: u64, to: u64) -> bool {
         let (offset, len) = (from << self.cluster_bits, (to - from) << self.cluster_bits);
+        raise(&*self.file, DebugEvent::ClusterAllocSpace).await;
         // Whatever the reason is why it cannot: the write that this is for meets it too.
         self.file.write_zeroes(offset, len, ZeroFlags::NO_FALLBACK).await.is_ok()
     }
@@ -172,6 +173,8 @@ impl Qcow2 {
         want: u64,
         limit: u64,
     ) -> Result<Option<Release>> {
+        raise(&*self.file, DebugEvent::ClusterAlloc).await;
+        raise(&*self.file, DebugEvent::RefblockAlloc).await;
         let file_clusters = self.file.len() >> self.cluster_bits;
         let mut absent = 0;
         loop {
@@ -268,6 +271,7 @@ impl Qcow2 {
         let max = refcount::max(self.refcount_order);
         let mut cursor = self.alloc.0.lock().await;
         self.reclaim(&mut cursor).await?;
+        raise(&*self.file, DebugEvent::ClusterAllocBytes).await;
         let mut offsets = Vec::new();
         let mut reserved = Reserved::new(&self.limbo);
         for len in payloads {
@@ -338,6 +342,7 @@ impl Qcow2 {
                 self.limbo.given_back(release.count);
                 continue;
             }
+            raise(&*self.file, DebugEvent::ClusterFree).await;
             if self.refblock_of(release.first) == 0 {
                 // A count that is not there cannot go down, now or later.
                 let rest = self.refblock_entries() - release.first % self.refblock_entries();
@@ -552,6 +557,7 @@ impl Qcow2 {
     async fn make_refblock(&self, cluster: u64, index: usize) -> Result<()> {
         let offset = cluster << self.cluster_bits;
         self.guard_free(Release { first: cluster, count: 1 }).await?;
+        raise(&*self.file, DebugEvent::RefblockAllocWrite).await;
         self.file.write_zeroes(offset, self.cluster_size(), ZeroFlags::empty()).await?;
         // Nothing waits from here on: a block that can be found counts itself.
         self.cache.forget(offset, self.cluster_size());
@@ -605,6 +611,7 @@ impl Qcow2 {
         let mut entries = self.reftable.lock().entries.clone();
         entries.resize(usize::try_from(len).unwrap_or(usize::MAX), 0);
         let table_offset = cluster << self.cluster_bits;
+        raise(&*self.file, DebugEvent::RefblockAllocWriteBlocks).await;
         for i in 0..block_count {
             // The blocks lie right after the table; the i-th describes the i-th range from here.
             let offset = (cluster + table_clusters + i) << self.cluster_bits;
@@ -620,6 +627,7 @@ impl Qcow2 {
         // The counts of blocks that only the new table will show.
         self.write_class(Class::Refcount).await?;
         let image: Vec<u8> = entries.iter().flat_map(|e| e.to_be_bytes()).collect();
+        raise(&*self.file, DebugEvent::RefblockAllocWriteTable).await;
         self.file.write(table_offset, image.into(), WriteFlags::empty()).await?;
         self.barrier().await?;
 

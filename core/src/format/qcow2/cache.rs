@@ -6,7 +6,7 @@
 //! format's document; nothing here writes.
 
 use super::options::CacheSizes;
-use crate::io::{Device, DeviceExt, Instant, Runtime};
+use crate::io::{DebugEvent, Device, DeviceExt, Instant, Runtime, raise};
 use crate::sync::Mutex;
 use crate::{Error, Result};
 use alloc::boxed::Box;
@@ -166,6 +166,11 @@ impl TableCache {
                 .in_format("qcow2")
                 .at(offset));
         }
+        let event = match class {
+            Class::L2 => DebugEvent::L2Load,
+            Class::Refcount => DebugEvent::RefblockLoad,
+        };
+        raise(&*self.file, event).await;
         let bytes = self.file.read_padded(offset, 1 << self.sizes.entry_bits).await?.to_vec();
         let slice = loading.finish(bytes, class);
         Ok((slice, within as usize))

@@ -3,6 +3,7 @@
 use super::Qcow2;
 use super::cache::Class;
 use super::claims::{Release, Why};
+use crate::io::{DebugEvent, raise};
 use crate::{Error, Result};
 use alloc::vec::Vec;
 
@@ -21,6 +22,7 @@ impl Qcow2 {
             .in_format("qcow2"));
         }
         self.prepare_write().await?;
+        raise(&*self.file, DebugEvent::EmptyImagePrepare).await;
         let _with_others = self.with_others().await?;
         // All of the disk changes, as far as bitmaps can tell.
         let _recorded = self.bitmaps.set.record(0, *self.virtual_size.read());

@@ -18,7 +18,7 @@ use super::layout::Incompatible;
 use super::options::OverlapChecks;
 use super::{Qcow2, header, layout};
 use crate::Result;
-use crate::io::{Segments, WriteFlags};
+use crate::io::{DebugEvent, Segments, WriteFlags, raise};
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
@@ -127,22 +127,27 @@ impl Qcow2 {
         if !reftable.is_empty() {
             self.barrier().await?;
             for (offset, bytes) in reftable {
+                raise(&*self.file, DebugEvent::RefblockAllocHookup).await;
                 self.file.write(offset, bytes, WriteFlags::empty()).await?;
             }
         }
         if mapping_changes {
             self.barrier().await?;
         }
-        self.write_copies(&l2).await?;
+        self.write_copies(&l2, Class::L2).await?;
         if !l1.is_empty() {
             if !l2.is_empty() {
                 self.barrier().await?;
             }
             for (offset, bytes) in l1 {
+                raise(&*self.file, DebugEvent::L1Update).await;
                 self.file.write(offset, bytes, WriteFlags::empty()).await?;
             }
         }
         if durable || releases > 0 || !marks.behind.is_empty() {
+            if durable {
+                raise(&*self.file, DebugEvent::FlushToDisk).await;
+            }
             self.barrier().await?;
             self.limbo.durable(releases);
             self.limbo.abandon(Why::Other, core::mem::take(&mut marks.behind));
@@ -155,9 +160,11 @@ impl Qcow2 {
     /// caller holds the write-back lock.
     pub(super) async fn write_table_pointers(&self) -> Result<()> {
         let mut fields = Vec::new();
+        let (mut switched, mut activated) = (false, false);
         {
             let table = self.reftable.lock();
             if table.moved {
+                switched = true;
                 let (offset, clusters) = *self.reftable_place.lock();
                 let mut field = offset.to_be_bytes().to_vec();
                 field.extend_from_slice(&clusters.to_be_bytes());
@@ -165,6 +172,7 @@ impl Qcow2 {
             }
             let l1 = self.l1.read();
             if l1.moved {
+                activated = true;
                 let entries = u32::try_from(l1.entries.len()).unwrap_or(u32::MAX);
                 // The disk may have another size with another table: one write for both.
                 let mut field = self.virtual_size.read().to_be_bytes().to_vec();
@@ -184,6 +192,12 @@ impl Qcow2 {
         if fields.is_empty() {
             return Ok(());
         }
+        if switched {
+            raise(&*self.file, DebugEvent::RefblockAllocSwitchTable).await;
+        }
+        if activated {
+            raise(&*self.file, DebugEvent::L1GrowActivateTable).await;
+        }
         for (at, field) in fields {
             self.file.write(at as u64, field.into(), WriteFlags::empty()).await?;
         }
@@ -200,7 +214,7 @@ impl Qcow2 {
     pub(super) async fn write_class(&self, class: Class) -> Result<()> {
         let copies = self.cache.dirty(class);
         self.guard_copies(&copies, class).await?;
-        self.write_copies(&copies).await
+        self.write_copies(&copies, class).await
     }
 
     /// Refuses to write tables where metadata of another kind lies.
@@ -220,10 +234,10 @@ impl Qcow2 {
         Ok(())
     }
 
-    async fn write_copies(&self, copies: &[Dirty]) -> Result<()> {
+    async fn write_copies(&self, copies: &[Dirty], class: Class) -> Result<()> {
         for group in copies.chunks(WRITES_IN_FLIGHT) {
             let mut writes: FuturesUnordered<_> =
-                group.iter().map(|copy| self.write_copy(copy)).collect();
+                group.iter().map(|copy| self.write_copy(copy, class)).collect();
             while let Some(result) = writes.next().await {
                 result?;
             }
@@ -231,7 +245,12 @@ impl Qcow2 {
         Ok(())
     }
 
-    async fn write_copy(&self, copy: &Dirty) -> Result<()> {
+    async fn write_copy(&self, copy: &Dirty, class: Class) -> Result<()> {
+        let event = match class {
+            Class::L2 => DebugEvent::L2Update,
+            Class::Refcount => DebugEvent::RefblockUpdatePart,
+        };
+        raise(&*self.file, event).await;
         let bytes = Segments::from(copy.bytes.clone());
         self.file.write(copy.offset, bytes, WriteFlags::empty()).await?;
         self.cache.written(copy);

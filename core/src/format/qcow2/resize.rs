@@ -7,7 +7,7 @@
 use super::claims::{Release, Reserved, Why};
 use super::layout::{self as l, header, limits};
 use super::{L1, Qcow2};
-use crate::io::{Preallocation, Segments, WriteFlags, ZeroFlags};
+use crate::io::{DebugEvent, Preallocation, Segments, WriteFlags, ZeroFlags, raise};
 use crate::{Error, Result};
 use alloc::vec::Vec;
 
@@ -160,6 +160,8 @@ impl Qcow2 {
     async fn shrink(&self, size: u64, needed: u64) -> Result<()> {
         let _alone = self.alone().await?;
         self.complete_snapshots().await?;
+        raise(&*self.file, DebugEvent::L1ShrinkWriteTable).await;
+        raise(&*self.file, DebugEvent::L1ShrinkFreeL2Clusters).await;
         let old = self.l1.read().entries.clone();
         let keep = usize::try_from(needed).unwrap_or(usize::MAX).min(old.len());
         let (kept, gone) = old.split_at(keep);
@@ -218,6 +220,8 @@ impl Qcow2 {
         let mut table: Vec<u64> = self.l1.read().entries.clone();
         table.resize(usize::try_from(entries).unwrap_or(usize::MAX), 0);
         let size = *self.virtual_size.read();
+        raise(&*self.file, DebugEvent::L1GrowAllocTable).await;
+        raise(&*self.file, DebugEvent::L1GrowWriteTable).await;
         self.swap_l1(table, size, || ()).await
     }
 

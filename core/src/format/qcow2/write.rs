@@ -11,7 +11,7 @@ use super::layout::{self as l, be64};
 use super::map::{Descriptor, Entry, Subclusters, subcluster_mask};
 use super::options::OverlapChecks;
 use crate::format::{Reservation, Target, Token};
-use crate::io::{Hold, ZeroFlags};
+use crate::io::{DebugEvent, Hold, ZeroFlags, raise};
 use crate::{Error, Result};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -321,6 +321,7 @@ impl Qcow2 {
                 reserved.releases.clear();
             }
             Change::Compressed(entries) => {
+                raise(&*self.file, DebugEvent::L2UpdateCompressed).await;
                 for (start, entry) in entries {
                     self.link_compressed(*start, *entry).await?;
                     // One by one: this future may be dropped at the next.
@@ -471,6 +472,7 @@ impl Qcow2 {
     }
 
     async fn zero_table(&self, offset: u64) -> Result<()> {
+        raise(&*self.file, DebugEvent::L2AllocWrite).await;
         self.cache.forget(offset, self.cluster_size());
         self.file.write_zeroes(offset, self.cluster_size(), ZeroFlags::empty()).await
     }
@@ -478,6 +480,8 @@ impl Qcow2 {
     /// Copies a table that a snapshot shares. Its clusters are shared too, so the copy has no copied
     /// bits, even where a damaged table has.
     async fn copy_table(&self, old: u64, new: u64) -> Result<()> {
+        raise(&*self.file, DebugEvent::L2AllocCowRead).await;
+        raise(&*self.file, DebugEvent::L2AllocWrite).await;
         self.cache.forget(new, self.cluster_size());
         for at in (0..self.cluster_size()).step_by(self.cache.slice_len()) {
             let (from, _) = self.cache.get(old + at, Class::L2).await?;

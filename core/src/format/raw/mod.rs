@@ -10,7 +10,7 @@ use super::{
     CheckReport, Child, Driver, FormatInfo, Geometry, Mapping, Piece, Place, Repair, Reservation,
     Target, Token, ZeroPlan,
 };
-use crate::io::{BoxFuture, Capabilities, Device, Preallocation, ZeroFlags};
+use crate::io::{BoxFuture, Capabilities, DebugEvent, Device, Preallocation, ZeroFlags, raise};
 use crate::{Error, Result};
 use alloc::boxed::Box;
 use alloc::format;
@@ -124,7 +124,10 @@ impl Driver for Raw {
     }
 
     fn flush(&self) -> BoxFuture<'_, Result<()>> {
-        self.file.flush()
+        Box::pin(async move {
+            raise(&*self.file, DebugEvent::FlushToDisk).await;
+            self.file.flush().await
+        })
     }
 
     fn close(&self) -> BoxFuture<'_, Result<()>> {

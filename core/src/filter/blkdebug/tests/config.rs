@@ -1,0 +1,40 @@
+//! The rules file. The texts of the refusals are those of the reference.
+
+use super::*;
+
+#[test]
+fn sections_become_rules() {
+    let text = "# comment\n\n[inject-error]\n event = \"write_aio\"\nerrno = \"28\"\nonce = \"on\"\n\
+                sector=\"0x10\"\niotype = \"write\"\n[set-state]\nevent = \"l2_load\"\n\
+                state = \"1\"\nnew_state = \"2\"\n[inject-error \"id\"]\nevent = \"none\"\n";
+    let (errors, changes) = parse_config(text).unwrap();
+    let first =
+        InjectError { errno: 28, once: true, sector: 16, ..on(WriteAio, BlkdebugIoType::Write) };
+    assert_eq!(errors, [first, error(Creation)]);
+    assert_eq!(changes, [change(DebugEvent::L2Load, 1, 2)]);
+    assert_eq!(parse_config("").unwrap(), (vec![], vec![]));
+    let (_, changes) = parse_config("[set-state]\nevent = \"none\"").unwrap();
+    assert_eq!(changes, [change(Creation, 0, 0)]);
+}
+
+#[test]
+fn what_is_no_rule_is_refused() {
+    for (text, want) in [
+        ("[inject-error]\nevent = \"bogus\"", "invalid parameter value: bogus"),
+        ("[inject-error]\nevent = read_aio", "invalid parameter value: "),
+        ("[inject-error]\nevent = \"none\"\niotype = \"x\"", "invalid parameter value: x"),
+        ("[inject-error]\nerrno = \"28\"", "Missing event name for rule"),
+        ("[bogus]\nevent=\"x\"", "There is no option group 'bogus'"),
+        ("garbage", "no group defined"),
+        ("[inject-error]\nerrno = \"2x\"", "Parameter 'errno' expects a number"),
+        ("[set-state]\nnew_state = \"zz\"", "Parameter 'new_state' expects a number"),
+        ("[inject-error]\nonce = \"maybe\"", "Parameter 'once' expects 'on' or 'off'"),
+        ("[inject-error]\nbogus = \"1\"", "Invalid parameter 'bogus'"),
+        ("[inject-error]\nnew_state = \"1\"", "Invalid parameter 'new_state'"),
+        ("[inject-error\nevent = \"none\"", "parse error"),
+        ("[inject-error]\nevent", "parse error"),
+    ] {
+        let error = parse_config(text).unwrap_err();
+        assert_eq!((error.kind(), error.what()), (ErrorKind::InvalidInput, want), "{text}");
+    }
+}
