@@ -2,6 +2,7 @@
 
 use super::drivers;
 use super::edge::{Edge, User};
+use super::filters;
 use super::live::Graph;
 use super::node::{Body, NewNode, Node, Settings};
 use super::open::check_node_name;
@@ -74,6 +75,9 @@ impl<'a> Builder<'a> {
             if self.graph.protocols.has_driver(&driver) {
                 return self.protocol(&driver, options, opening).await;
             }
+            if let Some(children) = filters::children(&driver) {
+                return self.filter(&driver, children, options, opening).await;
+            }
             match FormatName::from_str(&driver) {
                 Ok(format) => self.image(format, options, opening).await,
                 Err(_) => Err(Error::invalid(format!("Unknown driver '{driver}'"))),
@@ -98,8 +102,50 @@ impl<'a> Builder<'a> {
                 "Block protocol '{driver}' doesn't support the option '{left}'"
             )));
         }
-        let body = Body { device: opened.device, image: None, locks: opened.locks };
+        let body = Body { device: opened.device, image: None, locks: opened.locks, filter: None };
         self.finish(opening, driver, opened.filename, body, Vec::new())
+    }
+
+    /// A node of a filter or a test driver.
+    async fn filter(
+        &self,
+        driver: &str,
+        wanted: &[(&str, Role)],
+        mut options: Options,
+        opening: Opening,
+    ) -> Result<Arc<Node>> {
+        let user = opening.name.clone().unwrap_or_default();
+        let depth = opening.depth;
+        let below =
+            Settings { discard: true, detect_zeroes: DetectZeroes::Off, ..opening.settings };
+        let mut children = Vec::new();
+        for (name, role) in wanted {
+            if *role == Role::Copy {
+                for (i, given) in filters::take_list(&mut options, name)?.into_iter().enumerate() {
+                    let name = format!("{name}.{i}");
+                    children.push(self.child(given, &name, *role, below, &user, depth).await?);
+                }
+            } else {
+                let child = self.required(&mut options, name, *role, below, &user, depth);
+                children.push(child.await?);
+            }
+        }
+        if let Some(name) = &opening.name {
+            self.graph.refuse_duplicate(name)?;
+        }
+        let (device, filter) = filters::open(self.graph, driver, &mut options, &children).await?;
+        if let Some(left) = options.first() {
+            return Err(Error::invalid(format!(
+                "Block format '{driver}' does not support the option '{left}'"
+            )));
+        }
+        let strong = strong_options(driver, &opening.given);
+        let filename = match driver {
+            "null-co" | "null-aio" => format!("{driver}://"),
+            _ => full_options(driver, &children, strong, false).to_json_name(),
+        };
+        let body = Body { device, image: None, locks: None, filter };
+        self.finish(opening, driver, filename, body, children)
     }
 
     /// A node of an image format.
@@ -149,7 +195,7 @@ impl<'a> Builder<'a> {
         }
         let named = named_below(&image).await?;
         let filename = name_of(format.as_str(), &children, &opening.given, named.as_deref());
-        let body = Body { device: image.clone(), image: Some(image), locks: None };
+        let body = Body { device: image.clone(), image: Some(image), locks: None, filter: None };
         self.finish(opening, format.as_str(), filename, body, children)
     }
 

@@ -6,6 +6,7 @@
 
 use super::build::Builder;
 use super::edge::{Edge, User};
+use super::filters::Filter;
 use super::node::{Node, ThresholdPassed};
 use super::open::Protocols;
 use super::options::Options;
@@ -310,10 +311,15 @@ impl Graph {
         loop {
             let unused = |node: &&Arc<Node>| !node.is_owned() && node.parents().is_empty();
             let Some(node) = self.nodes.lock().iter().find(unused).cloned() else { break };
-            let closed = match node.image() {
-                Some(image) => image.close().await,
-                None if node.is_writable() => node.flush().await,
-                None => Ok(()),
+            let body = node.body();
+            let closed = match (&body.image, &body.filter) {
+                (Some(image), _) => image.close().await,
+                (None, Some(filter)) if node.is_writable() => {
+                    let closed = filter.close().await;
+                    closed.and(node.flush().await)
+                }
+                _ if node.is_writable() => node.flush().await,
+                _ => Ok(()),
             };
             result = result.and(closed);
             for edge in node.children() {
@@ -412,8 +418,10 @@ impl Graph {
     pub(super) async fn drain(&self, node: &Arc<Node>) -> Drained {
         let roots = node.roots();
         roots.iter().for_each(|root| root.gate().shut());
-        let drained = Drained(roots);
-        for root in &drained.0 {
+        let holding = self.nodes().iter().filter_map(|node| node.body().filter).collect();
+        let drained = Drained { roots, holding };
+        drained.holding.iter().for_each(|filter| filter.release(true));
+        for root in &drained.roots {
             root.gate().empty().await;
         }
         drained
@@ -445,11 +453,16 @@ impl fmt::Debug for Quiet<'_> {
 }
 
 /// Roots that are held shut; dropping it opens them.
-pub(super) struct Drained(Vec<Arc<Root>>);
+pub(super) struct Drained {
+    roots: Vec<Arc<Root>>,
+    /// Filters that let go what they held back.
+    holding: Vec<Filter>,
+}
 
 impl Drop for Drained {
     fn drop(&mut self) {
-        self.0.iter().for_each(|root| root.gate().open());
+        self.holding.iter().for_each(|filter| filter.release(false));
+        self.roots.iter().for_each(|root| root.gate().open());
     }
 }
 

@@ -11,6 +11,7 @@
 //! | `build` | nodes of the graph opened from options |
 //! | `reopen` | nodes opened again with other options |
 //! | `snapshot` | one node put on top of another while it is used |
+//! | `filters` | nodes of filters and test drivers |
 //! | `node`, `edge`, `root` | a node, one use of a node, one use from outside |
 //! | `permission` | what users of a node do and let others do |
 //! | `json` | JSON as QEMU's programs read it |
@@ -20,6 +21,7 @@
 mod build;
 mod drivers;
 mod edge;
+mod filters;
 mod json;
 mod live;
 mod node;
@@ -36,6 +38,7 @@ mod tests;
 pub(crate) use reference::open_described;
 
 pub use edge::Edge;
+pub use filters::Filter;
 pub use live::{Graph, Quiet};
 pub use node::{Body, Locks, Node, Settings};
 pub use open::{Inherited, Located, OpenedNode, Protocols, open};

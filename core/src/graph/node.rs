@@ -2,6 +2,7 @@
 
 use super::build::{name_of, named_below};
 use super::edge::{Edge, User};
+use super::filters::Filter;
 use super::open::{Inherited, take_detect_zeroes, take_discard};
 use super::options::Options;
 use super::permission::{Claim, Permissions};
@@ -35,6 +36,8 @@ pub struct Body {
     pub image: Option<Arc<Layer>>,
     /// Where its permissions are to be seen from outside of this program.
     pub locks: Option<Arc<dyn Locks>>,
+    /// The same as a filter, where it does more than answer requests.
+    pub filter: Option<Filter>,
 }
 
 /// The options that every node has, as they are in force.
@@ -305,7 +308,12 @@ impl Node {
                 new.adopt(bitmap)?;
             }
         }
-        self.set_body(Body { device: image.clone(), image: Some(image), locks: None });
+        self.set_body(Body {
+            device: image.clone(),
+            image: Some(image),
+            locks: None,
+            filter: None,
+        });
         Ok(())
     }
 

@@ -5,6 +5,7 @@ use super::live::no_node;
 use super::node::Locks;
 use super::options::{ChildOptions, Options};
 use crate::crypto::Secret;
+use crate::filter::ThrottleGroup;
 use crate::format::{
     self, Backing, DataFile, DataSource, DetectZeroes, Env, FormatName, Layer, OpenOptions,
 };
@@ -62,6 +63,23 @@ pub trait Protocols: Send + Sync {
         options: &'a mut Options,
         how: Inherited,
     ) -> BoxFuture<'a, Result<Opened>>;
+
+    /// The group of throttles that options name by its id.
+    ///
+    /// # Errors
+    /// `NotFound` where there is none.
+    fn throttle_group(&self, id: &str) -> Result<Arc<ThrottleGroup>> {
+        let what = format!("Throttle group '{id}' does not exist");
+        Err(Error::new(ErrorKind::NotFound, what))
+    }
+
+    /// The text of a file of rules (`config` of `blkdebug`).
+    ///
+    /// # Errors
+    /// `Unsupported` where the host has no such files, and those of reading.
+    fn read_text(&self, filename: &str) -> Result<String> {
+        Err(Error::unsupported(format!("'{filename}' cannot be read here")))
+    }
 
     /// True where things of that driver can be [made](Self::create).
     fn creates(&self, driver: &str) -> bool {

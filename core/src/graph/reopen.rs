@@ -189,7 +189,12 @@ impl Graph {
                         return Err(error);
                     }
                 }
-                node.set_body(Body { device: opened.device, image: None, locks: opened.locks });
+                node.set_body(Body {
+                    device: opened.device,
+                    image: None,
+                    locks: opened.locks,
+                    filter: None,
+                });
                 Ok(())
             }
             None => Ok(()),

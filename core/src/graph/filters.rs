@@ -1,0 +1,232 @@
+//! Nodes whose driver is a filter or a test driver: their children and options, and what their bodies
+//! do besides answering requests.
+
+use super::edge::Edge;
+use super::live::Graph;
+use super::options::{ChildOptions, Options};
+use super::permission::Role;
+use crate::filter::{
+    Blkdebug, BlkdebugOptions, Blklogwrites, BlklogwritesOptions, Blkreplay, Blkverify, Compress,
+    CopyOnRead, InjectError, Null, NullDriver, NullOptions, Preallocate, PreallocateOptions,
+    Quorum, QuorumOptions, QuorumReadPattern, SetState, Throttle, blkdebug_event, parse_config,
+};
+use crate::io::Device;
+use crate::{Error, Result};
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+/// The most elements of a list of options.
+const MAX_ITEMS: usize = 1024;
+
+/// A filter's body, for what is done to it besides requests.
+#[derive(Clone, Debug)]
+pub enum Filter {
+    /// Injects errors and stops requests.
+    Blkdebug(Arc<Blkdebug>),
+    /// Logs changes.
+    Blklogwrites(Arc<Blklogwrites>),
+    /// Keeps nothing.
+    Null(Arc<Null>),
+    /// Grows its file ahead.
+    Preallocate(Arc<Preallocate>),
+    /// Lets its children vote.
+    Quorum(Arc<Quorum>),
+    /// Keeps within the limits of a group.
+    Throttle(Arc<Throttle>),
+}
+
+impl Filter {
+    /// Lets requests go that it holds back (`true`), for as long as somebody drains; every call is
+    /// taken back by one with `false`.
+    pub(super) fn release(&self, release: bool) {
+        match self {
+            Self::Blkdebug(filter) => filter.release(release),
+            Self::Null(filter) => filter.release(release),
+            Self::Throttle(filter) => filter.release(release),
+            Self::Blklogwrites(_) | Self::Preallocate(_) | Self::Quorum(_) => {}
+        }
+    }
+
+    /// Ends what it keeps between requests.
+    pub(super) async fn close(&self) -> Result<()> {
+        match self {
+            Self::Blklogwrites(filter) => filter.close().await,
+            Self::Preallocate(filter) => filter.quiesce().await,
+            Self::Blkdebug(_) | Self::Null(_) | Self::Quorum(_) | Self::Throttle(_) => Ok(()),
+        }
+    }
+}
+
+/// The children of a filter by name, and what each is to it; `None` for a driver that is none. Those
+/// of a quorum are a list.
+pub(super) fn children(driver: &str) -> Option<&'static [(&'static str, Role)]> {
+    Some(match driver {
+        "null-co" | "null-aio" => &[],
+        "blkdebug" | "blkreplay" => &[("image", Role::Filtered)],
+        "blklogwrites" => &[("file", Role::Filtered), ("log", Role::Data)],
+        "blkverify" => &[("test", Role::Data), ("raw", Role::Filtered)],
+        "compress" | "preallocate" | "throttle" => &[("file", Role::Filtered)],
+        "copy-on-read" => &[("file", Role::CopiedOnRead)],
+        "quorum" => &[("children", Role::Copy)],
+        _ => return None,
+    })
+}
+
+/// Takes the elements of a list of options.
+pub(super) fn take_list(options: &mut Options, name: &str) -> Result<Vec<ChildOptions>> {
+    let mut out = Vec::new();
+    loop {
+        match options.take_child(&format!("{name}.{}", out.len()))? {
+            ChildOptions::Absent => return Ok(out),
+            _ if out.len() >= MAX_ITEMS => {
+                return Err(Error::limit(format!("more than {MAX_ITEMS} elements in '{name}'")));
+            }
+            item => out.push(item),
+        }
+    }
+}
+
+/// Makes the body of a filter over its children, and takes its options.
+pub(super) async fn open(
+    graph: &Graph,
+    driver: &str,
+    options: &mut Options,
+    children: &[Arc<Edge>],
+) -> Result<(Device, Option<Filter>)> {
+    let runtime = || graph.env.runtime.clone();
+    let child = |name: &str| -> Result<Device> {
+        let found = children.iter().find(|edge| edge.name() == name).cloned();
+        found.map(|edge| edge as Device).ok_or_else(|| Error::bug(format!("'{name}' is missing")))
+    };
+    Ok(match driver {
+        "null-co" | "null-aio" => {
+            let kind = if driver == "null-co" { NullDriver::Co } else { NullDriver::Aio };
+            let old = NullOptions::default();
+            let new = NullOptions {
+                size: options.take_size("size")?.unwrap_or(old.size),
+                latency_ns: options.take_number("latency-ns")?.unwrap_or(old.latency_ns),
+                read_zeroes: options.take_flag("read-zeroes")?.unwrap_or(old.read_zeroes),
+            };
+            let null = Arc::new(Null::new(kind, &new, runtime())?);
+            (null.clone(), Some(Filter::Null(null)))
+        }
+        "blkdebug" => {
+            let (options, image) = (blkdebug(graph, options)?, child("image")?);
+            let blkdebug = Arc::new(Blkdebug::new(image, options)?);
+            (blkdebug.clone(), Some(Filter::Blkdebug(blkdebug)))
+        }
+        "blkreplay" => (Arc::new(Blkreplay::new(child("image")?)), None),
+        "blklogwrites" => {
+            let old = BlklogwritesOptions::default();
+            let size = options.take_number("log-sector-size")?;
+            let size = size.map(|n| u32::try_from(n).unwrap_or(u32::MAX));
+            let interval = options.take_number("log-super-update-interval")?;
+            let new = BlklogwritesOptions {
+                log_sector_size: size.or(old.log_sector_size),
+                log_append: options.take_flag("log-append")?.unwrap_or(old.log_append),
+                log_super_update_interval: interval.unwrap_or(old.log_super_update_interval),
+            };
+            let log = Blklogwrites::new(child("file")?, child("log")?, new).await?;
+            let log = Arc::new(log);
+            (log.clone(), Some(Filter::Blklogwrites(log)))
+        }
+        "blkverify" => (Arc::new(Blkverify::new(child("test")?, child("raw")?)), None),
+        "compress" => {
+            let below = children.first().and_then(|edge| edge.target());
+            let driver = below.map(|node| node.driver().to_string()).unwrap_or_default();
+            (Arc::new(Compress::new(child("file")?, &driver)?), None)
+        }
+        "preallocate" => {
+            let old = PreallocateOptions::default();
+            let new = PreallocateOptions {
+                prealloc_align: options.take_size("prealloc-align")?.unwrap_or(old.prealloc_align),
+                prealloc_size: options.take_size("prealloc-size")?.unwrap_or(old.prealloc_size),
+            };
+            let filter = Arc::new(Preallocate::new(child("file")?, new)?);
+            (filter.clone(), Some(Filter::Preallocate(filter)))
+        }
+        "copy-on-read" => {
+            options.take_text("bottom");
+            (Arc::new(CopyOnRead::new(child("file")?)), None)
+        }
+        "throttle" => {
+            let id = options.take_text("throttle-group").unwrap_or_default();
+            let group = graph.protocols.throttle_group(&id)?;
+            let throttle = Arc::new(Throttle::new(child("file")?, group));
+            (throttle.clone(), Some(Filter::Throttle(throttle)))
+        }
+        "quorum" => {
+            let new = quorum(options)?;
+            let voters = children.iter().map(|edge| {
+                let name = edge.target().map(|node| node.name().to_string()).unwrap_or_default();
+                (edge.clone() as Device, name)
+            });
+            let quorum = Arc::new(Quorum::new(voters.collect(), new, runtime())?);
+            (quorum.clone(), Some(Filter::Quorum(quorum)))
+        }
+        other => return Err(Error::invalid(format!("Unknown driver '{other}'"))),
+    })
+}
+
+fn quorum(options: &mut Options) -> Result<QuorumOptions> {
+    let threshold = options.take_number("vote-threshold")?.unwrap_or_default();
+    let mut new = QuorumOptions::new(i64::from_ne_bytes(threshold.to_ne_bytes()));
+    new.blkverify = options.take_flag("blkverify")?.unwrap_or(new.blkverify);
+    new.rewrite_corrupted =
+        options.take_flag("rewrite-corrupted")?.unwrap_or(new.rewrite_corrupted);
+    let pattern = options.take_word("read-pattern", |word| match word {
+        "quorum" => Some(QuorumReadPattern::Quorum),
+        "fifo" => Some(QuorumReadPattern::Fifo),
+        _ => None,
+    })?;
+    new.read_pattern = pattern.unwrap_or(new.read_pattern);
+    Ok(new)
+}
+
+fn blkdebug(graph: &Graph, options: &mut Options) -> Result<BlkdebugOptions> {
+    let mut new = BlkdebugOptions::default();
+    if let Some(path) = options.take_text("config") {
+        let (errors, changes) = parse_config(&graph.protocols.read_text(&path)?)?;
+        (new.inject_error, new.set_state) = (errors, changes);
+    }
+    for item in take_list(options, "inject-error")? {
+        let ChildOptions::Inline(mut item) = item else { continue };
+        let mut rule = InjectError::new(blkdebug_event(&word(&mut item, "event"))?);
+        rule.state = signed(&mut item, "state")?.unwrap_or(rule.state);
+        rule.iotype = item.take_text("iotype").map(|word| word.parse()).transpose()?;
+        rule.errno = signed(&mut item, "errno")?.unwrap_or(rule.errno);
+        rule.sector = signed(&mut item, "sector")?.unwrap_or(rule.sector);
+        rule.once = item.take_flag("once")?.unwrap_or(rule.once);
+        rule.immediately = item.take_flag("immediately")?.unwrap_or(rule.immediately);
+        new.inject_error.push(rule);
+    }
+    for item in take_list(options, "set-state")? {
+        let ChildOptions::Inline(mut item) = item else { continue };
+        new.set_state.push(SetState {
+            event: blkdebug_event(&word(&mut item, "event"))?,
+            state: signed(&mut item, "state")?.unwrap_or_default(),
+            new_state: signed(&mut item, "new_state")?.unwrap_or_default(),
+        });
+    }
+    for (name, place) in [
+        ("align", &mut new.align),
+        ("max-transfer", &mut new.max_transfer),
+        ("opt-write-zero", &mut new.opt_write_zero),
+        ("max-write-zero", &mut new.max_write_zero),
+        ("opt-discard", &mut new.opt_discard),
+        ("max-discard", &mut new.max_discard),
+    ] {
+        *place = options.take_size(name)?.unwrap_or(*place);
+    }
+    Ok(new)
+}
+
+fn word(options: &mut Options, name: &str) -> String {
+    options.take_text(name).unwrap_or_default()
+}
+
+fn signed(options: &mut Options, name: &str) -> Result<Option<i64>> {
+    Ok(options.take_number(name)?.map(|number| i64::from_ne_bytes(number.to_ne_bytes())))
+}
