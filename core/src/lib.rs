@@ -15,6 +15,7 @@
 //! | [`format`](mod@format) | one folder an on-disk format, detection, and the one engine that moves the bytes |
 //! | [`graph`] | nodes opened from options: dotted names, `json:` names |
 //! | [`image`] | whole-image operations: info, map, check, measure, create, convert, compare |
+//! | [`json`] | JSON as QEMU's programs read and write it, also as it arrives |
 //! | [`monitor`] | QMP: the schema's commands and events as JSON, without a transport |
 //! | [`nbd`] | the NBD protocol, both sides; no I/O but through a host's stream |
 //! | [`qapi`] | the wire types of the block layer's schema |
@@ -40,6 +41,7 @@ pub mod format;
 pub mod graph;
 pub mod image;
 pub mod io;
+pub mod json;
 pub mod monitor;
 pub mod nbd;
 pub mod qapi;

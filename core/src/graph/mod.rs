@@ -6,12 +6,10 @@
 //! | `open` | a tree of nodes opened from them |
 //! | `drivers` | the options that only one format has |
 //! | `reference` | backing files that images name by options |
-//! | `json` | JSON as QEMU's programs read it |
 //!
 //! A name that stands for a file, a socket or a server is the host's business: [`Protocols`].
 
 mod drivers;
-mod json;
 mod open;
 mod options;
 mod reference;
