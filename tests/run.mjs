@@ -24,9 +24,11 @@ const PROGRAMS = [
   { program: "qemu-img", package: "qemu-utils", for: "the oracle of every image test" },
   { program: "qemu-io", package: "qemu-utils", for: "the oracle of every image test" },
   { program: "qemu-nbd", package: "qemu-utils", for: "the other side of NBD" },
+  { program: "qemu-storage-daemon", package: "qemu-utils", for: "the other side of QMP" },
   { program: "nbdinfo", package: "libnbd-bin", for: "the other side of NBD" },
   { program: "nbdkit", package: "nbdkit", for: "the other side of NBD" },
   { program: "openssl", package: "openssl", for: "certificates of the tests of encryption" },
+  { program: "python3", package: "python3-venv", for: "a QMP client of others, which its test installs" },
   { program: "chromium", package: "chromium", for: "the tests of package and page in a browser" },
 ];
 
@@ -53,7 +55,7 @@ const STEPS = [
   { name: "no-std", what: "core for bare metal with 32 bits", run: ["bash", "tests/no_std.sh"] },
   { name: "units", what: "units, models, faults, crashes, contract", run: ["cargo", "test", ...HOST, "--lib", "--bins"] },
   { name: "examples", what: "examples in the documentation", run: ["cargo", "test", ...HOST, "--doc"] },
-  { name: "native", what: "files, rings, locks, the program", run: suites("contract", "queues", "cli", "io", "nbd") },
+  { name: "native", what: "files, rings, locks, the program", run: suites("contract", "queues", "cli", "io", "nbd", "daemon") },
   { name: "schema", what: "wire types and COMPAT.md against the schema", run: suites("schema") },
   { name: "oracle", what: "images of ours and theirs, both ways", run: suites("oracle", "check", "parity", "mutants", "crash") },
   {

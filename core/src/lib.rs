@@ -16,6 +16,7 @@
 //! | [`graph`] | nodes opened from options: dotted names, `json:` names |
 //! | [`image`] | whole-image operations: info, map, check, measure, create, convert, compare |
 //! | [`job`] | background jobs: states, verbs, progress |
+//! | [`json`] | JSON as QEMU's programs read and write it, also as it arrives |
 //! | [`monitor`] | QMP: the schema's commands and events as JSON, without a transport |
 //! | [`nbd`] | the NBD protocol, both sides; no I/O but through a host's stream |
 //! | [`qapi`] | the wire types of the block layer's schema |
@@ -42,6 +43,7 @@ pub mod graph;
 pub mod image;
 pub mod io;
 pub mod job;
+pub mod json;
 pub mod monitor;
 pub mod nbd;
 pub mod qapi;

@@ -14,7 +14,6 @@
 //! | `filters` | nodes of filters and test drivers |
 //! | `node`, `edge`, `root` | a node, one use of a node, one use from outside |
 //! | `permission` | what users of a node do and let others do |
-//! | `json` | JSON as QEMU's programs read it |
 //!
 //! A name that stands for a file, a socket or a server is the host's business: [`Protocols`].
 
@@ -22,7 +21,6 @@ mod build;
 mod drivers;
 mod edge;
 mod filters;
-mod json;
 mod live;
 mod node;
 mod open;

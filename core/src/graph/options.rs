@@ -3,9 +3,8 @@
 //! `driver=qcow2,file.filename=a` and `{"driver": "qcow2", "file": {"filename": "a"}}` are the same
 //! options. Whoever opens a node takes those it knows; what is left is somebody's mistake.
 
-use super::json;
 use crate::image::{SizeError, parse_size};
-use crate::{Error, Result};
+use crate::{Error, Result, json};
 use alloc::borrow::ToOwned;
 use alloc::collections::BTreeMap;
 use alloc::format;

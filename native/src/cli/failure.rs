@@ -93,6 +93,11 @@ impl Failure {
         self
     }
 
+    /// What is said, without the program's name.
+    pub(super) fn to_text(&self) -> String {
+        self.text.clone().unwrap_or_default()
+    }
+
     /// Says it on standard error; gives the exit code.
     pub(super) fn report(self, program: Program, invoked: &str) -> u8 {
         if let Some(text) = self.text {

@@ -18,6 +18,8 @@
 //! | `info` … `compare` | one module a verb |
 //! | `io` | the command language of `qemu-io` |
 //! | `nbd` | the server `nbd`, also under the name `qemu-nbd` |
+//! | `storage_daemon` | the daemon, also under the name `qemu-storage-daemon` |
+//! | `background` | a program that goes on in the background |
 //! | `bitmap` … `measure` | one module a verb |
 //! | `words` | a line of `qemu-img`, mistakes found in the order of its words |
 //! | `sample` | the built-in disk |
@@ -27,6 +29,7 @@
 
 mod amend;
 mod args;
+mod background;
 mod bench;
 mod bitmap;
 mod check;
@@ -53,6 +56,7 @@ mod resize;
 mod sample;
 mod signal;
 mod snapshot;
+mod storage_daemon;
 mod words;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -72,6 +76,7 @@ pub fn main() -> ExitCode {
         Some("qemu-img") => Program::QemuImg,
         Some("qemu-io") => Program::QemuIo,
         Some("qemu-nbd") => Program::QemuNbd,
+        Some("qemu-storage-daemon") => Program::QemuStorageDaemon,
         _ => Program::Sectora,
     };
     output::set_program(program);
@@ -91,6 +96,9 @@ pub fn main() -> ExitCode {
 fn run(program: Program, args: &[OsString]) -> Outcome {
     if let Some(words) = io_words(program, args) {
         return io::run(program, &words);
+    }
+    if let Some(words) = words_behind(program, args, Program::QemuStorageDaemon, "storage-daemon") {
+        return storage_daemon::run(&words, args);
     }
     if program == Program::QemuNbd {
         // What is wrong with a part of the line is told before the rest is read.
@@ -131,6 +139,7 @@ fn run(program: Program, args: &[OsString]) -> Outcome {
             Ok(Command::Img(img)) => Ok(img.verb),
             Ok(Command::Io) => return io::run(program, &[]),
             Ok(Command::Nbd(given)) => return nbd::run("sectora nbd", *given, args),
+            Ok(Command::StorageDaemon) => return storage_daemon::run(&[], args),
             Err(error) => Err(error),
         },
     };
@@ -145,9 +154,19 @@ fn run(program: Program, args: &[OsString]) -> Outcome {
 
 /// The words for `io`, which reads its options itself: their mistakes have words of their own.
 fn io_words(program: Program, args: &[OsString]) -> Option<Vec<String>> {
+    words_behind(program, args, Program::QemuIo, "io")
+}
+
+/// The words behind the name of a program that reads its options itself.
+fn words_behind(
+    program: Program,
+    args: &[OsString],
+    name: Program,
+    verb: &str,
+) -> Option<Vec<String>> {
     let skip = match program {
-        Program::QemuIo => 1,
-        Program::Sectora if args.get(1).is_some_and(|word| word == "io") => 2,
+        _ if program == name => 1,
+        Program::Sectora if args.get(1).is_some_and(|word| word == verb) => 2,
         _ => return None,
     };
     Some(args.iter().skip(skip).map(|word| word.to_string_lossy().into_owned()).collect())
@@ -158,7 +177,7 @@ fn invoked(program: Program, args: &[OsString]) -> String {
     let mut command = match program {
         Program::QemuImg => Img::command(),
         Program::QemuNbd => Nbd::command(),
-        Program::QemuIo | Program::Sectora => Sectora::command(),
+        Program::QemuIo | Program::QemuStorageDaemon | Program::Sectora => Sectora::command(),
     };
     let mut called = program.name().to_owned();
     let given: Vec<&str> = args.iter().skip(1).map_while(|arg| arg.to_str()).collect();
@@ -180,7 +199,7 @@ fn invoked(program: Program, args: &[OsString]) -> String {
     args_override_self = true,
     disable_help_subcommand = true,
     after_help = "Without arguments the program shows itself on a small built-in disk.\n\
-                  Under the name qemu-img or qemu-io (a symbolic link) it takes that program's command line."
+                  Under the name qemu-img, qemu-io, qemu-nbd or qemu-storage-daemon (a symbolic link) it takes that program's command line."
 )]
 struct Sectora {
     #[command(subcommand)]
@@ -195,6 +214,8 @@ enum Command {
     Io,
     /// Serve an image by the NBD protocol, with the options of qemu-nbd
     Nbd(Box<nbd::Args>),
+    /// Serve block nodes, controlled by QMP, with the options of qemu-storage-daemon
+    StorageDaemon,
 }
 
 /// The server under its own name.

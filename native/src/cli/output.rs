@@ -19,6 +19,8 @@ pub(super) enum Program {
     QemuIo,
     /// The same, for the server.
     QemuNbd,
+    /// The same, for the daemon.
+    QemuStorageDaemon,
 }
 
 impl Program {
@@ -29,6 +31,7 @@ impl Program {
             Self::QemuImg => "qemu-img",
             Self::QemuIo => "qemu-io",
             Self::QemuNbd => "qemu-nbd",
+            Self::QemuStorageDaemon => "qemu-storage-daemon",
         }
     }
 }
@@ -52,10 +55,21 @@ pub(super) fn is(program: Program) -> bool {
     PROGRAM.get() == Some(&program)
 }
 
+/// The name that messages begin with.
+pub(super) fn name() -> &'static str {
+    PROGRAM.get().copied().unwrap_or(Program::Sectora).name()
+}
+
 /// Says that something is not as it should be, and goes on.
 pub(super) fn warn(text: &str) {
     let program = PROGRAM.get().copied().unwrap_or(Program::Sectora);
     complain(&format!("{}: warning: {text}", program.name()));
+}
+
+/// Says what did not work, and goes on.
+pub(super) fn complain_of(failure: Failure) {
+    let program = PROGRAM.get().copied().unwrap_or(Program::Sectora);
+    failure.report(program, program.name());
 }
 
 /// Says that a guess is no good base for writing to the image `name`.

@@ -37,3 +37,23 @@ pub(super) fn on_user_signal(tell: impl Fn() + Send + 'static) {
         });
     }
 }
+
+/// The signals that end a server the way its own end does.
+pub(super) struct Endings(Vec<Signal>);
+
+impl Endings {
+    pub(super) fn new() -> Self {
+        // One that cannot be caught ends the process, as it always did.
+        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+        Self(kinds.into_iter().filter_map(|kind| signal(kind).ok()).collect())
+    }
+
+    /// Completes when one of them has come.
+    pub(super) async fn any(&mut self) {
+        poll_fn(|cx| match self.0.iter_mut().any(|signal| signal.poll_recv(cx).is_ready()) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        })
+        .await;
+    }
+}

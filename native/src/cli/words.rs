@@ -298,7 +298,7 @@ pub(super) fn of_nbd(
         };
         if letter == 'T' {
             // A daemon's parent has said it.
-            let told = std::env::var_os(super::nbd::CHILD).is_some();
+            let told = std::env::var_os(super::background::CHILD).is_some();
             if !told && trace(&value.unwrap_or_default())? {
                 return Ok(Words::Ended(0));
             }

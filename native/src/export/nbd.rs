@@ -4,13 +4,14 @@ use crate::protocol::nbd::NbdStream;
 use crate::protocol::nbd::tls::ServerTls;
 use sectora_core::nbd::Export;
 use sectora_core::nbd::server::{End, Next, Tls, negotiate, serve};
-use sectora_core::{Error, Result};
+use sectora_core::sync::Mutex;
+use sectora_core::{Error, ErrorKind, Result};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsStream;
 
@@ -73,53 +74,179 @@ pub struct Ended {
     pub error: Option<Error>,
 }
 
+/// What becomes of the connections of an export that is removed (the schema's
+/// `BlockExportRemoveMode`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RemoveMode {
+    /// It is not removed while there are any.
+    Safe,
+    /// They are dropped, and with them what was not answered.
+    Hard,
+}
+
+/// A server whose exports come and go.
+pub struct NbdServer {
+    exports: Mutex<Vec<Served>>,
+    options: ServerOptions,
+    free: Arc<Semaphore>,
+    active: AtomicUsize,
+    ended: mpsc::UnboundedSender<Ended>,
+}
+
+/// An export, and who uses it.
+#[derive(Clone)]
+struct Served {
+    export: Arc<Export>,
+    /// Each connection holds a receiver; `true` tells it to go.
+    going: Arc<watch::Sender<bool>>,
+}
+
+impl fmt::Debug for NbdServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("NbdServer")
+    }
+}
+
+impl NbdServer {
+    /// A server without exports. What becomes of connections is told to `ended`.
+    #[must_use]
+    pub fn new(options: ServerOptions, ended: mpsc::UnboundedSender<Ended>) -> Arc<Self> {
+        let most = match options.max_connections {
+            0 => Semaphore::MAX_PERMITS,
+            n => usize::try_from(n).unwrap_or(Semaphore::MAX_PERMITS).min(Semaphore::MAX_PERMITS),
+        };
+        Arc::new(Self {
+            exports: Mutex::default(),
+            options,
+            free: Arc::new(Semaphore::new(most)),
+            active: AtomicUsize::new(0),
+            ended,
+        })
+    }
+
+    /// Serves one more export. Clients that are in their handshake see it only when they come
+    /// again.
+    ///
+    /// # Errors
+    /// `InUse` where there is one of that name.
+    pub fn add(&self, export: Arc<Export>) -> Result<()> {
+        let mut exports = self.exports.lock();
+        if exports.iter().any(|served| served.export.name() == export.name()) {
+            let text = format!("NBD server already has export named '{}'", export.name());
+            return Err(Error::new(ErrorKind::InUse, text));
+        }
+        exports.push(Served { export, going: Arc::new(watch::Sender::new(false)) });
+        Ok(())
+    }
+
+    /// Serves the export `name` no longer. When it completes, no request on it is under way.
+    ///
+    /// # Errors
+    /// `InvalidInput` where there is none of that name; `InUse` where it has connections that it
+    /// may not lose.
+    pub async fn remove(&self, name: &str, mode: RemoveMode) -> Result<()> {
+        let served = {
+            let mut exports = self.exports.lock();
+            let at = exports.iter().position(|served| served.export.name() == name);
+            let at = at.ok_or_else(|| Error::invalid(format!("Export '{name}' is not found")))?;
+            if mode == RemoveMode::Safe && exports[at].going.receiver_count() > 0 {
+                return Err(Error::new(ErrorKind::InUse, format!("export '{name}' still in use")));
+            }
+            exports.remove(at)
+        };
+        served.going.send_replace(true);
+        served.going.closed().await;
+        Ok(())
+    }
+
+    /// The exports there are, in the order in which they came.
+    pub fn exports(&self) -> Vec<Arc<Export>> {
+        self.exports.lock().iter().map(|served| served.export.clone()).collect()
+    }
+
+    /// Serves whoever comes to `listeners`, until the future is dropped; the connections end with
+    /// it.
+    ///
+    /// # Errors
+    /// `Bug` only; a failed connection is none.
+    pub async fn listen(self: &Arc<Self>, listeners: Vec<Listener>) -> Result<()> {
+        // Connections end with the server.
+        let mut connections = tokio::task::JoinSet::new();
+        loop {
+            while connections.try_join_next().is_some() {}
+            // A client for whom there is no room stays in the queue of the socket.
+            let permit = self.free.clone().acquire_owned().await;
+            let permit = permit.map_err(|_| Error::bug("the semaphore was closed"))?;
+            let stream = match accept(&listeners).await {
+                Ok(stream) => stream,
+                Err(error) if is_of_one_connection(&error) => continue,
+                // No descriptors or no memory: connections that end give some back.
+                Err(_) => {
+                    sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let server = self.clone();
+            self.active.fetch_add(1, Ordering::SeqCst);
+            connections.spawn(async move {
+                let mut negotiated = false;
+                let result = server.connection(stream, &mut negotiated).await;
+                let last = server.active.fetch_sub(1, Ordering::SeqCst) == 1;
+                drop(permit);
+                // Nobody may want to know.
+                let _ = server.ended.send(Ended { negotiated, last, error: result.err() });
+            });
+        }
+    }
+
+    /// Joins the users of an export that is still served.
+    fn enter(&self, export: &Arc<Export>) -> Option<watch::Receiver<bool>> {
+        let exports = self.exports.lock();
+        let served = exports.iter().find(|served| Arc::ptr_eq(&served.export, export))?;
+        Some(served.going.subscribe())
+    }
+
+    async fn connection(&self, stream: NbdStream, negotiated: &mut bool) -> Result<End> {
+        let exports = self.exports();
+        let handshake = handshake(stream, &exports, &self.options);
+        let limit = self.options.handshake_limit;
+        let next = match limit.is_zero() {
+            true => handshake.await?,
+            false => timeout(limit, handshake)
+                .await
+                .map_err(|_| Error::io("the client did not complete its handshake in time"))??,
+        };
+        match next {
+            Next::Serve(session) => {
+                *negotiated = true;
+                let Some(mut going) = self.enter(session.export()) else {
+                    return Err(Error::io("the export was removed during the handshake"));
+                };
+                tokio::select! {
+                    end = serve(*session) => end,
+                    _ = going.wait_for(|going| *going) => Ok(End::Disconnected),
+                }
+            }
+            Next::Left => Ok(End::Disconnected),
+            Next::StartTls(..) => Err(Error::bug("encryption begins twice")),
+        }
+    }
+}
+
 /// Serves `exports` to whoever comes to `listeners`, until the future is dropped. What becomes of
 /// connections is told to `ended`.
 ///
 /// # Errors
-/// `Bug` only; a failed connection is none.
+/// `InUse` where two exports have the same name; `Bug`. A failed connection is none.
 pub async fn run(
     listeners: Vec<Listener>,
     exports: Arc<[Arc<Export>]>,
     options: ServerOptions,
     ended: mpsc::UnboundedSender<Ended>,
 ) -> Result<()> {
-    let most = match options.max_connections {
-        0 => Semaphore::MAX_PERMITS,
-        n => usize::try_from(n).unwrap_or(Semaphore::MAX_PERMITS).min(Semaphore::MAX_PERMITS),
-    };
-    let free = Arc::new(Semaphore::new(most));
-    let options = Arc::new(options);
-    let active = Arc::new(AtomicUsize::new(0));
-    // Connections end with the server.
-    let mut connections = tokio::task::JoinSet::new();
-    loop {
-        while connections.try_join_next().is_some() {}
-        // A client for whom there is no room stays in the queue of the socket.
-        let permit = free.clone().acquire_owned().await;
-        let permit = permit.map_err(|_| Error::bug("the semaphore was closed"))?;
-        let stream = match accept(&listeners).await {
-            Ok(stream) => stream,
-            Err(error) if is_of_one_connection(&error) => continue,
-            // No descriptors or no memory: connections that end give some back.
-            Err(_) => {
-                sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let (exports, options) = (exports.clone(), options.clone());
-        let ended = ended.clone();
-        active.fetch_add(1, Ordering::SeqCst);
-        let active = active.clone();
-        connections.spawn(async move {
-            let mut negotiated = false;
-            let result = connection(stream, &exports, &options, &mut negotiated).await;
-            let last = active.fetch_sub(1, Ordering::SeqCst) == 1;
-            drop(permit);
-            // Nobody may want to know.
-            let _ = ended.send(Ended { negotiated, last, error: result.err() });
-        });
-    }
+    let server = NbdServer::new(options, ended);
+    exports.iter().try_for_each(|export| server.add(export.clone()))?;
+    server.listen(listeners).await
 }
 
 /// Errors of accepting that say nothing of the next connection.
@@ -140,29 +267,6 @@ async fn accept(listeners: &[Listener]) -> std::io::Result<NbdStream> {
         std::task::Poll::Pending
     })
     .await
-}
-
-async fn connection(
-    stream: NbdStream,
-    exports: &[Arc<Export>],
-    options: &ServerOptions,
-    negotiated: &mut bool,
-) -> Result<End> {
-    let handshake = handshake(stream, exports, options);
-    let next = match options.handshake_limit.is_zero() {
-        true => handshake.await?,
-        false => timeout(options.handshake_limit, handshake)
-            .await
-            .map_err(|_| Error::io("the client did not complete its handshake in time"))??,
-    };
-    match next {
-        Next::Serve(session) => {
-            *negotiated = true;
-            serve(*session).await
-        }
-        Next::Left => Ok(End::Disconnected),
-        Next::StartTls(..) => Err(Error::bug("encryption begins twice")),
-    }
 }
 
 async fn handshake(

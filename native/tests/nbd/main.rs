@@ -4,6 +4,7 @@
 
 mod devices;
 mod encrypted;
+mod exports;
 mod hostile;
 mod peers;
 mod programs;
@@ -17,7 +18,8 @@ type Peer<'a> = (&'a str, fn(), &'a [&'a str]);
 
 fn main() {
     let mut trials = devices::trials();
-    let own: [(&str, fn()); 7] = [
+    let own: [(&str, fn()); 8] = [
+        ("exports::they_come_and_go", exports::come_and_go),
         ("hostile::handshakes_end_and_harm_nobody", hostile::handshakes),
         ("hostile::requests_end_and_harm_nobody", hostile::requests),
         ("hostile::a_client_that_never_reads_is_held_up", hostile::never_reads),

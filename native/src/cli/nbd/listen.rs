@@ -1,7 +1,7 @@
 //! Where clients come to.
 
 use super::args::Place;
-use super::serve::CHILD;
+use crate::cli::background::CHILD;
 use crate::cli::failure::Failure;
 use crate::export::nbd::Listener;
 use rustix::fd::OwnedFd;
@@ -38,7 +38,7 @@ pub(super) fn is_activated() -> Result<bool, Failure> {
 }
 
 /// What the system says, without its number.
-pub(super) fn words(error: &std::io::Error) -> String {
+pub(in crate::cli) fn words(error: &std::io::Error) -> String {
     let text = error.to_string();
     let text = text.rsplit_once(" (os error").map_or(&*text, |(words, _)| words);
     text.trim_start_matches("failed to lookup address information: ").to_owned()

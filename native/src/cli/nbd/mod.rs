@@ -18,7 +18,7 @@ mod listen;
 mod serve;
 
 pub(super) use args::Args;
-pub(super) use serve::CHILD;
+pub(super) use listen::words;
 
 use super::failure::{Failure, Outcome};
 use super::output::{self, print};

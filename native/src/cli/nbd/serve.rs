@@ -3,33 +3,28 @@
 use super::args::{Place, Serve};
 use super::image::{Image, not_found, open_image};
 use super::listen::{listen, words};
+use crate::cli::background::{self, CHILD};
 use crate::cli::failure::{Failure, Outcome};
 use crate::cli::host::Host;
 use crate::cli::output::complain;
+use crate::cli::signal::Endings;
 use crate::export::nbd::{Ended, ServerOptions, run as run_server};
-use rustix::stdio;
 use sectora_core::bitmap::DirtyBitmap;
 use sectora_core::io::{BlockDevice, Runtime};
 use sectora_core::nbd::{BitmapContext, Export, ExportOptions};
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
 use std::sync::Arc;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
-
-/// Set in the environment of a daemon; `activated` where it got its socket from its parent.
-pub(in crate::cli) const CHILD: &str = "SECTORA_NBD_DAEMON";
-/// What a daemon tells its parent when it is running.
-const READY: &[u8] = b"ready\n";
 
 pub(super) fn run(how: Serve, command_line: &[OsString]) -> Outcome {
     let child = how.fork && std::env::var_os(CHILD).is_some();
     if how.fork && !child {
-        return start_daemon(&how, command_line);
+        // A child does not know by itself that its socket came from its parent.
+        let activated = matches!(how.place, Place::Activated);
+        return background::start(command_line, if activated { "activated" } else { "alone" });
     }
     if child {
         // Fails where it leads a session already, which is all that is wanted.
@@ -37,43 +32,6 @@ pub(super) fn run(how: Serve, command_line: &[OsString]) -> Outcome {
     }
     let started = crate::runtime::block_on(|runtime| serve(how, runtime.into(), child));
     started.map_err(|e| Failure::new(format!("cannot start: {e}")))?
-}
-
-/// Starts this program once more, in the background, and waits until it is running.
-fn start_daemon(how: &Serve, command_line: &[OsString]) -> Outcome {
-    let cannot = |e: std::io::Error| Failure::new(format!("Failed to fork: {}", words(&e)));
-    let program = std::env::current_exe().map_err(cannot)?;
-    let mut command = Command::new(program);
-    if let Some((name, rest)) = command_line.split_first() {
-        command.arg0(name).args(rest);
-    }
-    let activated = matches!(how.place, Place::Activated);
-    command.env(CHILD, if activated { "activated" } else { "alone" });
-    command.stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut daemon = command.spawn().map_err(cannot)?;
-    let mut told = Vec::new();
-    if let Some(out) = daemon.stdout.as_mut() {
-        // Its end, early or late, says the same as an error.
-        let _ = out.read_to_end(&mut told);
-    }
-    if told == READY {
-        return Ok(0);
-    }
-    let status = daemon.wait().map_err(cannot)?;
-    let code = status.code().and_then(|code| u8::try_from(code).ok()).filter(|code| *code != 0);
-    Ok(code.unwrap_or(1))
-}
-
-/// Tells the parent, and lets go of its terminal.
-fn detach(verbose: bool) -> std::io::Result<()> {
-    std::io::stdout().write_all(READY)?;
-    std::io::stdout().flush()?;
-    let null = File::options().read(true).write(true).open("/dev/null")?;
-    stdio::dup2_stdout(&null)?;
-    if !verbose {
-        stdio::dup2_stderr(&null)?;
-    }
-    Ok(())
 }
 
 fn write_pid(path: &str) -> Result<(), Failure> {
@@ -87,7 +45,7 @@ fn write_pid(path: &str) -> Result<(), Failure> {
 
 async fn serve(how: Serve, runtime: Arc<dyn Runtime>, child: bool) -> Outcome {
     // From here on a signal ends the program the way an end does.
-    let mut signals = Signals::new();
+    let mut signals = Endings::new();
     let mut listening = listen(&how.place).await?;
     let host = Host::by_itself(runtime, how.objects.clone(), how.aio, false)
         .with_image_opts(how.image_opts);
@@ -126,7 +84,7 @@ async fn serve(how: Serve, runtime: Arc<dyn Runtime>, child: bool) -> Outcome {
         write_pid(path)?;
     }
     if child {
-        detach(how.verbose).map_err(|e| Failure::new(format!("cannot detach: {}", words(&e))))?;
+        background::detach(how.verbose)?;
     }
     let options = ServerOptions {
         tls: how.tls.clone(),
@@ -183,25 +141,4 @@ fn tell_of(end: &Ended) {
     let Some(error) = &end.error else { return };
     let what = if end.negotiated { "disconnected client" } else { "option negotiation failed" };
     complain(&format!("qemu-nbd: {what}: {error}"));
-}
-
-/// The signals that end the server.
-struct Signals(Vec<Signal>);
-
-impl Signals {
-    fn new() -> Self {
-        // One that cannot be caught ends the process, as it always did.
-        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
-        Self(kinds.into_iter().filter_map(|kind| signal(kind).ok()).collect())
-    }
-
-    async fn any(&mut self) {
-        std::future::poll_fn(|cx| {
-            match self.0.iter_mut().any(|signal| signal.poll_recv(cx).is_ready()) {
-                true => std::task::Poll::Ready(()),
-                false => std::task::Poll::Pending,
-            }
-        })
-        .await;
-    }
 }

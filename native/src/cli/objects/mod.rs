@@ -5,9 +5,13 @@
 //! | `secret` | `data` or `file`, `format`, `keyid`, `iv` |
 //! | `tls-creds-x509` | `dir`, `endpoint` (client, server), `verify-peer` |
 //! | `authz-simple` | `identity` |
+//! | `iothread`, `main-loop` | numbers (a daemon's; they are kept, and change nothing) |
 //! | `authz-list` | `policy`, `rules.N.match`, `rules.N.policy`, `rules.N.format` |
 
 mod authz;
+mod numbers;
+
+pub(super) use numbers::Numbers;
 
 use super::failure::Failure;
 use crate::export::nbd::Authorize;
@@ -17,17 +21,19 @@ use base64ct::{Base64, Encoding};
 use sectora_core::crypto::{Secret, decrypt_secret};
 use sectora_core::graph::{OptionValue, Options};
 use sectora_core::image::{Secrets, list_items, no_secret};
+use sectora_core::sync::Mutex;
 use sectora_core::{Error, Result};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// The objects of one command line.
+/// The objects of one command line, or of a daemon, where they come and go. Clones are the same
+/// registry.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Objects {
-    secrets: HashMap<String, Secret>,
-    credentials: HashMap<String, Credentials>,
-    authz: HashMap<String, Arc<dyn Authorize>>,
+    made: Arc<Mutex<HashMap<String, Made>>>,
+    /// Types that only a daemon has are known.
+    daemon: bool,
 }
 
 /// `tls-creds-x509`: certificates in a folder.
@@ -40,30 +46,77 @@ struct Credentials {
 
 impl Secrets for Objects {
     fn secret(&self, id: &str) -> Result<Secret> {
-        self.secrets.get(id).cloned().ok_or_else(|| no_secret(id))
+        match self.made.lock().get(id) {
+            Some(Made::Secret(secret)) => Ok(secret.clone()),
+            _ => Err(no_secret(id)),
+        }
     }
 }
 
 impl Objects {
     /// Makes the objects of several `--object`, in their order: one may use those before it.
     pub(super) fn new(definitions: &[String]) -> Result<Self, Failure> {
-        let mut objects = Self::default();
+        let objects = Self::default();
         for definition in definitions {
             objects.add(Definition::parse(definition)?)?;
         }
         Ok(objects)
     }
 
-    fn add(&mut self, mut definition: Definition) -> Result<(), Failure> {
+    /// The objects of a daemon: none yet.
+    pub(super) fn of_daemon() -> Self {
+        Self { daemon: true, ..Self::default() }
+    }
+
+    /// Makes one more object of its properties, `qom-type` and `id` among them.
+    pub(super) fn add_described(&self, properties: &serde_json::Value) -> Result<(), Failure> {
+        let kind = properties.get("qom-type").and_then(serde_json::Value::as_str);
+        if !matches!(kind, Some("iothread" | "main-loop")) {
+            no_numbers(properties)?;
+        }
+        self.add(Definition(Options::from_json(properties)))
+    }
+
+    /// Lets go of the object called `id`; false where there is none. Whoever uses it keeps it.
+    pub(super) fn remove(&self, id: &str) -> bool {
+        self.made.lock().remove(id).is_some()
+    }
+
+    /// All objects, by name: their types.
+    pub(super) fn list(&self) -> Vec<(String, &'static str)> {
+        let made = self.made.lock();
+        let mut all: Vec<_> = made.iter().map(|(id, made)| (id.clone(), made.kind())).collect();
+        all.sort();
+        all
+    }
+
+    /// The numbers that make up the object `id`, where it is made of numbers.
+    pub(super) fn numbers(&self, id: &str) -> Option<Numbers> {
+        match self.made.lock().get(id) {
+            Some(Made::Numbers(numbers)) => Some(numbers.clone()),
+            _ => None,
+        }
+    }
+
+    /// Changes one of them.
+    pub(super) fn set_number(&self, id: &str, name: &str, value: i64) -> Result<(), Failure> {
+        match self.made.lock().get_mut(id) {
+            Some(Made::Numbers(numbers)) => numbers.set(name, value),
+            _ => Err(Failure::new(format!("object '{id}' not found"))),
+        }
+    }
+
+    fn add(&self, mut definition: Definition) -> Result<(), Failure> {
         let kind = definition.need("qom-type")?;
         match kind.as_str() {
             "secret" | "tls-creds-x509" | "authz-simple" | "authz-list" => {}
+            "iothread" | "main-loop" if self.daemon => {}
             "secret_keyring" | "tls-creds-psk" | "tls-creds-anon" | "authz-pam"
             | "throttle-group" | "main-loop" => {
                 return Err(Failure::unsupported(&format!("--object {kind}")));
             }
             // Known to the schema, and nothing that a tool has.
-            "authz-listfile" | "iothread" | "tls-cipher-suites" => {
+            "authz-listfile" | "iothread" | "tls-cipher-suites" | "can-bus" | "rng-random" => {
                 return Err(Failure::new(format!("invalid object type: {kind}")));
             }
             _ => return Err(not_accepted("qom-type", &kind)),
@@ -72,23 +125,22 @@ impl Objects {
         let made = match kind.as_str() {
             "secret" => Made::Secret(self.make_secret(&mut definition, &id)?),
             "tls-creds-x509" => Made::Credentials(Credentials::new(&mut definition, &id)?),
-            "authz-simple" => Made::Authz(authz::simple(&mut definition)?),
-            _ => Made::Authz(authz::list(&mut definition)?),
+            "authz-simple" => Made::Authz("authz-simple", authz::simple(&mut definition)?),
+            "iothread" => Made::Numbers(Numbers::iothread(&mut definition)?),
+            "main-loop" => Made::Numbers(Numbers::main_loop(&mut definition)?),
+            _ => Made::Authz("authz-list", authz::list(&mut definition)?),
         };
         check_id(&id)?;
-        let known = self.secrets.contains_key(&id)
-            || self.credentials.contains_key(&id)
-            || self.authz.contains_key(&id);
-        if known {
+        let mut all = self.made.lock();
+        if all.contains_key(&id) {
             return Err(Failure::new(format!(
                 "attempt to add duplicate property '{id}' to object (type 'container')"
             )));
         }
-        match made {
-            Made::Secret(secret) => drop(self.secrets.insert(id, secret)),
-            Made::Credentials(found) => drop(self.credentials.insert(id, found)),
-            Made::Authz(rules) => drop(self.authz.insert(id, rules)),
+        if made.kind() == "main-loop" && all.values().any(|other| other.kind() == "main-loop") {
+            return Err(Failure::new("only one main-loop instance allowed"));
         }
+        all.insert(id, made);
         Ok(())
     }
 
@@ -126,16 +178,14 @@ impl Objects {
         }
     }
 
-    fn credentials(&self, id: &str, server: bool) -> Result<&Credentials> {
+    fn credentials(&self, id: &str, server: bool) -> Result<Credentials> {
         let end = if server { "server" } else { "client" };
-        match self.credentials.get(id) {
-            Some(found) if found.server == server => Ok(found),
-            Some(_) => {
+        match self.made.lock().get(id) {
+            Some(Made::Credentials(found)) if found.server == server => Ok(found.clone()),
+            Some(Made::Credentials(_)) => {
                 Err(Error::invalid(format!("Expected TLS credentials for a {end} endpoint")))
             }
-            None if self.secrets.contains_key(id) || self.authz.contains_key(id) => {
-                Err(Error::invalid(format!("Object with id '{id}' is not TLS credentials")))
-            }
+            Some(_) => Err(Error::invalid(format!("Object with id '{id}' is not TLS credentials"))),
             None => Err(Error::invalid(format!("No TLS credentials with id '{id}'"))),
         }
     }
@@ -153,16 +203,32 @@ impl Objects {
 
     /// The rules called `id`.
     pub(super) fn authz(&self, id: &str) -> Result<Arc<dyn Authorize>, Failure> {
-        let found = self.authz.get(id).cloned();
-        found.ok_or_else(|| Failure::new(format!("No authorization object with id '{id}'")))
+        match self.made.lock().get(id) {
+            Some(Made::Authz(_, rules)) => Ok(rules.clone()),
+            _ => Err(Failure::new(format!("No authorization object with id '{id}'"))),
+        }
     }
 }
 
-/// An object, not yet under its name.
+/// An object.
+#[derive(Clone, Debug)]
 enum Made {
     Secret(Secret),
     Credentials(Credentials),
-    Authz(Arc<dyn Authorize>),
+    Authz(&'static str, Arc<dyn Authorize>),
+    Numbers(Numbers),
+}
+
+impl Made {
+    /// The name of its type.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Secret(_) => "secret",
+            Self::Credentials(_) => "tls-creds-x509",
+            Self::Authz(kind, _) => kind,
+            Self::Numbers(numbers) => numbers.kind,
+        }
+    }
 }
 
 impl Credentials {
@@ -198,8 +264,18 @@ fn not_accepted(name: &str, value: &str) -> Failure {
     Failure::new(format!("Parameter '{name}' does not accept value '{value}'"))
 }
 
+/// Refuses numbers: the properties of most objects are texts and flags.
+fn no_numbers(properties: &serde_json::Value) -> Result<(), Failure> {
+    match properties.as_object().into_iter().flatten().find(|(_, value)| value.is_number()) {
+        None => Ok(()),
+        Some((name, _)) => {
+            Err(Failure::new(format!("Invalid parameter type for '{name}', expected: string")))
+        }
+    }
+}
+
 /// Refuses a name that none can have, which is found when the properties have been read.
-fn check_id(id: &str) -> Result<(), Failure> {
+pub(super) fn check_id(id: &str) -> Result<(), Failure> {
     let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
     match id.starts_with(|c: char| c.is_ascii_alphabetic()) && id.chars().all(known) {
         true => Ok(()),
@@ -211,7 +287,7 @@ fn check_id(id: &str) -> Result<(), Failure> {
 }
 
 /// What base64 stands for; line breaks in it mean nothing.
-fn base64(text: &[u8]) -> Result<Vec<u8>, Error> {
+pub(super) fn base64(text: &[u8]) -> Result<Vec<u8>, Error> {
     let text: Vec<u8> = text.iter().copied().filter(|b| !b.is_ascii_whitespace()).collect();
     let text = std::str::from_utf8(&text).ok();
     text.and_then(|text| Base64::decode_vec(text).ok())
@@ -229,13 +305,7 @@ impl Definition {
         if text.starts_with('{') {
             let json: serde_json::Value = serde_json::from_str(text)
                 .map_err(|e| Failure::new(format!("JSON parse error in --object: {e}")))?;
-            if let Some((name, _)) =
-                json.as_object().into_iter().flatten().find(|(_, v)| v.is_number())
-            {
-                return Err(Failure::new(format!(
-                    "Invalid parameter type for '{name}', expected: string"
-                )));
-            }
+            no_numbers(&json)?;
             return Ok(Self(Options::from_json(&json)));
         }
         let mut options = Options::default();

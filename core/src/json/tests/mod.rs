@@ -1,0 +1,7 @@
+//! Texts, streams and what is written.
+
+use super::*;
+
+mod parse;
+mod stream;
+mod write;

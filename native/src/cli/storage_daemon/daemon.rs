@@ -1,0 +1,216 @@
+//! What lives while the daemon does: devices, objects, commands, monitors.
+
+use super::chardev::{CharDevices, Chardev, Description};
+use super::qom::ObjectCommands;
+use crate::cli::failure::Failure;
+use crate::cli::objects::Objects;
+use crate::cli::output::complain;
+use sectora_core::io::{BoxFuture, Runtime};
+use sectora_core::json::Layout;
+use sectora_core::monitor::{
+    Arguments, Call, CommandSets, Commands, Control, Ended, Events, QapiErrorClass, QmpResult,
+    Session, SessionOptions, Version, serve,
+};
+use sectora_core::sync::Mutex;
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+/// What was not sent this long after the end began is not sent at all.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// The daemon.
+pub(super) struct Daemon {
+    runtime: Arc<dyn Runtime>,
+    events: Arc<Events>,
+    chardevs: Arc<CharDevices>,
+    objects: Objects,
+    commands: Arc<CommandSets>,
+    quit: Arc<Quit>,
+    monitors: Mutex<Vec<Monitor>>,
+    running: Mutex<JoinSet<()>>,
+}
+
+/// A monitor that is to be held on a device.
+struct Monitor {
+    chardev: Arc<Chardev>,
+    layout: Layout,
+}
+
+/// `quit`.
+#[derive(Debug, Default)]
+struct Quit {
+    /// The command was carried out.
+    asked: Notify,
+    /// Whoever gave it has its answer.
+    answered: Notify,
+}
+
+impl Commands for Quit {
+    fn names(&self) -> Vec<&'static str> {
+        vec!["quit"]
+    }
+
+    fn execute<'a>(&'a self, name: &'a str, call: Call) -> Option<BoxFuture<'a, QmpResult<Value>>> {
+        (name == "quit").then(|| -> BoxFuture<'a, _> {
+            Box::pin(async move {
+                Arguments::new(call.arguments).end()?;
+                self.asked.notify_one();
+                Ok(json!({}))
+            })
+        })
+    }
+}
+
+fn version() -> Version {
+    let package = concat!("sectora ", env!("CARGO_PKG_VERSION"));
+    Version { qemu: [10, 0, 2], package: package.into() }
+}
+
+impl Daemon {
+    pub(super) fn new(runtime: Arc<dyn Runtime>, detached: bool) -> Self {
+        let events = Events::new(runtime.clone());
+        let chardevs = Arc::new(CharDevices::new(detached));
+        let objects = Objects::of_daemon();
+        let quit = Arc::<Quit>::default();
+        let by_qmp = ObjectCommands { objects: objects.clone(), chardevs: chardevs.clone() };
+        // The sets of nodes, jobs and exports join here.
+        let host =
+            CommandSets::new().with(Arc::new(by_qmp)).with(chardevs.clone()).with(quit.clone());
+        let control = Control::new(version(), host.names());
+        Self {
+            runtime,
+            events,
+            chardevs,
+            objects,
+            commands: Arc::new(host.with(Arc::new(control))),
+            quit,
+            monitors: Mutex::default(),
+            running: Mutex::new(JoinSet::new()),
+        }
+    }
+
+    pub(super) fn objects(&self) -> &Objects {
+        &self.objects
+    }
+
+    /// Makes a device of `--chardev`, and waits for its client where that is wanted.
+    pub(super) async fn add_chardev(&self, made: Description, place: &str) -> Result<(), Failure> {
+        let chardev = self.chardevs.add(made).await.map_err(|e| Failure::new(e.desc))?;
+        let tell = |name: &str| {
+            complain(&format!("{place}: info: QEMU waiting for connection on: {name}"));
+        };
+        chardev.wait(tell).await;
+        Ok(())
+    }
+
+    /// Makes a monitor of `--monitor`; it begins when everything is ready.
+    pub(super) fn add_monitor(&self, members: Map<String, Value>) -> Result<(), Failure> {
+        let read = |mut given: Arguments| -> QmpResult<_> {
+            given.text("id")?;
+            let mode = given.text("mode")?;
+            let pretty = match given.take("pretty") {
+                // A text comes from the command line.
+                Some(Value::String(text)) => Some(Value::String(text)),
+                Some(Value::Bool(flag)) => Some(if flag { "on" } else { "off" }.into()),
+                Some(_) => return Err(sectora_core::monitor::wrong_type("pretty", "boolean")),
+                None => None,
+            };
+            let chardev = given.need_text("chardev")?;
+            given.end()?;
+            Ok((mode, pretty, chardev))
+        };
+        let (mode, pretty, id) = read(Arguments::new(members)).map_err(|e| Failure::new(e.desc))?;
+        let pretty = match pretty.as_ref().and_then(Value::as_str) {
+            None | Some("off" | "no" | "false" | "n") => Layout::Line,
+            Some("on" | "yes" | "true" | "y") => Layout::Pretty,
+            Some(_) => return Err(Failure::new("Parameter 'pretty' expects 'on' or 'off'")),
+        };
+        let readline = match mode.as_deref() {
+            None | Some("control") => false,
+            Some("readline") => true,
+            Some(other) => {
+                let text = format!("Parameter 'mode' does not accept value '{other}'");
+                return Err(Failure::new(text));
+            }
+        };
+        let chardev = self.chardevs.get(&id);
+        let chardev = chardev.ok_or_else(|| Failure::new(format!("chardev \"{id}\" not found")))?;
+        if readline {
+            return Err(Failure::new("Only QMP is supported"));
+        }
+        if !chardev.claim() {
+            return Err(Failure::new(format!("chardev '{id}' is already in use")));
+        }
+        self.monitors.lock().push(Monitor { chardev, layout: pretty });
+        Ok(())
+    }
+
+    /// Executes a command that an option stands for.
+    pub(super) async fn call(
+        &self,
+        command: &str,
+        option: &str,
+        arguments: Map<String, Value>,
+    ) -> Result<(), Failure> {
+        let call = Call { arguments, out_of_band: false };
+        match self.commands.call(command, call).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.class == QapiErrorClass::CommandNotFound => {
+                Err(Failure::unsupported(option))
+            }
+            Err(error) => Err(Failure::new(error.desc)),
+        }
+    }
+
+    /// Begins to hold sessions.
+    pub(super) fn start_monitors(&self) {
+        let mut running = self.running.lock();
+        for monitor in self.monitors.lock().drain(..) {
+            let (commands, events) = (self.commands.clone(), self.events.clone());
+            let (runtime, quit) = (self.runtime.clone(), self.quit.clone());
+            running.spawn(async move {
+                monitor.run(commands, &events, &runtime).await;
+                quit.answered.notify_one();
+            });
+        }
+    }
+
+    /// Completes when a client said `quit`.
+    pub(super) async fn asked_to_quit(&self) {
+        self.quit.asked.notified().await;
+        // One that never reads its answer does not hold up the end.
+        let _ = tokio::time::timeout(LAST_WORDS, self.quit.answered.notified()).await;
+    }
+
+    /// Ends all sessions, and lets out what they said last.
+    pub(super) async fn shut_down(&self) {
+        let mut running = std::mem::take(&mut *self.running.lock());
+        running.shutdown().await;
+        self.chardevs.flushed().wait(LAST_WORDS).await;
+    }
+}
+
+impl Monitor {
+    /// Holds one session after the other until a client says `quit`.
+    async fn run(self, commands: Arc<CommandSets>, events: &Events, runtime: &Arc<dyn Runtime>) {
+        loop {
+            let stream = self.chardev.next_stream().await;
+            let heard = events.subscribe();
+            let options = SessionOptions {
+                version: version(),
+                layout: self.layout,
+                out_of_band: self.chardev.is_read_aside(),
+            };
+            let session = Session::new(commands.clone(), options);
+            // What broke a connection off is its client's concern.
+            let ended = serve(stream, session, &heard, runtime).await;
+            self.chardev.gone();
+            if matches!(ended, Ok(Ended::Quit)) {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! The daemon against the reference: command lines that end at once, conversations over standard
+//! input and sockets, and a client library of others.
+
+mod lines;
+mod python;
+mod setup;
+mod talks;
+
+use libtest_mimic::{Arguments, Trial};
+use setup::have;
+
+/// A test: its name, what it does, and the programs it needs.
+type Test<'a> = (&'a str, fn(), &'a [&'a str]);
+
+const REFERENCE: &str = "qemu-storage-daemon";
+
+fn main() {
+    let tests: [Test; 9] = [
+        ("lines::mistakes_and_help_are_the_same", lines::the_same, &[REFERENCE]),
+        ("lines::a_pid_file_belongs_to_one", lines::pid_file, &[]),
+        ("lines::a_daemon_goes_to_the_background", lines::background, &[]),
+        ("talks::protocol_over_stdio", talks::protocol, &[REFERENCE]),
+        ("talks::protocol_over_a_socket", talks::over_socket, &[REFERENCE]),
+        ("talks::devices_and_objects", talks::devices, &[REFERENCE]),
+        ("talks::clients_come_and_go", talks::come_and_go, &[]),
+        ("talks::a_client_that_never_reads_is_held_up", talks::never_reads, &[]),
+        ("python::the_library_of_others_connects", python::connects, &["python3", python::PACKAGE]),
+    ];
+    let trials = tests.map(|(name, test, needs)| {
+        let lacks = |program: &&str| match *program {
+            python::PACKAGE => python::python().is_none(),
+            program => !have(name, program),
+        };
+        let missing = needs.iter().any(lacks);
+        let run = move || {
+            test();
+            Ok(())
+        };
+        Trial::test(name, run).with_ignored_flag(missing)
+    });
+    libtest_mimic::run(&Arguments::from_args(), trials.into()).exit();
+}
