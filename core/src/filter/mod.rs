@@ -8,6 +8,7 @@
 //! | `blkreplay` | passes everything on |
 //! | `blkverify` | two devices that have to agree |
 //! | `compress` | every write is stored compressed |
+//! | `copy_before_write` | a device as it was, while it goes on changing |
 //! | `copy_on_read` | what is read from a backing file is kept in the image above it |
 //! | `null` | a device that keeps nothing |
 //! | `preallocate` | a file grows ahead of what is written |
@@ -22,6 +23,7 @@ mod blklogwrites;
 mod blkreplay;
 mod blkverify;
 mod compress;
+mod copy_before_write;
 mod copy_on_read;
 mod forward;
 mod null;
@@ -41,6 +43,7 @@ pub use blklogwrites::{Blklogwrites, BlklogwritesOptions};
 pub use blkreplay::Blkreplay;
 pub use blkverify::Blkverify;
 pub use compress::Compress;
+pub use copy_before_write::{CopyBeforeWrite, CopyBeforeWriteOptions, OnCbwError, SnapshotAccess};
 pub use copy_on_read::CopyOnRead;
 pub use null::{Null, NullDriver, NullOptions};
 pub use preallocate::{Preallocate, PreallocateOptions};

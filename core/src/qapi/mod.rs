@@ -35,6 +35,7 @@ mod qom;
 pub mod schema;
 mod sockets;
 mod tables;
+mod texts;
 mod transaction;
 mod validate;
 
@@ -49,6 +50,7 @@ pub use job::*;
 pub use qom::*;
 pub use sockets::*;
 pub use tables::{Command, Event, command, commands, event, events, types};
+pub use texts::read_texts;
 pub use transaction::*;
 pub use validate::{Invalid, parse, validate};
 

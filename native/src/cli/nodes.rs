@@ -3,14 +3,15 @@
 use super::args::AioArg;
 use super::objects::Objects;
 use crate::protocol::nbd::{NbdDevice, NbdOptions, Server};
-use crate::storage::{Aio, FileDevice, FileOpener, FileOptions, Locking};
+use crate::storage::{self, Aio, Create, FileDevice, FileOpener, FileOptions, Locking};
 use clap::ValueEnum;
 use rustix::fs::{FileType, stat};
 use sectora_core::crypto::Secret;
-use sectora_core::graph::{Inherited, Options, Protocols};
+use sectora_core::filter::ThrottleGroup;
+use sectora_core::graph::{Claim, Inherited, Locks, OpenedNode, Options, Permissions, Protocols};
 use sectora_core::image::Secrets;
-use sectora_core::io::{Access, BoxFuture, Opened, has_protocol};
-use sectora_core::{Error, Result};
+use sectora_core::io::{Access, BlockDevice, BoxFuture, Opened, Preallocation, has_protocol};
+use sectora_core::{Error, ErrorKind, Result};
 use std::sync::{Arc, Mutex};
 
 /// The protocols of a command: how its files are opened where the options do not say otherwise.
@@ -19,6 +20,18 @@ pub(super) struct Nodes {
     files: FileOpener,
     objects: Objects,
     opened: Mutex<Vec<Arc<FileDevice>>>,
+}
+
+/// The locks of a file, for whoever knows its permissions only later.
+#[derive(Debug)]
+struct FileLocks(Arc<FileDevice>);
+
+impl Locks for FileLocks {
+    fn set(&self, claim: Claim) -> Result<()> {
+        let bits = |set: Permissions| storage::Permissions::from_bits_truncate(set.bits());
+        let claim = storage::Claim { taken: bits(claim.taken), shared: bits(claim.shared) };
+        self.0.set_claim(claim)
+    }
 }
 
 /// Drivers that open a path.
@@ -77,8 +90,69 @@ impl Protocols for Nodes {
         Box::pin(async move {
             match driver {
                 "nbd" => self.open_nbd(options, how).await,
-                _ => self.open_file(driver, options, how),
+                _ => {
+                    let (file, filename) = self.open_file(driver, options, how, None)?;
+                    if let Ok(mut opened) = self.opened.lock() {
+                        opened.push(file.clone());
+                    }
+                    Ok(Opened { device: file, filename })
+                }
             }
+        })
+    }
+
+    fn open_node<'a>(
+        &'a self,
+        driver: &'a str,
+        options: &'a mut Options,
+        how: Inherited,
+    ) -> BoxFuture<'a, Result<OpenedNode>> {
+        Box::pin(async move {
+            if driver == "nbd" {
+                let Opened { device, filename } = self.open_nbd(options, how).await?;
+                return Ok(OpenedNode { device, filename, locks: None });
+            }
+            let claim = Some(storage::Claim::NONE);
+            let (file, filename) = self.open_file(driver, options, how, claim)?;
+            let locks = Some(Arc::new(FileLocks(file.clone())) as Arc<dyn Locks>);
+            Ok(OpenedNode { device: file, filename, locks })
+        })
+    }
+
+    fn throttle_group(&self, id: &str) -> Result<Arc<ThrottleGroup>> {
+        let what = || format!("Throttle group '{id}' does not exist");
+        self.objects.throttle_group(id).ok_or_else(|| Error::new(ErrorKind::NotFound, what()))
+    }
+
+    fn read_text(&self, filename: &str) -> Result<String> {
+        std::fs::read_to_string(filename).map_err(|e| {
+            let why = crate::storage::OsError::from(e);
+            Error::invalid(format!("Could not read blkdebug config file: {why}"))
+        })
+    }
+
+    fn creates(&self, driver: &str) -> bool {
+        driver == "file"
+    }
+
+    fn create<'a>(&'a self, _: &'a str, mut options: Options) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let filename = options.take_text("filename").unwrap_or_default();
+            let size = options.take_size("size")?.unwrap_or_default();
+            let preallocation = options.take_word("preallocation", |word| match word {
+                "off" => Some(Preallocation::Off),
+                "falloc" => Some(Preallocation::Falloc),
+                "full" => Some(Preallocation::Full),
+                _ => None,
+            })?;
+            let how = FileOptions {
+                create: Create::Truncate,
+                claim: Some(storage::Claim::image(Access::ReadWrite)),
+                ..FileOptions::new(Access::ReadWrite)
+            };
+            let file = FileDevice::open(&filename, &how)?;
+            file.set_len(size, preallocation.unwrap_or_default()).await?;
+            file.flush().await
         })
     }
 }
@@ -106,8 +180,14 @@ impl Nodes {
         Ok(Opened { device: Arc::new(device), filename: export.canonical() })
     }
 
-    /// `BlockdevOptionsFile`.
-    fn open_file(&self, driver: &str, options: &mut Options, how: Inherited) -> Result<Opened> {
+    /// `BlockdevOptionsFile`; what is locked at first is as `claim` says.
+    fn open_file(
+        &self,
+        driver: &str,
+        options: &mut Options,
+        how: Inherited,
+        claim: Option<storage::Claim>,
+    ) -> Result<(Arc<FileDevice>, String)> {
         let Some(filename) = options.take_text("filename") else {
             return Err(Error::invalid("The 'file' block driver requires a file name"));
         };
@@ -144,11 +224,8 @@ impl Nodes {
             direct: how.direct,
             no_flush: how.no_flush,
         };
-        let options: FileOptions = files.options(how.access);
+        let options = FileOptions { claim, ..files.options(how.access) };
         let file = Arc::new(FileDevice::open(&filename, &options)?);
-        if let Ok(mut opened) = self.opened.lock() {
-            opened.push(file.clone());
-        }
-        Ok(Opened { device: file, filename })
+        Ok((file, filename))
     }
 }

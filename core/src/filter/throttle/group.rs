@@ -5,11 +5,10 @@
 //! limits but by a request that begins. Whoever waits is dropped without a trace.
 
 use super::bucket::Bucket;
-use super::limits::{
-    BPS_READ, BPS_TOTAL, BPS_WRITE, Checked, IOPS_READ, IOPS_TOTAL, IOPS_WRITE, ThrottleLimits,
-};
+use super::limits::{BPS_READ, BPS_TOTAL, BPS_WRITE, Checked, IOPS_READ, IOPS_TOTAL, IOPS_WRITE};
 use crate::Result;
 use crate::io::{Instant, Runtime};
+use crate::qapi::ThrottleLimits;
 use crate::sync::Mutex;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;

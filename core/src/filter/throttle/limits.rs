@@ -1,37 +1,12 @@
-//! What is limited, as the schema names it, and which combinations make sense.
+//! What is limited, and which combinations make sense. Rates are in bytes or operations a second,
+//! burst lengths in seconds; what is absent stays as it is, and 0 is no limit.
 
+use crate::qapi::ThrottleLimits;
 use crate::{Error, Result};
 use alloc::format;
 
 /// The highest rate, in bytes or operations a second.
 const MOST: u64 = 1_000_000_000_000_000;
-
-/// `ThrottleLimits` (block-core.json): rates in bytes or operations a second, burst lengths in
-/// seconds. What is absent stays as it is; 0 is no limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the names say it: unit, direction, and what of it")]
-pub struct ThrottleLimits {
-    pub iops_total: Option<i64>,
-    pub iops_total_max: Option<i64>,
-    pub iops_total_max_length: Option<i64>,
-    pub iops_read: Option<i64>,
-    pub iops_read_max: Option<i64>,
-    pub iops_read_max_length: Option<i64>,
-    pub iops_write: Option<i64>,
-    pub iops_write_max: Option<i64>,
-    pub iops_write_max_length: Option<i64>,
-    pub bps_total: Option<i64>,
-    pub bps_total_max: Option<i64>,
-    pub bps_total_max_length: Option<i64>,
-    pub bps_read: Option<i64>,
-    pub bps_read_max: Option<i64>,
-    pub bps_read_max_length: Option<i64>,
-    pub bps_write: Option<i64>,
-    pub bps_write_max: Option<i64>,
-    pub bps_write_max_length: Option<i64>,
-    /// A longer request counts as several, in proportion; 0: each counts as one.
-    pub iops_size: Option<i64>,
-}
 
 /// One rate with its bursts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

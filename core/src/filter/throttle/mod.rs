@@ -9,8 +9,8 @@ mod bucket;
 mod group;
 mod limits;
 
+pub use crate::qapi::ThrottleLimits;
 pub use group::ThrottleGroup;
-pub use limits::ThrottleLimits;
 
 use super::check_limits;
 use super::forward::forward;

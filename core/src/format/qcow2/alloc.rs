@@ -240,6 +240,8 @@ impl Qcow2 {
     ) -> Result<Option<Release>> {
         let mut cursor = self.alloc.0.lock().await;
         self.reclaim(&mut cursor).await?;
+        raise(&*self.file, DebugEvent::ClusterAlloc).await;
+        raise(&*self.file, DebugEvent::RefblockAlloc).await;
         let mut start = cursor.hint;
         let mut at = start;
         while at < start + count {

@@ -12,7 +12,7 @@ use super::{L1, Qcow2};
 use crate::format::detect::OpenedFormat;
 use crate::format::layer::{DataFile, DataSource};
 use crate::format::{BackingRef, CheckReport, DriverEvent, Env, Events, OpenOptions, Repair};
-use crate::io::{Access, Closed, Device, Reference, ReferenceKind};
+use crate::io::{Access, Closed, DebugEvent, Device, Reference, ReferenceKind, raise};
 use crate::sync::{Mutex, RwLock};
 use crate::{Error, Result};
 use alloc::boxed::Box;
@@ -94,6 +94,7 @@ pub(in crate::format) async fn open(
     }
     let reftable = if writable && !options.check {
         let entries = u64::from(header.reftable_clusters) << header.cluster_bits >> 3;
+        raise(&**file, DebugEvent::ReftableLoad).await;
         read_table(file, "refcount table", header.reftable_offset, entries).await?
     } else {
         Vec::new()

@@ -91,7 +91,7 @@ pub(in crate::cli) struct Args {
 
 /// Where to listen, or to connect to.
 #[derive(Clone, Debug)]
-pub(super) enum Place {
+pub(in crate::cli) enum Place {
     Unix(String),
     Inet {
         host: String,

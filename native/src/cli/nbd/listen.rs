@@ -1,6 +1,6 @@
 //! Where clients come to.
 
-use super::args::Place;
+pub(in crate::cli) use super::args::Place;
 use crate::cli::background::CHILD;
 use crate::cli::failure::Failure;
 use crate::export::nbd::Listener;
@@ -45,8 +45,9 @@ pub(in crate::cli) fn words(error: &std::io::Error) -> String {
 }
 
 /// Sockets that listen, and what has to be removed in the end.
-pub(super) struct Listening {
-    pub(super) listeners: Vec<Listener>,
+#[derive(Debug)]
+pub(in crate::cli) struct Listening {
+    pub(in crate::cli) listeners: Vec<Listener>,
     path: Option<String>,
 }
 
@@ -60,7 +61,7 @@ impl Drop for Listening {
 }
 
 /// Begins to listen.
-pub(super) async fn listen(place: &Place) -> Result<Listening, Failure> {
+pub(in crate::cli) async fn listen(place: &Place) -> Result<Listening, Failure> {
     match place {
         Place::Unix(path) => {
             // A socket that is left over from a server that did not end cleanly.

@@ -14,7 +14,7 @@
 mod args;
 mod image;
 mod list;
-mod listen;
+pub(super) mod listen;
 mod serve;
 
 pub(super) use args::Args;

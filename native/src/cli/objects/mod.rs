@@ -5,6 +5,7 @@
 //! | `secret` | `data` or `file`, `format`, `keyid`, `iv` |
 //! | `tls-creds-x509` | `dir`, `endpoint` (client, server), `verify-peer` |
 //! | `authz-simple` | `identity` |
+//! | `throttle-group` | `limits.*` (a daemon's) |
 //! | `iothread`, `main-loop` | numbers (a daemon's; they are kept, and change nothing) |
 //! | `authz-list` | `policy`, `rules.N.match`, `rules.N.policy`, `rules.N.format` |
 
@@ -19,8 +20,12 @@ use crate::protocol::nbd::tls::{ClientTls, ServerTls};
 use crate::storage::OsError;
 use base64ct::{Base64, Encoding};
 use sectora_core::crypto::{Secret, decrypt_secret};
+use sectora_core::filter::{ThrottleGroup, ThrottleLimits};
 use sectora_core::graph::{OptionValue, Options};
 use sectora_core::image::{Secrets, list_items, no_secret};
+use sectora_core::io::Runtime;
+use sectora_core::qapi;
+use sectora_core::qapi::schema::Qapi;
 use sectora_core::sync::Mutex;
 use sectora_core::{Error, Result};
 use std::collections::HashMap;
@@ -32,8 +37,18 @@ use std::sync::Arc;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Objects {
     made: Arc<Mutex<HashMap<String, Made>>>,
-    /// Types that only a daemon has are known.
-    daemon: bool,
+    /// Types that only a daemon has are known; its runtime.
+    daemon: Option<Daemon>,
+}
+
+/// What objects of a daemon need.
+#[derive(Clone)]
+struct Daemon(Arc<dyn Runtime>);
+
+impl std::fmt::Debug for Daemon {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Daemon")
+    }
 }
 
 /// `tls-creds-x509`: certificates in a folder.
@@ -64,14 +79,14 @@ impl Objects {
     }
 
     /// The objects of a daemon: none yet.
-    pub(super) fn of_daemon() -> Self {
-        Self { daemon: true, ..Self::default() }
+    pub(super) fn of_daemon(runtime: Arc<dyn Runtime>) -> Self {
+        Self { daemon: Some(Daemon(runtime)), ..Self::default() }
     }
 
     /// Makes one more object of its properties, `qom-type` and `id` among them.
     pub(super) fn add_described(&self, properties: &serde_json::Value) -> Result<(), Failure> {
         let kind = properties.get("qom-type").and_then(serde_json::Value::as_str);
-        if !matches!(kind, Some("iothread" | "main-loop")) {
+        if !matches!(kind, Some("iothread" | "main-loop" | "throttle-group")) {
             no_numbers(properties)?;
         }
         self.add(Definition(Options::from_json(properties)))
@@ -88,6 +103,14 @@ impl Objects {
         let mut all: Vec<_> = made.iter().map(|(id, made)| (id.clone(), made.kind())).collect();
         all.sort();
         all
+    }
+
+    /// The group of throttles called `id`.
+    pub(super) fn throttle_group(&self, id: &str) -> Option<Arc<ThrottleGroup>> {
+        match self.made.lock().get(id) {
+            Some(Made::Throttle(group)) => Some(group.clone()),
+            _ => None,
+        }
     }
 
     /// The numbers that make up the object `id`, where it is made of numbers.
@@ -110,7 +133,7 @@ impl Objects {
         let kind = definition.need("qom-type")?;
         match kind.as_str() {
             "secret" | "tls-creds-x509" | "authz-simple" | "authz-list" => {}
-            "iothread" | "main-loop" if self.daemon => {}
+            "iothread" | "main-loop" | "throttle-group" if self.daemon.is_some() => {}
             "secret_keyring" | "tls-creds-psk" | "tls-creds-anon" | "authz-pam"
             | "throttle-group" | "main-loop" => {
                 return Err(Failure::unsupported(&format!("--object {kind}")));
@@ -128,9 +151,14 @@ impl Objects {
             "authz-simple" => Made::Authz("authz-simple", authz::simple(&mut definition)?),
             "iothread" => Made::Numbers(Numbers::iothread(&mut definition)?),
             "main-loop" => Made::Numbers(Numbers::main_loop(&mut definition)?),
+            "throttle-group" => Made::Throttle(self.make_group(&mut definition)?),
             _ => Made::Authz("authz-list", authz::list(&mut definition)?),
         };
         check_id(&id)?;
+        self.put(id, made)
+    }
+
+    fn put(&self, id: String, made: Made) -> Result<(), Failure> {
         let mut all = self.made.lock();
         if all.contains_key(&id) {
             return Err(Failure::new(format!(
@@ -142,6 +170,15 @@ impl Objects {
         }
         all.insert(id, made);
         Ok(())
+    }
+
+    fn make_group(&self, definition: &mut Definition) -> Result<Arc<ThrottleGroup>, Failure> {
+        let Some(Daemon(runtime)) = &self.daemon else {
+            return Err(Failure::unsupported("--object throttle-group"));
+        };
+        let limits = definition.take_limits()?;
+        definition.end()?;
+        Ok(ThrottleGroup::new(&limits, runtime.clone())?)
     }
 
     fn make_secret(&self, definition: &mut Definition, id: &str) -> Result<Secret, Failure> {
@@ -217,6 +254,7 @@ enum Made {
     Credentials(Credentials),
     Authz(&'static str, Arc<dyn Authorize>),
     Numbers(Numbers),
+    Throttle(Arc<ThrottleGroup>),
 }
 
 impl Made {
@@ -227,6 +265,7 @@ impl Made {
             Self::Credentials(_) => "tls-creds-x509",
             Self::Authz(kind, _) => kind,
             Self::Numbers(numbers) => numbers.kind,
+            Self::Throttle(_) => "throttle-group",
         }
     }
 }
@@ -327,6 +366,20 @@ impl Definition {
 
     fn take_flag(&mut self, name: &str) -> Result<Option<bool>, Failure> {
         Ok(self.0.take_flag(name)?)
+    }
+
+    /// The limits of a group of throttles, by their names in `limits` or by those of old.
+    fn take_limits(&mut self) -> Result<ThrottleLimits, Failure> {
+        let mut members = serde_json::Map::new();
+        for member in ThrottleLimits::schema().members() {
+            let old = self.take(&format!("x-{}", member.name));
+            if let Some(text) = self.take(&format!("limits.{}", member.name)).or(old) {
+                members.insert(member.name.into(), text.into());
+            }
+        }
+        let wrong = |e: qapi::Invalid| Failure::new(e.desc);
+        qapi::read_texts(ThrottleLimits::schema(), &mut members).map_err(wrong)?;
+        qapi::parse(members).map_err(wrong)
     }
 
     fn need(&mut self, name: &str) -> Result<String, Failure> {

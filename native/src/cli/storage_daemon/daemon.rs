@@ -1,16 +1,24 @@
 //! What lives while the daemon does: devices, objects, commands, monitors.
 
 use super::chardev::{CharDevices, Chardev, Description};
+use super::exports::Exports;
 use super::qom::ObjectCommands;
-use crate::cli::failure::Failure;
+use crate::cli::failure::{Failure, told};
+use crate::cli::nodes::Nodes;
 use crate::cli::objects::Objects;
 use crate::cli::output::complain;
-use sectora_core::io::{BoxFuture, Runtime};
+use crate::protocol::NameOpener;
+use crate::storage::FileOpener;
+use sectora_core::format::Env;
+use sectora_core::graph::Graph;
+use sectora_core::io::{BoxFuture, Runtime, Unrestricted};
+use sectora_core::job::Jobs;
 use sectora_core::json::Layout;
 use sectora_core::monitor::{
-    Arguments, Call, CommandSets, Commands, Control, Ended, Events, QapiErrorClass, QmpResult,
-    Session, SessionOptions, Version, serve,
+    Arguments, BlockCommands, Call, CommandSets, Commands, Control, Ended, Events, QapiErrorClass,
+    QmpResult, Session, SessionOptions, Version, serve,
 };
+use sectora_core::qapi;
 use sectora_core::sync::Mutex;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -27,6 +35,8 @@ pub(super) struct Daemon {
     events: Arc<Events>,
     chardevs: Arc<CharDevices>,
     objects: Objects,
+    blocks: Arc<BlockCommands>,
+    exports: Arc<Exports>,
     commands: Arc<CommandSets>,
     quit: Arc<Quit>,
     monitors: Mutex<Vec<Monitor>>,
@@ -73,18 +83,32 @@ impl Daemon {
     pub(super) fn new(runtime: Arc<dyn Runtime>, detached: bool) -> Self {
         let events = Events::new(runtime.clone());
         let chardevs = Arc::new(CharDevices::new(detached));
-        let objects = Objects::of_daemon();
+        let objects = Objects::of_daemon(runtime.clone());
         let quit = Arc::<Quit>::default();
         let by_qmp = ObjectCommands { objects: objects.clone(), chardevs: chardevs.clone() };
-        // The sets of nodes, jobs and exports join here.
-        let host =
-            CommandSets::new().with(Arc::new(by_qmp)).with(chardevs.clone()).with(quit.clone());
+        let env = Env {
+            runtime: runtime.clone(),
+            policy: Arc::new(Unrestricted(NameOpener { files: FileOpener::default() })),
+        };
+        let nodes = Arc::new(Nodes::new(FileOpener::default(), objects.clone()));
+        let graph = Graph::new(env, nodes, events.clone());
+        let jobs = Jobs::new(runtime.clone(), events.clone());
+        let blocks = Arc::new(BlockCommands::new(graph.clone(), jobs));
+        let exports = Exports::new(graph, objects.clone());
+        let host = CommandSets::new()
+            .with(Arc::new(by_qmp))
+            .with(chardevs.clone())
+            .with(exports.clone())
+            .with(blocks.clone())
+            .with(quit.clone());
         let control = Control::new(version(), host.names());
         Self {
             runtime,
             events,
             chardevs,
             objects,
+            blocks,
+            exports,
             commands: Arc::new(host.with(Arc::new(control))),
             quit,
             monitors: Mutex::default(),
@@ -153,8 +177,12 @@ impl Daemon {
         &self,
         command: &str,
         option: &str,
-        arguments: Map<String, Value>,
+        mut arguments: Map<String, Value>,
     ) -> Result<(), Failure> {
+        if let Some(schema) = qapi::command(command).and_then(|command| command.arguments) {
+            // On a command line everything is a text.
+            qapi::read_texts(schema(), &mut arguments).map_err(|e| Failure::new(e.desc))?;
+        }
         let call = Call { arguments, out_of_band: false };
         match self.commands.call(command, call).await {
             Ok(_) => Ok(()),
@@ -188,6 +216,11 @@ impl Daemon {
     /// Ends all sessions, and lets out what they said last.
     pub(super) async fn shut_down(&self) {
         let mut running = std::mem::take(&mut *self.running.lock());
+        // Clients of exports lose what was not answered; then everything becomes durable.
+        self.exports.close().await;
+        if let Err(error) = self.blocks.close().await {
+            complain(&told(&error));
+        }
         running.shutdown().await;
         self.chardevs.flushed().wait(LAST_WORDS).await;
     }

@@ -7,12 +7,14 @@
 //! | `line` | the command line: words to options |
 //! | `keyval` | dotted names as nested values |
 //! | `daemon` | what lives while the daemon does: devices, objects, commands, monitors |
+//! | `exports` | the NBD server and what it serves |
 //! | `chardev` | character devices |
 //! | `qom`, `types` | objects by QMP, and their types |
 //! | `pid_file` | the file that tells the process |
 
 mod chardev;
 mod daemon;
+mod exports;
 mod keyval;
 mod line;
 mod pid_file;

@@ -7,6 +7,7 @@ use sectora_core::io::BoxFuture;
 use sectora_core::monitor::{
     Arguments, Call, Commands, QapiErrorClass, QmpError, QmpResult, wrong_type,
 };
+use sectora_core::qapi::{self, ThrottleGroupProperties};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -122,6 +123,15 @@ impl ObjectCommands {
                 if let Some(value) = self.objects.numbers(id).and_then(|n| n.get(property)) {
                     return Ok(value.into());
                 }
+                if let Some(group) = self.objects.throttle_group(id) {
+                    let limits = serde_json::to_value(group.limits()).unwrap_or_default();
+                    let old = property.strip_prefix("x-").and_then(|name| limits.get(name));
+                    match old {
+                        Some(value) => return Ok(value.clone()),
+                        None if property == "limits" => return Ok(limits),
+                        None => {}
+                    }
+                }
                 if types::has_property(kind, property) {
                     let text = format!("Property '{kind}.{property}' is not readable");
                     return Err(QmpError::generic(text));
@@ -146,6 +156,13 @@ impl ObjectCommands {
         };
         if property != "type" && !types::has_property(kind, property) {
             return Err(not_found(kind, property));
+        }
+        if let Some(group) = self.objects.throttle_group(id).filter(|_| property == "limits") {
+            let mut members = serde_json::Map::new();
+            members.insert(property.into(), value.clone());
+            let given: ThrottleGroupProperties = qapi::parse(members)?;
+            group.set_limits(&given.limits.unwrap_or_default())?;
+            return Ok(json!({}));
         }
         if self.objects.numbers(id).and_then(|numbers| numbers.get(property)).is_none() {
             return Err(fixed());

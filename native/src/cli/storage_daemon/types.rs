@@ -31,7 +31,7 @@ const fn base(name: &'static str, parent: &'static str) -> Type {
 }
 
 /// All types; those that are made in the order of the list.
-pub(super) const TYPES: [Type; 20] = [
+pub(super) const TYPES: [Type; 21] = [
     made("authz-list", "authz", &[("policy", "QAuthZListPolicy"), ("rules", "QAuthZListRule")]),
     made("authz-simple", "authz", &[("identity", "string")]),
     made(
@@ -60,6 +60,32 @@ pub(super) const TYPES: [Type; 20] = [
             ("format", "QCryptoSecretFormat"),
             ("iv", "string"),
             ("keyid", "string"),
+        ],
+    ),
+    made(
+        "throttle-group",
+        "object",
+        &[
+            ("limits", "ThrottleLimits"),
+            ("x-bps-read", "int"),
+            ("x-bps-read-max", "int"),
+            ("x-bps-read-max-length", "int"),
+            ("x-bps-total", "int"),
+            ("x-bps-total-max", "int"),
+            ("x-bps-total-max-length", "int"),
+            ("x-bps-write", "int"),
+            ("x-bps-write-max", "int"),
+            ("x-bps-write-max-length", "int"),
+            ("x-iops-read", "int"),
+            ("x-iops-read-max", "int"),
+            ("x-iops-read-max-length", "int"),
+            ("x-iops-size", "int"),
+            ("x-iops-total", "int"),
+            ("x-iops-total-max", "int"),
+            ("x-iops-total-max-length", "int"),
+            ("x-iops-write", "int"),
+            ("x-iops-write-max", "int"),
+            ("x-iops-write-max-length", "int"),
         ],
     ),
     made(

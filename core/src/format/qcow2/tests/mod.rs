@@ -12,6 +12,7 @@
 //! | `discards` | what the file below is told to give up |
 //! | `disks` | images in every state, with operations, for the next three |
 //! | `campaign` | power goes at each call of every operation there is, in thousands of ways |
+//! | `events` | what the file below is told of |
 //! | `faults` | each call of the file fails once |
 //! | `crash` | power goes at each call |
 //! | `compact` | giving space back, whatever happens midway |
@@ -35,6 +36,7 @@ mod compact;
 mod crash;
 mod discards;
 mod disks;
+mod events;
 mod faults;
 mod headers;
 mod hostile;
