@@ -126,7 +126,7 @@ impl Protocols for Nodes {
 
     fn read_text(&self, filename: &str) -> Result<String> {
         std::fs::read_to_string(filename).map_err(|e| {
-            let why = crate::storage::OsError::from(e);
+            let why = storage::OsError::from(e);
             Error::invalid(format!("Could not read blkdebug config file: {why}"))
         })
     }

@@ -115,7 +115,8 @@ impl Exports {
     }
 
     async fn stop(&self) {
-        while let Some(id) = self.list.lock().last().map(|served| served.id.clone()) {
+        let last = || self.list.lock().last().map(|served| served.id.clone());
+        while let Some(id) = last() {
             // It is gone then, whatever its storage said last.
             let _ = self.remove(&id, RemoveMode::Hard).await;
         }
