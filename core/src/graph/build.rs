@@ -114,24 +114,27 @@ impl<'a> Builder<'a> {
         mut options: Options,
         opening: Opening,
     ) -> Result<Arc<Node>> {
-        let user = opening.name.clone().unwrap_or_default();
         let depth = opening.depth;
         let below =
             Settings { discard: true, detect_zeroes: DetectZeroes::Off, ..opening.settings };
-        let mut children = Vec::new();
+        let mut found = Vec::new();
         for (name, role) in wanted {
             if *role == Role::Copy {
                 for (i, given) in filters::take_list(&mut options, name)?.into_iter().enumerate() {
-                    let name = format!("{name}.{i}");
-                    children.push(self.child(given, &name, *role, below, &user, depth).await?);
+                    let node = self.child(given, below, depth).await?;
+                    found.push((format!("{name}.{i}"), *role, node));
                 }
             } else {
-                let child = self.required(&mut options, name, *role, below, &user, depth);
-                children.push(child.await?);
+                let node = self.required(&mut options, name, below, depth).await?;
+                found.push(((*name).to_owned(), *role, node));
             }
         }
         if let Some(name) = &opening.name {
             self.graph.refuse_duplicate(name)?;
+        }
+        let mut children = Vec::new();
+        for (name, role, node) in found {
+            children.push(self.attach(node, &name, role, &opening)?);
         }
         let (device, filter) = filters::open(self.graph, driver, &mut options, &children).await?;
         if let Some(left) = options.first() {
@@ -139,11 +142,7 @@ impl<'a> Builder<'a> {
                 "Block format '{driver}' does not support the option '{left}'"
             )));
         }
-        let strong = strong_options(driver, &opening.given);
-        let filename = match driver {
-            "null-co" | "null-aio" => format!("{driver}://"),
-            _ => full_options(driver, &children, strong, false).to_json_name(),
-        };
+        let filename = filter_name(driver, &children, &opening.given);
         let body = Body { device, image: None, locks: None, filter };
         self.finish(opening, driver, filename, body, children)
     }
@@ -161,26 +160,26 @@ impl<'a> Builder<'a> {
             _ => Role::Metadata,
         };
         let below = Settings { discard: true, detect_zeroes: DetectZeroes::Off, ..settings };
-        let user = opening.name.clone().unwrap_or_default();
-        let file = self.required(&mut options, "file", role, below, &user, opening.depth).await?;
+        let file = self.required(&mut options, "file", below, opening.depth).await?;
         if let Some(name) = &opening.name {
             self.graph.refuse_duplicate(name)?;
         }
+        let file = self.attach(file, "file", role, &opening)?;
         let has_backing = format != FormatName::Raw;
         let wanted = options.take_child("backing")?;
         let given_data = options.take_child("data-file")?;
         let base = self.image_options(format, &mut options, settings)?;
-        let backing = Edge::new("backing", Role::Cow, User::Coming(user.clone()));
+        let backing = Edge::new("backing", Role::Cow, opening.user());
         let data = match given_data {
             ChildOptions::Absent | ChildOptions::Null => None,
             given => {
-                let edge = self.child(given, "data-file", Role::Data, below, &user, opening.depth);
-                Some(edge.await?)
+                let node = self.child(given, below, opening.depth).await?;
+                Some(self.attach(node, "data-file", Role::Data, &opening)?)
             }
         };
         let filename = file.target().map(|node| node.filename()).unwrap_or_default();
         let data = match data {
-            None => self.named_data_file(&file, &filename, &base, below, &user).await?,
+            None => self.named_data_file(&file, &filename, &base, below, &opening).await?,
             given => given,
         };
         let mut children = Vec::from([file]);
@@ -189,14 +188,15 @@ impl<'a> Builder<'a> {
             children.push(backing.clone());
         }
         let image = self.open_image(base, &children).await?;
-        if has_backing {
-            let named = Named { backing: image.driver().describe().await?.backing, filename };
-            self.backing(wanted, &backing, named, settings, opening.depth).await?;
-        }
-        let named = named_below(&image).await?;
-        let filename = name_of(format.as_str(), &children, &opening.given, named.as_deref());
+        let named = Named { backing: image.driver().describe().await?.backing, filename };
         let body = Body { device: image.clone(), image: Some(image), locks: None, filter: None };
-        self.finish(opening, format.as_str(), filename, body, children)
+        let (filename, depth) = (named.filename.clone(), opening.depth);
+        let node = self.finish(opening, format.as_str(), filename, body, children)?;
+        if has_backing {
+            self.backing(wanted, &backing, named, settings, depth).await?;
+        }
+        node.name_again().await?;
+        Ok(node)
     }
 
     /// How an image is opened, by its own options, which are taken.
@@ -261,7 +261,7 @@ impl<'a> Builder<'a> {
         filename: &str,
         base: &OpenOptions,
         settings: Settings,
-        user: &str,
+        opening: &Opening,
     ) -> Result<Option<Arc<Edge>>> {
         if base.format != Some(FormatName::Qcow2) {
             return Ok(None);
@@ -278,7 +278,8 @@ impl<'a> Builder<'a> {
         let name = combine_path(filename, &name);
         let options = self.graph.protocols.parse_filename(&name)?;
         let given = ChildOptions::Inline(options);
-        self.child(given, "data-file", Role::Data, settings, user, 1).await.map(Some)
+        let node = self.child(given, settings, 1).await?;
+        self.attach(node, "data-file", Role::Data, opening).map(Some)
     }
 
     /// Opens what stands below an image, and points its edge there.
@@ -372,16 +373,14 @@ impl<'a> Builder<'a> {
         &self,
         options: &mut Options,
         name: &str,
-        role: Role,
         settings: Settings,
-        user: &str,
         depth: usize,
-    ) -> Result<Arc<Edge>> {
+    ) -> Result<Arc<Node>> {
         match options.take_child(name)? {
             ChildOptions::Absent | ChildOptions::Null => {
                 Err(Error::invalid(format!("A block device must be specified for \"{name}\"")))
             }
-            given => self.child(given, name, role, settings, user, depth).await,
+            given => self.child(given, settings, depth).await,
         }
     }
 
@@ -389,20 +388,27 @@ impl<'a> Builder<'a> {
     async fn child(
         &self,
         given: ChildOptions,
+        settings: Settings,
+        depth: usize,
+    ) -> Result<Arc<Node>> {
+        match given {
+            ChildOptions::Node(name) => self.graph.by_any_name(&name),
+            ChildOptions::Inline(options) => self.node(options, settings, depth + 1).await,
+            ChildOptions::Absent | ChildOptions::Null => {
+                Err(Error::bug("a child is wanted and not described"))
+            }
+        }
+    }
+
+    /// Lets the node that is being opened use another.
+    fn attach(
+        &self,
+        node: Arc<Node>,
         name: &str,
         role: Role,
-        settings: Settings,
-        user: &str,
-        depth: usize,
+        opening: &Opening,
     ) -> Result<Arc<Edge>> {
-        let node = match given {
-            ChildOptions::Node(name) => self.graph.by_any_name(&name)?,
-            ChildOptions::Inline(options) => self.node(options, settings, depth + 1).await?,
-            ChildOptions::Absent | ChildOptions::Null => {
-                return Err(Error::bug(format!("the child '{name}' is wanted and not described")));
-            }
-        };
-        let edge = Edge::new(name, role, User::Coming(user.to_owned()));
+        let edge = Edge::new(name, role, opening.user());
         edge.point(Some(node));
         if let Err(error) = self.graph.refresh() {
             edge.point(None);
@@ -446,6 +452,14 @@ struct Opening {
     depth: usize,
 }
 
+impl Opening {
+    /// The node as the user of its children.
+    fn user(&self) -> User {
+        let name = self.name.clone().unwrap_or_default();
+        User::Coming { name, writable: !self.settings.read_only }
+    }
+}
+
 /// The external data file that an image names.
 async fn external_data_file(image: &Layer) -> Result<Option<String>> {
     use crate::qapi::ImageInfoSpecific;
@@ -483,11 +497,33 @@ pub(super) async fn named_below(image: &Layer) -> Result<Option<String>> {
     Ok(backing.map(|backing| combine_path(image.filename(), &backing.name)))
 }
 
+/// The name of a filter: a plain one where the driver has such names and they say everything.
+fn filter_name(driver: &str, children: &[Arc<Edge>], given: &Options) -> String {
+    let strong = strong_options(driver, given);
+    let plain = |name: &str| {
+        let target = children.iter().find(|edge| edge.name() == name)?.target()?;
+        Some(target.filename()).filter(|filename| !filename.starts_with("json:"))
+    };
+    match driver {
+        "null-co" | "null-aio" if strong.is_empty() => format!("{driver}://"),
+        "blkverify" => match (plain("raw"), plain("test")) {
+            (Some(raw), Some(test)) => format!("blkverify:{raw}:{test}"),
+            _ => full_options(driver, children, strong, false).to_json_name(),
+        },
+        // The children of a quorum are not told, in the reference neither.
+        "quorum" => full_options(driver, &[], strong, false).to_json_name(),
+        _ => full_options(driver, children, strong, false).to_json_name(),
+    }
+}
+
 /// Options that change what is read.
 fn strong_options(driver: &str, given: &Options) -> Options {
     let mut out = Options::default();
     let names: &[&str] = match driver {
         "raw" => &["offset", "size"],
+        "null-co" | "null-aio" => &["size", "latency-ns", "read-zeroes"],
+        "quorum" => &["vote-threshold", "blkverify", "rewrite-corrupted", "read-pattern"],
+        "throttle" => &["throttle-group"],
         _ => &[],
     };
     for name in names {

@@ -24,7 +24,12 @@ pub(super) enum User {
     /// Somebody outside of the graph.
     Root(Weak<Root>),
     /// Nobody yet: the node that is being opened gets its children before it exists.
-    Coming(String),
+    Coming {
+        /// Its name; empty where it has none yet.
+        name: String,
+        /// It is opened for writing.
+        writable: bool,
+    },
 }
 
 /// One user's use of one node: all that a user sees of it. An edge without a node is a device of
@@ -115,7 +120,7 @@ impl Edge {
                 Some(root) => root.describe(),
                 None => "an unnamed block device".into(),
             },
-            User::Coming(name) => format!("node '{name}'"),
+            User::Coming { name, .. } => format!("node '{name}'"),
         };
         format!("{who} (uses node '{node}' as '{}' child)", self.name)
     }

@@ -65,8 +65,8 @@ pub(super) fn children(driver: &str) -> Option<&'static [(&'static str, Role)]> 
     Some(match driver {
         "null-co" | "null-aio" => &[],
         "blkdebug" | "blkreplay" => &[("image", Role::Filtered)],
-        "blklogwrites" => &[("file", Role::Filtered), ("log", Role::Data)],
-        "blkverify" => &[("test", Role::Data), ("raw", Role::Filtered)],
+        "blklogwrites" => &[("file", Role::Filtered), ("log", Role::Metadata)],
+        "blkverify" => &[("raw", Role::Filtered), ("test", Role::Data)],
         "compress" | "preallocate" | "throttle" => &[("file", Role::Filtered)],
         "copy-on-read" => &[("file", Role::CopiedOnRead)],
         "quorum" => &[("children", Role::Copy)],

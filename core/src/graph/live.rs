@@ -325,9 +325,7 @@ impl Graph {
             for edge in node.children() {
                 edge.point(None);
             }
-            if let Some(locks) = node.body().locks {
-                result = result.and(locks.set(Claim::NONE));
-            }
+            result = result.and(node.lock(Claim::NONE));
             self.nodes.lock().retain(|other| !Arc::ptr_eq(other, &node));
         }
         result.and(self.refresh())
@@ -373,15 +371,21 @@ impl Graph {
                     }
                 }
             }
-            if let Some(lock) = node.body().locks {
-                let old = node.claim();
-                locks.push((lock, old, all));
+            if node.body().locks.is_some() {
+                let coming = users.iter().fold(all, |all, edge| match edge.user() {
+                    User::Coming { writable, .. } => {
+                        all.join(edge.role().claim(Claim::NONE, writable))
+                    }
+                    _ => all,
+                });
+                locks.push((node.clone(), coming));
             }
         }
-        for (i, (lock, _, new)) in locks.iter().enumerate() {
-            if let Err(error) = lock.set(*new) {
-                for (lock, old, _) in &locks[..i] {
-                    lock.set(*old)?;
+        let before: Vec<Claim> = locks.iter().map(|(node, _)| node.locked()).collect();
+        for (i, (node, new)) in locks.iter().enumerate() {
+            if let Err(error) = node.lock(*new) {
+                for ((node, _), old) in locks[..i].iter().zip(before) {
+                    node.lock(old)?;
                 }
                 return Err(error);
             }
@@ -400,7 +404,7 @@ impl Graph {
             let (ready, blocked): (Vec<_>, Vec<_>) = rest.into_iter().partition(|node| {
                 node.parents().iter().all(|edge| match edge.user() {
                     User::Node(user) => user.upgrade().is_none_or(|user| is_in(&out, &user)),
-                    User::Root(_) | User::Coming(_) => true,
+                    User::Root(_) | User::Coming { .. } => true,
                 })
             });
             if ready.is_empty() {

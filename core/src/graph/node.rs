@@ -105,6 +105,7 @@ pub struct Node {
     owned: AtomicBool,
     /// Of a node that is no image; an image has its own.
     bitmaps: Arc<BitmapSet>,
+    locked: Mutex<Claim>,
     highest_offset: AtomicU64,
     discards: Discards,
     threshold: AtomicU64,
@@ -149,6 +150,7 @@ impl Node {
             parents: Mutex::default(),
             owned: AtomicBool::new(false),
             bitmaps: Arc::default(),
+            locked: Mutex::new(Claim::NONE),
             highest_offset: AtomicU64::new(0),
             discards: Discards::default(),
             threshold: AtomicU64::new(0),
@@ -294,7 +296,8 @@ impl Node {
         if let Some(image) = self.image() {
             let named = named_below(&image).await?;
             let (children, options) = (self.children(), self.options());
-            *self.filename.write() = name_of(&self.driver, &children, &options, named.as_deref());
+            let name = name_of(&self.driver, &children, &options, named.as_deref());
+            *self.filename.write() = name;
         }
         Ok(())
     }
@@ -339,7 +342,7 @@ impl Node {
                         out.extend(new.filter(|r| !out.iter().any(|o| Arc::ptr_eq(o, r))));
                     }
                     User::Node(user) => todo.extend(user.upgrade()),
-                    User::Coming(_) => {}
+                    User::Coming { .. } => {}
                 }
             }
             seen.push(node);
@@ -347,9 +350,21 @@ impl Node {
         out
     }
 
-    /// What all its users together do with it and let others do.
-    pub(super) fn claim(&self) -> Claim {
-        self.parents().iter().fold(Claim::NONE, |all, edge| all.join(edge.claim()))
+    /// What others see that is done with it.
+    pub(super) fn locked(&self) -> Claim {
+        *self.locked.lock()
+    }
+
+    /// Lets others see what is done with it, where they can.
+    pub(super) fn lock(&self, claim: Claim) -> Result<()> {
+        let mut locked = self.locked.lock();
+        if *locked != claim
+            && let Some(locks) = &self.body.read().locks
+        {
+            locks.set(claim)?;
+            *locked = claim;
+        }
+        Ok(())
     }
 
     pub(super) async fn read(&self, offset: u64, len: u64) -> Result<Segments> {

@@ -181,7 +181,7 @@ impl Graph {
                 Settings::take(&mut options, Settings::default())?;
                 let how = plan.settings.inherited();
                 let opened = self.protocols.open_node(node.driver(), &mut options, how).await?;
-                let (old, claim) = (node.body(), node.claim());
+                let (old, claim) = (node.body(), node.locked());
                 if let (Some(old), Some(new)) = (&old.locks, &opened.locks) {
                     old.set(Claim::NONE)?;
                     if let Err(error) = new.set(claim) {
@@ -216,6 +216,7 @@ impl Graph {
                 && !Arc::ptr_eq(new, old)
             {
                 new.set(Claim::NONE)?;
+                old.set(was.node.locked())?;
             }
             if was.body.image.is_none() {
                 was.node.set_body(was.body.clone());

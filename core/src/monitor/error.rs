@@ -68,7 +68,8 @@ impl From<Error> for QmpError {
         let own = error.what().trim_start_matches("Could not open backing file: ");
         let whole = core::error::Error::source(&error).is_none();
         match whole && own.starts_with(|c: char| c.is_ascii_uppercase()) {
-            true => Self::generic(error.what()),
+            // Hints for people stand on lines of their own.
+            true => Self::generic(error.what().lines().next().unwrap_or_default()),
             false => Self::generic(error.to_string()),
         }
     }

@@ -135,7 +135,8 @@ async fn node_info(node: &Arc<Node>, flat: bool) -> Result<BlockDeviceInfo> {
     let backing = node.child("backing");
     let mut depth = 0;
     let mut below = backing.clone();
-    while let Some(next) = below.filter(|_| depth < MAX_CHAIN as u64) {
+    // What lies deeper is not looked at where it is not told of, in the reference neither.
+    while let Some(next) = below.filter(|_| !flat && depth < MAX_CHAIN as u64) {
         depth += 1;
         below = next.child("backing");
     }
@@ -182,7 +183,17 @@ async fn image_info(node: &Arc<Node>, flat: bool, depth: usize) -> Result<ImageI
         Some(image) => info(&image).await?.base,
         None => info_of_device(&*node.body().device).await?,
     };
-    base = BlockNodeInfo { filename: node.filename(), ..base };
+    base = BlockNodeInfo {
+        filename: node.filename(),
+        format: node.driver().to_string(),
+        dirty_flag: base.dirty_flag.filter(|_| knows_itself(node.driver())),
+        ..base
+    };
+    if node.driver() == "raw"
+        && let Some(below) = node.child("file").and_then(|below| below.image())
+    {
+        base.cluster_size = below.driver().describe().await?.cluster_size;
+    }
     let below = node.child("backing").filter(|_| !flat && depth < MAX_CHAIN);
     let backing_image = match below {
         Some(below) => Some(Box::new(Box::pin(image_info(&below, flat, depth + 1)).await?)),
@@ -206,6 +217,11 @@ pub(super) fn bitmap_info(set: &BitmapSet) -> Vec<BlockDirtyInfo> {
         }
     };
     set.all().iter().rev().map(one).collect()
+}
+
+/// True for drivers that tell more of themselves than their length.
+fn knows_itself(driver: &str) -> bool {
+    !matches!(driver, "nbd" | "null-co" | "null-aio" | "quorum" | "blkverify" | "blklogwrites")
 }
 
 fn discards(node: &Node) -> BlockStatsSpecificFile {
@@ -235,6 +251,7 @@ fn node_stats(node: &Arc<Node>, depth: usize) -> BlockStats {
         stats,
         driver_specific,
         parent: below("file"),
-        backing: below("backing"),
+        // It is told of by itself.
+        backing: None,
     }
 }

@@ -1,0 +1,159 @@
+//! What two daemons said, held against each other.
+
+use super::talk::Talk;
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+
+/// What came of it.
+pub enum Verdict {
+    /// No difference.
+    Same,
+    /// A difference that is meant.
+    Known(&'static str),
+    /// They differ.
+    Differ(String),
+}
+
+/// Members that are times, or what one of the versions does not have.
+const SKIPPED: [&str; 8] = [
+    "timestamp",
+    "actual-size",
+    // A member of version 10.1.
+    "children",
+    "date-sec",
+    "date-nsec",
+    "vm-clock-sec",
+    "vm-clock-nsec",
+    "package",
+];
+
+pub fn compare(lines: &[String], theirs: &Talk, ours: &Talk) -> Verdict {
+    let (mut our_names, mut their_names) = (Names::default(), Names::default());
+    // The greeting and the negotiation come first.
+    let said = theirs.answers.iter().zip(&ours.answers).enumerate();
+    for (i, (their, our)) in said {
+        let line = i.checked_sub(2).and_then(|i| lines.get(i)).map_or("", String::as_str);
+        let their: Vec<Value> = their.iter().map(|value| their_names.plain(value)).collect();
+        let our: Vec<Value> = our.iter().map(|value| our_names.plain(value)).collect();
+        if their == our || same_but_late(&their, &our) {
+            continue;
+        }
+        if let Some(reason) = known(&their, &our) {
+            return Verdict::Known(reason);
+        }
+        let mut out = String::new();
+        for line in &lines[..i.saturating_sub(2).min(lines.len())] {
+            out.push_str(&format!("  {line}\n"));
+        }
+        out.push_str(&format!("> {line}\n"));
+        let (mut a, mut b) = (Value::Array(their), Value::Array(our));
+        prune(&mut a, &mut b);
+        out.push_str(&format!("reference {a}\nours      {b}"));
+        return Verdict::Differ(out);
+    }
+    if ours.died || theirs.answers.len() != ours.answers.len() {
+        return Verdict::Differ(format!("ours ended early\n{}", lines.join("\n")));
+    }
+    if theirs.images != ours.images {
+        let differ: Vec<String> = theirs
+            .images
+            .iter()
+            .zip(&ours.images)
+            .filter(|(a, b)| a != b)
+            .map(|(a, b)| format!("reference {}: {}\nours {}: {}", a.0, a.1, b.0, b.1))
+            .collect();
+        let text = format!("images differ\n{}\n{}", lines.join("\n"), differ.join("\n"));
+        return Verdict::Differ(text);
+    }
+    Verdict::Same
+}
+
+/// Jobs run beside the monitor: their events come before or after the answer.
+fn same_but_late(theirs: &[Value], ours: &[Value]) -> bool {
+    let (mut a, mut b) = (theirs.to_vec(), ours.to_vec());
+    let order = |value: &Value| value.get("event").is_none();
+    a.sort_by_key(order);
+    b.sort_by_key(order);
+    a == b
+}
+
+/// Differences that are meant.
+fn known(theirs: &[Value], ours: &[Value]) -> Option<&'static str> {
+    let text = |list: &[Value]| {
+        let error = list.iter().find_map(|value| value.get("error")?.get("desc")?.as_str());
+        error.unwrap_or_default().to_owned()
+    };
+    let (their, our) = (text(theirs), text(ours));
+    if their.is_empty() && our.ends_with("not supported yet, only 'nbd' is") {
+        return Some("only exports by NBD are there");
+    }
+    if their == "Unknown driver 'blkreplay'" {
+        return Some("the reference was built without a driver that ours has");
+    }
+    None
+}
+
+/// Leaves of two values only what differs.
+fn prune(a: &mut Value, b: &mut Value) {
+    match (a, b) {
+        (Value::Object(a), Value::Object(b)) => {
+            let same: Vec<String> =
+                a.iter().filter(|(k, v)| b.get(*k) == Some(v)).map(|(k, _)| k.clone()).collect();
+            for key in same.iter().filter(|key| *key != "node-name") {
+                a.remove(key);
+                b.remove(key);
+            }
+            for (key, value) in a.iter_mut() {
+                if let Some(other) = b.get_mut(key) {
+                    prune(value, other);
+                }
+            }
+        }
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+            a.iter_mut().zip(b).for_each(|(a, b)| prune(a, b));
+        }
+        _ => {}
+    }
+}
+
+/// Names that were made up, in the order in which they were met.
+#[derive(Default)]
+struct Names(BTreeMap<String, String>);
+
+impl Names {
+    fn plain(&mut self, value: &Value) -> Value {
+        match value {
+            Value::Object(members) => {
+                let kept = members.iter().filter(|(key, _)| !SKIPPED.contains(&key.as_str()));
+                let plain: Map<String, Value> =
+                    kept.map(|(key, value)| (key.clone(), self.plain(value))).collect();
+                let mut sorted: Vec<_> = plain.into_iter().collect();
+                sorted.sort_by(|a, b| a.0.cmp(&b.0));
+                sorted.into_iter().collect::<Map<_, _>>().into()
+            }
+            Value::Array(items) => items.iter().map(|item| self.plain(item)).collect(),
+            Value::String(text) => self.text(text),
+            other => other.clone(),
+        }
+    }
+
+    fn text(&mut self, text: &str) -> Value {
+        if let Some(described) = text.strip_prefix("json:")
+            && let Ok(value) = serde_json::from_str::<Value>(described)
+        {
+            return self.plain(&value);
+        }
+        let mut out = String::new();
+        let mut rest = text;
+        while let Some(at) = rest.find("#block") {
+            out.push_str(&rest[..at]);
+            let digits = rest[at + 6..].find(|c: char| !c.is_ascii_digit());
+            let end = digits.map_or(rest.len(), |n| at + 6 + n);
+            let next = format!("#made-up-{}", self.0.len());
+            out.push_str(self.0.entry(rest[at..end].to_owned()).or_insert(next));
+            rest = &rest[end..];
+        }
+        out.push_str(rest);
+        out.into()
+    }
+}

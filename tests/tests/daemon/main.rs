@@ -1,0 +1,87 @@
+//! Random sequences of QMP commands, right and wrong, sent to the installed qemu-storage-daemon and to
+//! ours in copies of the same folder: what they return, the class and every word of what they
+//! complain of, the events and their order, and the images must be the same.
+//!
+//! Under its name this program *is* ours: nothing else has to be built.
+//! `SECTORA_CASES=n` runs so many sequences, `SECTORA_SEED=n` others, `SECTORA_LENGTH=n` of so many
+//! commands.
+
+// What a long test has looked at is worth a line.
+#![allow(clippy::print_stdout)]
+
+mod compare;
+mod generate;
+mod talk;
+
+use libtest_mimic::{Arguments, Trial};
+use sectora_core::io::testing::Rng;
+use sectora_tests::have_reference_tools;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::ExitCode;
+
+/// The name under which this program is the daemon.
+const NAME: &str = "qemu-storage-daemon";
+
+fn main() -> ExitCode {
+    let name = std::env::args_os().next();
+    let name = name.as_deref().and_then(|name| Path::new(name).file_stem());
+    if name.is_some_and(|name| name == NAME) {
+        return sectora::cli::main();
+    }
+    let skipped = !have_reference_tools("daemon");
+    let trial = Trial::test("sequences_of_commands_do_what_the_reference_does", || {
+        sequences();
+        Ok(())
+    });
+    let trials = vec![trial.with_ignored_flag(skipped)];
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+fn sequences() {
+    let (cases, seed) = (number("SECTORA_CASES", 120), number("SECTORA_SEED", 1));
+    let length = number("SECTORA_LENGTH", 16);
+    let world = talk::World::new();
+    let (mut problems, mut returned, mut refused, mut crashed) = (Vec::new(), 0, 0, 0);
+    let mut known: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut seen: BTreeSet<String> = BTreeSet::new();
+    for case in 0..cases {
+        let mut rng = Rng::new(seed.wrapping_mul(1_000_003).wrapping_add(case));
+        let lines = generate::sequence(&mut rng, length);
+        let theirs = world.run(NAME, &lines);
+        let ours = world.run(&world.ours(), &lines);
+        if theirs.died {
+            crashed += 1;
+            continue;
+        }
+        for answer in theirs.answers.iter().flatten() {
+            returned += u64::from(answer.get("return").is_some());
+            refused += u64::from(answer.get("error").is_some());
+        }
+        for line in &lines {
+            seen.extend(generate::command(line));
+        }
+        match compare::compare(&lines, &theirs, &ours) {
+            compare::Verdict::Same => {}
+            compare::Verdict::Known(reason) => *known.entry(reason).or_default() += 1,
+            compare::Verdict::Differ(what) => {
+                problems.push(format!("sequence {case} of seed {seed}\n{what}"));
+            }
+        }
+    }
+    println!(
+        "{cases} sequences of {length} commands, seed {seed}: {returned} returned and {refused} were \
+         refused, the reference crashed {crashed} times, {} differ; {} commands were sent",
+        problems.len(),
+        seen.len(),
+    );
+    for (reason, times) in known {
+        println!("{times} not compared to the end: {reason}");
+    }
+    assert!(problems.is_empty(), "{}", problems.join("\n\n"));
+    assert!(returned > refused / 4, "too few commands do something");
+}
