@@ -67,7 +67,8 @@ fn main() -> ExitCode {
     if !has_daemon && !arguments.list {
         eprintln!("skipped: the comparison with qemu-storage-daemon, which is not installed");
     }
-    let needs_daemon: [(&str, fn() -> Vec<String>); 2] = [
+    type NeedsDaemon = fn() -> Vec<String>;
+    let needs_daemon: [(&str, NeedsDaemon); 2] = [
         ("the_schema_that_clients_are_told_is_the_references", told::check),
         ("wrong_arguments_are_refused_in_the_references_words", refusals::check),
     ];
