@@ -269,6 +269,7 @@ pub enum ChardevBackendKind {
     /// A buffer in memory.
     Ringbuf,
     /// The same, by its older name.
+    #[qapi(deprecated)]
     Memory,
 }
 

@@ -378,7 +378,7 @@ pub enum QCryptoAkCipherKeyType {
 pub enum QCryptoRSAPaddingAlgo {
     /// Not at all.
     Raw,
-    /// As PKCS #1 has it.
+    /// As PKCS#1 has it.
     Pkcs1,
 }
 

@@ -133,6 +133,23 @@ pub struct MainLoopProperties {
     pub base: EventLoopBaseProperties,
 }
 
+/// Persistent reservations by a helper with the rights for it.
+#[qapi]
+pub struct PrManagerHelperProperties {
+    /// The helper's socket.
+    pub path: String,
+}
+
+/// Where threads that are made for an object may run.
+#[qapi]
+#[derive(Default)]
+pub struct ThreadContextProperties {
+    /// The processors.
+    pub cpu_affinity: Option<Vec<u16>>,
+    /// The nodes, whose processors are meant.
+    pub node_affinity: Option<Vec<u16>>,
+}
+
 /// A type of objects.
 #[qapi]
 pub enum ObjectType {
@@ -148,11 +165,15 @@ pub enum ObjectType {
     Iothread,
     /// The main event loop.
     MainLoop,
+    /// Persistent reservations by a helper.
+    PrManagerHelper,
     /// A secret.
     Secret,
     /// A secret in the keyring of the kernel.
     #[qapi(name = "secret_keyring", cond = "CONFIG_SECRET_KEYRING")]
     SecretKeyring,
+    /// Where threads may run.
+    ThreadContext,
     /// Limits that nodes share.
     ThrottleGroup,
     /// Credentials without names.
@@ -188,11 +209,15 @@ pub enum ObjectOptionsBranch {
     Iothread(IothreadProperties),
     /// The main event loop.
     MainLoop(MainLoopProperties),
+    /// Persistent reservations by a helper.
+    PrManagerHelper(PrManagerHelperProperties),
     /// A secret.
     Secret(SecretProperties),
     /// A secret in the keyring of the kernel.
     #[qapi(name = "secret_keyring", cond = "CONFIG_SECRET_KEYRING")]
     SecretKeyring(SecretKeyringProperties),
+    /// Where threads may run.
+    ThreadContext(ThreadContextProperties),
     /// Limits that nodes share.
     ThrottleGroup(ThrottleGroupProperties),
     /// Credentials without names.

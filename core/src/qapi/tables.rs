@@ -1,17 +1,20 @@
 //! The tables: every command, event and type.
 
 use super::schema::{Part, Qapi, Schema, Shape, TypeRef};
+use super::validate::{Invalid, validate};
 use super::{
-    BlockGraphInfo, BlockMeasureInfo, DummyBlockCoreForceArrays, EndianMode, GrabToggleKeys,
-    HostMemPolicy, HumanReadableText, ImageCheck, ImageInfoSpecificQCow2EncryptionBase, JobVerb,
-    MapEntry, MonitorOptions, NbdServerOptions, NetFilterDirection, NetworkAddressFamily,
-    OffAutoPCIBAR, OnOffSplit, PCIELinkSpeed, PCIELinkWidth, QCryptoAkCipherKeyType,
-    QCryptoAkCipherOptions, QCryptoBlockInfo, QCryptoBlockInfoBase, QCryptoBlockOpenOptions,
-    QCryptoBlockOptionsBase, block_core, block_export, char, control, introspect, job, qom,
-    transaction,
+    BlockGraphInfo, BlockIOThrottle, BlockMeasureInfo, DummyBlockCoreForceArrays, EndianMode,
+    GrabToggleKeys, HostMemPolicy, HumanReadableText, ImageCheck,
+    ImageInfoSpecificQCow2EncryptionBase, JobVerb, MapEntry, MonitorOptions, NbdServerOptions,
+    NetFilterDirection, NetworkAddressFamily, OffAutoPCIBAR, OnOffSplit, PCIELinkSpeed,
+    PCIELinkWidth, QCryptoAkCipherKeyType, QCryptoAkCipherOptions, QCryptoBlockInfo,
+    QCryptoBlockInfoBase, QCryptoBlockOpenOptions, QCryptoBlockOptionsBase, block_core,
+    block_export, char, control, introspect, job, qom, transaction,
 };
 use alloc::collections::BTreeMap;
+use alloc::string::String;
 use alloc::vec::Vec;
+use serde_json::{Map, Value};
 
 /// A command.
 #[derive(Debug)]
@@ -27,6 +30,17 @@ pub struct Command {
 }
 
 impl Command {
+    /// Holds arguments against its type; see [`validate`](super::validate()).
+    ///
+    /// # Errors
+    /// What is missing, unexpected, or of the wrong type.
+    pub fn validate(&self, arguments: &mut Map<String, Value>) -> Result<(), Invalid> {
+        match self.arguments {
+            Some(kind) => validate(kind(), arguments),
+            None => arguments.keys().next().map_or(Ok(()), |name| Err(Invalid::unexpected(name))),
+        }
+    }
+
     /// One that takes nothing and returns nothing.
     pub(crate) const fn new(name: &'static str) -> Self {
         Self { name, arguments: None, returns: None, features: &[] }
@@ -76,6 +90,7 @@ impl Event {
 /// Types that no command and no event has: the tools print them, or only other programs use them.
 static OTHERS: &[TypeRef] = &[
     BlockGraphInfo::schema,
+    BlockIOThrottle::schema,
     DummyBlockCoreForceArrays::schema,
     EndianMode::schema,
     GrabToggleKeys::schema,

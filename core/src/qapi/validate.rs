@@ -27,6 +27,11 @@ impl Invalid {
     fn new(desc: String) -> Self {
         Self { desc }
     }
+
+    /// Nobody asked for this member.
+    pub(super) fn unexpected(name: &dyn fmt::Display) -> Self {
+        Self::new(format!("Parameter '{name}' is unexpected"))
+    }
 }
 
 impl fmt::Display for Invalid {
@@ -180,10 +185,7 @@ fn object(
     visit(schema, members, path, &mut known)?;
     match members.keys().find(|name| !known.contains(name.as_str())) {
         None => Ok(()),
-        Some(name) => {
-            let path = Path::Member(path, name);
-            Err(Invalid::new(format!("Parameter '{path}' is unexpected")))
-        }
+        Some(name) => Err(Invalid::unexpected(&Path::Member(path, name))),
     }
 }
 

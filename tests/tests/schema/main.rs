@@ -1,5 +1,6 @@
-//! The project held against the schema of the block layer: the wire types of `core/src/qapi` and
-//! the table of `COMPAT.md`.
+//! The project held against the schema of the block layer: the types, commands and events of
+//! `core/src/qapi` and the table of `COMPAT.md`; and what is told of the schema and refused by it
+//! against the reference daemon.
 //!
 //! The schema files are not part of the project (their text has a licence of its own). They are
 //! looked for in the folder that `SECTORA_SCHEMA` names, else in `../shared/spec/qapi` beside the
@@ -8,7 +9,10 @@
 
 mod compat;
 mod compat_table;
+mod daemon;
 mod qapi_schema;
+mod refusals;
+mod told;
 mod wire_types;
 
 use libtest_mimic::{Arguments, Trial};
@@ -58,6 +62,18 @@ fn main() -> ExitCode {
             run(test(&Schema::load(&folder)?))
         });
         trials.push(trial.with_ignored_flag(missing));
+    }
+    let has_daemon = daemon::is_installed();
+    if !has_daemon && !arguments.list {
+        eprintln!("skipped: the comparison with qemu-storage-daemon, which is not installed");
+    }
+    type NeedsDaemon = fn() -> Vec<String>;
+    let needs_daemon: [(&str, NeedsDaemon); 2] = [
+        ("the_schema_that_clients_are_told_is_the_references", told::check),
+        ("wrong_arguments_are_refused_in_the_references_words", refusals::check),
+    ];
+    for (name, test) in needs_daemon {
+        trials.push(Trial::test(name, move || run(test())).with_ignored_flag(!has_daemon));
     }
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -161,8 +161,7 @@ fn check_type(schema: &Schema, ours: Ours, theirs: &Definition) -> Vec<String> {
 }
 
 fn own_members(parts: &'static [Part]) -> Vec<&'static schema::Member> {
-    let member = |p| if let &Part::Member(ref member) = p { Some(member) } else { None };
-    parts.iter().filter_map(member).collect()
+    parts.iter().filter_map(|p| if let Part::Member(m) = p { Some(m) } else { None }).collect()
 }
 
 fn extras(features: &[&str], condition: Option<&str>, theirs: &Extras) -> Vec<String> {

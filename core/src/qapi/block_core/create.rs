@@ -104,6 +104,7 @@ pub enum Qcow2CompressionType {
     #[default]
     Zlib,
     /// Zstandard.
+    #[qapi(cond = "CONFIG_ZSTD")]
     Zstd,
 }
 

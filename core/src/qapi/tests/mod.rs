@@ -1,5 +1,6 @@
 //! Round trips of texts that QEMU's tools (version 10.0.2) printed.
 
+mod describe;
 mod validate;
 
 use super::*;
