@@ -38,3 +38,39 @@ fn what_is_no_rule_is_refused() {
         assert_eq!((error.kind(), error.what()), (ErrorKind::InvalidInput, want), "{text}");
     }
 }
+
+#[test]
+fn no_text_makes_it_panic() {
+    let words = [
+        "[inject-error]\nevent = \"none\"\n",
+        "[inject-error]",
+        "[set-state]",
+        "[",
+        "]",
+        "\"",
+        "=",
+        "event",
+        "errno",
+        "once",
+        "\n",
+        " ",
+        "\"none\"",
+        "event = \"none\"\n",
+        "sector = \"-1\"\n",
+        "0x",
+        "\"0x\"",
+        "ü",
+        "#",
+        "\u{0}",
+        "new_state=\"99999999999999999999\"",
+    ];
+    let mut rng = crate::io::testing::Rng::new(1);
+    let mut rules = 0;
+    for _ in 0..20_000 {
+        let text: String = (0..rng.between(0, 12)).map(|_| *rng.pick(&words)).collect();
+        if let Ok((errors, changes)) = parse_config(&text) {
+            rules += errors.len() + changes.len();
+        }
+    }
+    assert!(rules > 0, "some of them are rules");
+}
