@@ -134,7 +134,7 @@ impl<S: Stream> Talk<S> {
             while let Some(request) = self.session.next_out_of_band() {
                 self.start(request);
             }
-            while let Some(request) = self.session.next() {
+            while let Some(request) = self.session.next_request() {
                 self.start(request);
             }
         }

@@ -1,7 +1,7 @@
 //! One client's conversation: bytes in, requests to execute, bytes out. No I/O, no clock.
 //!
 //! ```text
-//! feed ─► Splitter ─► queue ─► next ─► (execute) ─► answer ─► output
+//! feed ─► Splitter ─► queue ─► next_request ─► (execute) ─► answer ─► output
 //!                └► next_out_of_band ─► (execute) ─► answer ─┘
 //! ```
 //!
@@ -221,7 +221,7 @@ impl Session {
     }
 
     /// The next request to execute: none while one is under way.
-    pub fn next(&mut self) -> Option<Request> {
+    pub fn next_request(&mut self) -> Option<Request> {
         while !self.busy && !self.ended && self.output.len() < MAX_OUTPUT {
             let waiting = self.queue.pop_front()?;
             self.queued_bytes -= waiting.size;
@@ -405,7 +405,7 @@ impl Asked {
             (Some(name), None) => (name, false),
             (None, Some(name)) => (name, true),
             (Some(_), Some(_)) => {
-                return error("QMP input members 'execute' and 'exec-oob' clash");
+                return error("QMP input member 'execute' clashes with 'exec-oob'");
             }
             (None, None) => return error("QMP input lacks member 'execute'"),
         };

@@ -59,7 +59,8 @@ pub(crate) fn command(program: &Path, words: &[&str]) -> Command {
     command
 }
 
-/// Runs a command that ends, with `input`.
+/// Runs a command that ends, with `input`. The input stays open until then: where it ends before its
+/// commands are carried out, the reference may stop answering.
 pub(crate) fn run(program: &Path, words: &[&str], input: &[u8]) -> Output {
     let mut child = command(program, words).spawn().expect("a process");
     let mut stdin = child.stdin.take().expect("a pipe");
@@ -67,11 +68,12 @@ pub(crate) fn run(program: &Path, words: &[&str], input: &[u8]) -> Output {
     let writer = std::thread::spawn(move || {
         // It may have ended already.
         let _ = stdin.write_all(&input);
+        stdin
     });
     let killer = Killer::after(&child, PATIENCE);
     let output = child.wait_with_output().expect("an end");
     killer.call_off();
-    writer.join().expect("the input");
+    drop(writer.join().expect("the input"));
     output
 }
 

@@ -53,7 +53,7 @@ fn session() -> Session {
 /// Takes what waits to be sent.
 fn said(session: &mut Session) -> Vec<Value> {
     let all = session.output().split();
-    let text = String::from_utf8(all.to_vec()).unwrap();
+    let text = String::from_utf8(all.to_vec()).expect("ASCII");
     assert!(text.is_empty() || text.ends_with("\r\n"));
     text.split_terminator("\r\n").map(value).collect()
 }
@@ -83,7 +83,7 @@ fn talk(session: &mut Session, input: &[u8], piece: usize) -> Vec<Value> {
             while let Some(request) = session.next_out_of_band() {
                 execute(session, request);
             }
-            let next = session.next();
+            let next = session.next_request();
             let waits = next.is_none();
             if let Some(request) = next {
                 execute(session, request);
@@ -95,7 +95,7 @@ fn talk(session: &mut Session, input: &[u8], piece: usize) -> Vec<Value> {
             assert!(taken > 0 || !waits || session.wants_input(), "it stands still");
         }
     }
-    while let Some(request) = session.next() {
+    while let Some(request) = session.next_request() {
         execute(session, request);
     }
     out.extend(said(session));

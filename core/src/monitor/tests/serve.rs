@@ -50,7 +50,7 @@ fn run(input: &str, most: usize) -> (Result<Ended>, String) {
     let subscription = events.subscribe();
     let ended =
         simulated.block_on(async move { serve(stream, session(), &subscription, &runtime).await });
-    let text = String::from_utf8(out.lock().clone()).unwrap();
+    let text = String::from_utf8(out.lock().clone()).expect("ASCII");
     (ended, text)
 }
 

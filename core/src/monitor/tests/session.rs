@@ -94,8 +94,8 @@ fn requests_out_of_band_overtake() {
     }
     let (first, rest) = input.split_at(input.len() / 8);
     assert_eq!(session.feed(first.as_bytes()), first.len());
-    let slow = session.next().expect("the first of them");
-    assert!(session.next().is_none(), "one at a time");
+    let slow = session.next_request().expect("the first of them");
+    assert!(session.next_request().is_none(), "one at a time");
     assert_eq!(session.feed(rest.as_bytes()), rest.len());
     let fast = br#"{"exec-oob":"fast","id":"f"}{"exec-oob":"echo","id":"e"}{"exec-oob":"nope"}{"execute":"echo","exec-oob":"echo"}"#;
     assert_eq!(session.feed(fast), fast.len());
@@ -117,7 +117,7 @@ fn requests_out_of_band_overtake() {
     execute(&mut session, slow);
     let rest = talk(&mut session, b"", 1);
     assert_eq!(rest.len(), 9);
-    assert_eq!(rest[8], generic("QMP input members 'execute' and 'exec-oob' clash"));
+    assert_eq!(rest[8], generic("QMP input member 'execute' clashes with 'exec-oob'"));
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn nothing_follows_quit() {
 fn a_client_that_never_reads_costs_little() {
     let mut session = session();
     session.feed(NEGOTIATE.as_bytes());
-    assert!(session.next().is_none());
+    assert!(session.next_request().is_none());
     let request = format!(r#"{{"execute":"echo","arguments":{{"a":"{}"}}}}"#, "x".repeat(10_000));
     let (mut sent, mut stuck) = (0, false);
     for _ in 0..10_000 {
@@ -143,7 +143,7 @@ fn a_client_that_never_reads_costs_little() {
             let taken = session.feed(rest);
             rest = &rest[taken..];
             sent += taken;
-            while let Some(request) = session.next() {
+            while let Some(request) = session.next_request() {
                 execute(&mut session, request);
             }
             if taken == 0 {
@@ -167,7 +167,7 @@ fn a_long_text_costs_no_more_than_its_limit() {
     let mut session = session();
     said(&mut session);
     session.feed(NEGOTIATE.as_bytes());
-    session.next();
+    session.next_request();
     said(&mut session);
     session.feed(br#"{"execute":""#);
     let piece = vec![b'x'; 1 << 20];
@@ -177,7 +177,7 @@ fn a_long_text_costs_no_more_than_its_limit() {
         while !rest.is_empty() {
             let taken = session.feed(rest);
             rest = &rest[taken..];
-            session.next();
+            session.next_request();
             for line in said(&mut session) {
                 assert!(line.to_string().len() < 100);
                 told.push(line);
@@ -200,7 +200,7 @@ fn events_are_told_to_those_who_negotiated_and_not_too_often() {
     session.tell(event("JOB_STATUS_CHANGE", "a", 0), at(0));
     assert!(said(&mut session).is_empty());
     session.feed(NEGOTIATE.as_bytes());
-    session.next();
+    session.next_request();
     said(&mut session);
     session.tell(event("JOB_STATUS_CHANGE", "a", 1_500), at(0));
     session.tell(event("JOB_STATUS_CHANGE", "a", 1_501), at(0));

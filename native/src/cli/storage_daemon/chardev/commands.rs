@@ -64,7 +64,11 @@ impl CharDevices {
             }
         }
         if self.all.lock().contains_key(&made.id) {
-            let text = format!("Chardev with id '{}' already exists", made.id);
+            // The command has words of its own for this, and has looked before.
+            let text = format!(
+                "attempt to add duplicate property '{}' to object (type 'container')",
+                made.id
+            );
             return Err(QmpError::generic(text));
         }
         let chardev = Chardev::new(&made, &self.flushed).await;

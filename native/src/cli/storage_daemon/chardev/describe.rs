@@ -171,7 +171,6 @@ impl Description {
             check(name, value, *kind)?;
             given.insert(name.to_owned(), value.to_owned());
         }
-        let id = id.filter(|id| !id.is_empty());
         let id = id.ok_or_else(|| Failure::new("chardev: no id specified"))?;
         crate::cli::objects::check_id(&id)?;
         let mut given = Given(given);
@@ -247,7 +246,8 @@ fn socket_of(id: &str, data: &mut Arguments) -> QmpResult<Socket> {
         "inet" => Address::Inet { host: at.need_text("host")?, port: at.need_text("port")? },
         "fd" => {
             at.need_text("str")?;
-            return Err(QmpError::generic("only QEMU supports file descriptor passing"));
+            let why = "only QEMU supports file descriptor passing";
+            return Err(QmpError::generic(format!("Failed to add chardev '{id}': {why}")));
         }
         "vsock" => return Err(QmpError::generic("vsock sockets are not supported")),
         other => return Err(not_accepted("type", other)),
@@ -322,7 +322,8 @@ impl Given {
             }
             "ringbuf" => {
                 let size = self.text("size");
-                Kind::Ring(size.and_then(|text| parse_size(&text).ok()).unwrap_or(RING))
+                let size = size.and_then(|text| parse_size(&text).ok()).filter(|size| *size > 0);
+                Kind::Ring(size.unwrap_or(RING))
             }
             "file" => Kind::File {
                 out: self.path("chardev: file: no filename given")?,
@@ -370,11 +371,10 @@ impl Given {
         let server = self.flag("server").unwrap_or(false);
         let wait = self.flag("wait");
         let (seconds, milliseconds) = (self.number("reconnect"), self.number("reconnect-ms"));
-        if server && (seconds.is_some() || milliseconds.is_some()) {
-            let name = if seconds.is_some() { "reconnect" } else { "reconnect-ms" };
-            return Err(Failure::new(format!(
-                "'{name}' option is incompatible with socket in server listen mode"
-            )));
+        if server && seconds.is_some() {
+            return Err(Failure::new(
+                "'reconnect' option is incompatible with socket in server listen mode",
+            ));
         }
         if seconds.is_some() && milliseconds.is_some() {
             return Err(Failure::new(EXCLUSIVE));
