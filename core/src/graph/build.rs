@@ -3,11 +3,12 @@
 use super::drivers;
 use super::edge::{Edge, User};
 use super::filters;
-use super::live::Graph;
+use super::live::{Graph, Place};
 use super::node::{Body, NewNode, Node, Settings};
 use super::open::check_node_name;
 use super::options::{ChildOptions, OptionValue, Options};
 use super::permission::Role;
+use super::snapshot::uses;
 use crate::format::detect::MAX_CHAIN;
 use crate::format::{
     self, Backing, BackingRef, DataFile, DataSource, DetectZeroes, FormatName, KeySource, Layer,
@@ -64,9 +65,6 @@ impl<'a> Builder<'a> {
             let given = options.clone();
             let mut options = options;
             let name = options.take_text("node-name");
-            if let Some(name) = &name {
-                check_node_name(name)?;
-            }
             let settings = Settings::take(&mut options, inherited)?;
             let Some(driver) = options.take_string("driver") else {
                 return Err(Error::invalid("Must specify either driver or file"));
@@ -92,9 +90,7 @@ impl<'a> Builder<'a> {
         mut options: Options,
         opening: Opening,
     ) -> Result<Arc<Node>> {
-        if let Some(name) = &opening.name {
-            self.graph.refuse_duplicate(name)?;
-        }
+        let place = self.place(&opening)?;
         let how = opening.settings.inherited();
         let opened = self.graph.protocols.open_node(driver, &mut options, how).await?;
         if let Some(left) = options.first() {
@@ -103,7 +99,7 @@ impl<'a> Builder<'a> {
             )));
         }
         let body = Body { device: opened.device, image: None, locks: opened.locks, filter: None };
-        self.finish(opening, driver, opened.filename, body, Vec::new())
+        self.finish(place, opening, driver, opened.filename, body, Vec::new())
     }
 
     /// A node of a filter or a test driver.
@@ -117,24 +113,28 @@ impl<'a> Builder<'a> {
         let depth = opening.depth;
         let below =
             Settings { discard: true, detect_zeroes: DetectZeroes::Off, ..opening.settings };
-        let mut found = Vec::new();
+        // A child called `file` is opened before its parent has its name, others after it.
+        let mut first = None;
+        if let Some((name @ "file", _)) = wanted.first() {
+            first = Some(self.required(&mut options, name, below, depth).await?);
+        }
+        let place = self.place(&opening)?;
+        filters::check(driver, &options)?;
+        let mut children = Vec::new();
         for (name, role) in wanted {
             if *role == Role::Copy {
                 for (i, given) in filters::take_list(&mut options, name)?.into_iter().enumerate() {
-                    let node = self.child(given, below, depth).await?;
-                    found.push((format!("{name}.{i}"), *role, node));
+                    let name = format!("{name}.{i}");
+                    let node = self.child(given, &name, below, depth).await?;
+                    children.push(self.attach(node, &name, *role, &opening)?);
                 }
-            } else {
-                let node = self.required(&mut options, name, below, depth).await?;
-                found.push(((*name).to_owned(), *role, node));
+                continue;
             }
-        }
-        if let Some(name) = &opening.name {
-            self.graph.refuse_duplicate(name)?;
-        }
-        let mut children = Vec::new();
-        for (name, role, node) in found {
-            children.push(self.attach(node, &name, role, &opening)?);
+            let node = match first.take() {
+                Some(node) => node,
+                None => self.required(&mut options, name, below, depth).await?,
+            };
+            children.push(self.attach(node, name, *role, &opening)?);
         }
         let (device, filter) = filters::open(self.graph, driver, &mut options, &children).await?;
         if let Some(left) = options.first() {
@@ -144,7 +144,7 @@ impl<'a> Builder<'a> {
         }
         let filename = filter_name(driver, &children, &opening.given);
         let body = Body { device, image: None, locks: None, filter };
-        self.finish(opening, driver, filename, body, children)
+        self.finish(place, opening, driver, filename, body, children)
     }
 
     /// A node of an image format.
@@ -156,14 +156,13 @@ impl<'a> Builder<'a> {
     ) -> Result<Arc<Node>> {
         let settings = opening.settings;
         let role = match format {
+            FormatName::Raw if options.has("offset") || options.has("size") => Role::Window,
             FormatName::Raw => Role::Filtered,
             _ => Role::Metadata,
         };
         let below = Settings { discard: true, detect_zeroes: DetectZeroes::Off, ..settings };
         let file = self.required(&mut options, "file", below, opening.depth).await?;
-        if let Some(name) = &opening.name {
-            self.graph.refuse_duplicate(name)?;
-        }
+        let place = self.place(&opening)?;
         let file = self.attach(file, "file", role, &opening)?;
         let has_backing = format != FormatName::Raw;
         let wanted = options.take_child("backing")?;
@@ -173,7 +172,7 @@ impl<'a> Builder<'a> {
         let data = match given_data {
             ChildOptions::Absent | ChildOptions::Null => None,
             given => {
-                let node = self.child(given, below, opening.depth).await?;
+                let node = self.child(given, "data-file", below, opening.depth).await?;
                 Some(self.attach(node, "data-file", Role::Data, &opening)?)
             }
         };
@@ -191,7 +190,7 @@ impl<'a> Builder<'a> {
         let named = Named { backing: image.driver().describe().await?.backing, filename };
         let body = Body { device: image.clone(), image: Some(image), locks: None, filter: None };
         let (filename, depth) = (named.filename.clone(), opening.depth);
-        let node = self.finish(opening, format.as_str(), filename, body, children)?;
+        let node = self.finish(place, opening, format.as_str(), filename, body, children)?;
         if has_backing {
             self.backing(wanted, &backing, named, settings, depth).await?;
         }
@@ -278,7 +277,7 @@ impl<'a> Builder<'a> {
         let name = combine_path(filename, &name);
         let options = self.graph.protocols.parse_filename(&name)?;
         let given = ChildOptions::Inline(options);
-        let node = self.child(given, settings, 1).await?;
+        let node = self.child(given, "data-file", settings, 1).await?;
         self.attach(node, "data-file", Role::Data, opening).map(Some)
     }
 
@@ -318,6 +317,12 @@ impl<'a> Builder<'a> {
                 self.chain(backing, named.filename, below).await.map_err(failed)?
             }
         };
+        if let User::Node(user) = edge.user()
+            && let Some(user) = user.upgrade()
+            && (Arc::ptr_eq(&node, &user) || uses(&node, &user))
+        {
+            return Err(cycle(node.name(), "backing", user.name()));
+        }
         edge.point(Some(node));
         self.graph.refresh().inspect_err(|_| {
             edge.point(None);
@@ -380,7 +385,7 @@ impl<'a> Builder<'a> {
             ChildOptions::Absent | ChildOptions::Null => {
                 Err(Error::invalid(format!("A block device must be specified for \"{name}\"")))
             }
-            given => self.child(given, settings, depth).await,
+            given => self.child(given, name, settings, depth).await,
         }
     }
 
@@ -388,10 +393,14 @@ impl<'a> Builder<'a> {
     async fn child(
         &self,
         given: ChildOptions,
+        child: &str,
         settings: Settings,
         depth: usize,
     ) -> Result<Arc<Node>> {
         match given {
+            ChildOptions::Node(name) if self.graph.is_coming(&name) => {
+                Err(cycle(&name, child, &name))
+            }
             ChildOptions::Node(name) => self.graph.by_any_name(&name),
             ChildOptions::Inline(options) => self.node(options, settings, depth + 1).await,
             ChildOptions::Absent | ChildOptions::Null => {
@@ -417,19 +426,29 @@ impl<'a> Builder<'a> {
         Ok(edge)
     }
 
+    /// Takes a place for the node among all others, and its name.
+    fn place(&self, opening: &Opening) -> Result<Place<'a>> {
+        opening.settings.check()?;
+        if let Some(name) = &opening.name {
+            check_node_name(name)?;
+        }
+        self.graph.reserve(opening.name.clone())
+    }
+
     /// Makes the node and takes the permissions that it needs.
     fn finish(
         &self,
+        place: Place<'_>,
         opening: Opening,
         driver: &str,
         filename: String,
         body: Body,
         children: Vec<Arc<Edge>>,
     ) -> Result<Arc<Node>> {
-        let Opening { name, given, settings, .. } = opening;
-        let name = name.unwrap_or_else(|| self.graph.new_name());
+        let Opening { given, settings, .. } = opening;
         let node = Node::new(NewNode {
-            name,
+            name: place.name.clone(),
+            order: place.order,
             driver: driver.to_owned(),
             filename,
             options: given,
@@ -438,7 +457,7 @@ impl<'a> Builder<'a> {
             children,
             on_threshold: self.graph.on_threshold(),
         });
-        self.graph.admit(node.clone())?;
+        self.graph.admit(place, node.clone());
         self.graph.refresh()?;
         Ok(node)
     }
@@ -458,6 +477,10 @@ impl Opening {
         let name = self.name.clone().unwrap_or_default();
         User::Coming { name, writable: !self.settings.read_only }
     }
+}
+
+pub(super) fn cycle(below: &str, child: &str, user: &str) -> Error {
+    Error::invalid(format!("Making '{below}' a {child} child of '{user}' would create a cycle"))
 }
 
 /// The external data file that an image names.
@@ -510,8 +533,19 @@ fn filter_name(driver: &str, children: &[Arc<Edge>], given: &Options) -> String 
             (Some(raw), Some(test)) => format!("blkverify:{raw}:{test}"),
             _ => full_options(driver, children, strong, false).to_json_name(),
         },
-        // The children of a quorum are not told, in the reference neither.
-        "quorum" => full_options(driver, &[], strong, false).to_json_name(),
+        // Children that were named are not told, in the reference neither.
+        "quorum" => {
+            let named = |edge: &&Arc<Edge>| given.has_text(edge.name());
+            let told: Vec<_> = children.iter().filter(|edge| !named(edge)).cloned().collect();
+            full_options(driver, &told, strong, false).to_json_name()
+        }
+        "blkdebug" => match plain("image") {
+            Some(image) if strong.is_empty() => {
+                let config = given.peek("config").unwrap_or_default();
+                format!("blkdebug:{config}:{image}")
+            }
+            _ => full_options(driver, children, strong, false).to_json_name(),
+        },
         _ => full_options(driver, children, strong, false).to_json_name(),
     }
 }

@@ -74,6 +74,17 @@ pub(super) fn children(driver: &str) -> Option<&'static [(&'static str, Role)]> 
     })
 }
 
+/// The child whose contents a filter shows; `None` for what is no filter.
+pub(super) fn filtered(driver: &str) -> Option<&'static str> {
+    Some(match driver {
+        "blkdebug" | "blkreplay" => "image",
+        "blkverify" => "raw",
+        "blklogwrites" | "compress" | "copy-before-write" | "copy-on-read" | "preallocate"
+        | "throttle" => "file",
+        _ => return None,
+    })
+}
+
 /// Takes the elements of a list of options.
 pub(super) fn take_list(options: &mut Options, name: &str) -> Result<Vec<ChildOptions>> {
     let mut out = Vec::new();
@@ -86,6 +97,16 @@ pub(super) fn take_list(options: &mut Options, name: &str) -> Result<Vec<ChildOp
             item => out.push(item),
         }
     }
+}
+
+/// Refuses options that make no sense before any child is opened.
+pub(super) fn check(driver: &str, options: &Options) -> Result<()> {
+    if driver != "quorum" {
+        return Ok(());
+    }
+    let mut options = options.clone();
+    let count = take_list(&mut options, "children")?.len();
+    quorum(&mut options)?.check(count).map(|_| ())
 }
 
 /// Makes the body of a filter over its children, and takes its options.

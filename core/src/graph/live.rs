@@ -36,7 +36,10 @@ pub struct Graph {
     /// In the order in which they came.
     nodes: Mutex<Vec<Arc<Node>>>,
     roots: Mutex<Vec<Weak<Root>>>,
+    /// Names of nodes that are being opened.
+    coming: Mutex<Vec<String>>,
     named: AtomicU64,
+    order: AtomicU64,
 }
 
 impl fmt::Debug for Graph {
@@ -62,7 +65,9 @@ impl Graph {
             change: async_lock::Mutex::new(()),
             nodes: Mutex::default(),
             roots: Mutex::default(),
+            coming: Mutex::default(),
             named: AtomicU64::new(0),
+            order: AtomicU64::new(0),
         })
     }
 
@@ -139,12 +144,12 @@ impl Graph {
             let what = format!("Failed to find node with node-name='{name}'");
             Error::new(ErrorKind::NotFound, what)
         })?;
+        if !node.is_owned() {
+            return Err(Error::denied(format!("Node {name} is not owned by the monitor")));
+        }
         if !node.parents().is_empty() {
             let what = format!("Block device {name} is in use");
             return Err(Error::new(ErrorKind::InUse, what));
-        }
-        if !node.is_owned() {
-            return Err(Error::denied(format!("Node {name} is not owned by the monitor")));
         }
         node.set_owned(false);
         self.sweep().await
@@ -278,31 +283,39 @@ impl Graph {
         Change { _turn: self.change.lock().await }
     }
 
-    /// Puts a new node under its name.
+    /// True where a node of that name is being opened.
+    pub(super) fn is_coming(&self, name: &str) -> bool {
+        self.coming.lock().iter().any(|coming| coming == name)
+    }
+
+    /// Takes a name and a place for a node that is being opened; one without a name gets one: `#block`,
+    /// a number of its own, and two digits that nobody can guess.
     ///
     /// # Errors
-    /// `InvalidInput` where there is one of that name.
-    pub(super) fn admit(&self, node: Arc<Node>) -> Result<()> {
-        self.refuse_duplicate(node.name())?;
-        self.nodes.lock().push(node);
-        Ok(())
-    }
-
-    /// Refuses a name that a node has.
-    pub(super) fn refuse_duplicate(&self, name: &str) -> Result<()> {
-        match self.find(name) {
-            Some(_) => Err(Error::invalid(format!("Duplicate nodes with node-name='{name}'"))),
-            None => Ok(()),
+    /// `InvalidInput` where there is a node of that name.
+    pub(super) fn reserve(&self, name: Option<String>) -> Result<Place<'_>> {
+        let name = name.unwrap_or_else(|| {
+            let number = self.named.fetch_add(1, Ordering::Relaxed);
+            let mut random = [0];
+            self.env.runtime.random(&mut random);
+            format!("#block{number}{:02}", random[0] % 100)
+        });
+        let mut coming = self.coming.lock();
+        if coming.contains(&name) || self.find(&name).is_some() {
+            return Err(Error::invalid(format!("Duplicate nodes with node-name='{name}'")));
         }
+        coming.push(name.clone());
+        let order = self.order.fetch_add(1, Ordering::Relaxed);
+        Ok(Place { graph: self, name, order })
     }
 
-    /// A name for a node that was given none: `#block`, a number of its own, and two digits that
-    /// nobody can guess.
-    pub(super) fn new_name(&self) -> String {
-        let number = self.named.fetch_add(1, Ordering::Relaxed);
-        let mut random = [0];
-        self.env.runtime.random(&mut random);
-        format!("#block{number}{:02}", random[0] % 100)
+    /// Puts a new node in its place.
+    pub(super) fn admit(&self, place: Place<'_>, node: Arc<Node>) {
+        let mut nodes = self.nodes.lock();
+        let at = nodes.partition_point(|other| other.order() < node.order());
+        nodes.insert(at, node);
+        drop(nodes);
+        drop(place);
     }
 
     /// Closes what nobody uses and nobody added by name.
@@ -356,7 +369,11 @@ impl Graph {
             agree(node.name(), &claims)?;
             let all = claims.iter().fold(Claim::NONE, |all, (_, claim)| all.join(*claim));
             let changing = Permissions::WRITE | Permissions::WRITE_UNCHANGED | Permissions::RESIZE;
-            if all.taken.intersects(changing) && !node.is_writable() {
+            let coming = users.iter().fold(all, |all, edge| match edge.user() {
+                User::Coming { writable, .. } => all.join(edge.role().claim(Claim::NONE, writable)),
+                _ => all,
+            });
+            if coming.taken.intersects(changing) && !node.is_writable() {
                 return Err(Error::denied("Block node is read-only"));
             }
             for edge in node.children() {
@@ -372,12 +389,6 @@ impl Graph {
                 }
             }
             if node.body().locks.is_some() {
-                let coming = users.iter().fold(all, |all, edge| match edge.user() {
-                    User::Coming { writable, .. } => {
-                        all.join(edge.role().claim(Claim::NONE, writable))
-                    }
-                    _ => all,
-                });
                 locks.push((node.clone(), coming));
             }
         }
@@ -441,6 +452,19 @@ impl Graph {
             data.insert("write-threshold".to_string(), Value::from(threshold));
             events.emit("BLOCK_WRITE_THRESHOLD", data);
         })
+    }
+}
+
+/// The name and the place of a node that is being opened; dropping it gives the name back.
+pub(super) struct Place<'a> {
+    graph: &'a Graph,
+    pub(super) name: String,
+    pub(super) order: u64,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.graph.coming.lock().retain(|name| *name != self.name);
     }
 }
 

@@ -2,10 +2,10 @@
 
 use super::build::{name_of, named_below};
 use super::edge::{Edge, User};
-use super::filters::Filter;
-use super::open::{Inherited, take_detect_zeroes, take_discard};
+use super::filters::{self, Filter};
+use super::open::{Inherited, take_detect_zeroes, take_discard, unmap_without_discard};
 use super::options::Options;
-use super::permission::{Claim, Permissions};
+use super::permission::Claim;
 use super::root::Root;
 use crate::Result;
 use crate::bitmap::BitmapSet;
@@ -63,7 +63,7 @@ impl Settings {
     /// Takes these options; what is not said is as in `old`.
     pub(super) fn take(options: &mut Options, old: Self) -> Result<Self> {
         let discard = take_discard(options)?;
-        let detect_zeroes = take_detect_zeroes(options, discard)?;
+        let detect_zeroes = take_detect_zeroes(options, Some(true))?;
         options.take_flag("active")?;
         Ok(Self {
             read_only: options.take_flag("read-only")?.unwrap_or(old.read_only),
@@ -74,6 +74,17 @@ impl Settings {
             no_flush: options.take_flag("cache.no-flush")?.unwrap_or(old.no_flush),
             force_share: options.take_flag("force-share")?.unwrap_or(old.force_share),
         })
+    }
+
+    /// Refuses what makes no sense together.
+    ///
+    /// # Errors
+    /// `InvalidInput`.
+    pub(super) fn check(&self) -> Result<()> {
+        match self.detect_zeroes {
+            DetectZeroes::Unmap if !self.discard => Err(unmap_without_discard()),
+            _ => Ok(()),
+        }
     }
 
     /// What the host is told of them.
@@ -93,6 +104,8 @@ pub(super) type ThresholdPassed = Arc<dyn Fn(&Node, u64, u64) + Send + Sync>;
 /// A node of the graph.
 pub struct Node {
     name: String,
+    /// Its place among all nodes.
+    order: u64,
     driver: String,
     filename: RwLock<String>,
     options: Mutex<Options>,
@@ -128,6 +141,7 @@ struct Discards {
 /// What a node is made of.
 pub(super) struct NewNode {
     pub(super) name: String,
+    pub(super) order: u64,
     pub(super) driver: String,
     pub(super) filename: String,
     pub(super) options: Options,
@@ -141,6 +155,7 @@ impl Node {
     pub(super) fn new(new: NewNode) -> Arc<Self> {
         let node = Arc::new(Self {
             name: new.name,
+            order: new.order,
             driver: new.driver,
             filename: RwLock::new(new.filename),
             options: Mutex::new(new.options),
@@ -158,6 +173,11 @@ impl Node {
         });
         node.children.read().iter().for_each(|edge| edge.belongs_to(&node));
         node
+    }
+
+    /// Its place among all nodes: a node that came later has a larger one.
+    pub(super) fn order(&self) -> u64 {
+        self.order
     }
 
     /// Its name, unique in the graph.
@@ -207,6 +227,21 @@ impl Node {
     #[must_use]
     pub fn children(&self) -> Vec<Arc<Edge>> {
         self.children.read().clone()
+    }
+
+    /// What it shows where it has nothing of its own: the image below, or what a filter filters.
+    #[must_use]
+    pub fn below(&self) -> Option<Arc<Self>> {
+        match filters::filtered(&self.driver) {
+            Some(name) => self.child(name),
+            None => self.child("backing"),
+        }
+    }
+
+    /// What its bytes come from.
+    #[must_use]
+    pub fn primary(&self) -> Option<Arc<Self>> {
+        self.child(filters::filtered(&self.driver).unwrap_or("file"))
     }
 
     /// The node that it uses under that name.
@@ -471,10 +506,6 @@ impl Node {
 
     /// What it wants of a child of its, when its own users together want `above`.
     pub(super) fn claim_of(&self, edge: &Edge, above: Claim) -> Claim {
-        let mut claim = edge.role().claim(above, self.is_writable());
-        if !self.is_writable() {
-            claim.taken -= Permissions::WRITE_UNCHANGED;
-        }
-        claim
+        edge.role().claim(above, self.is_writable())
     }
 }

@@ -391,12 +391,15 @@ pub(super) fn take_detect_zeroes(
         _ => None,
     })?;
     if detect == Some(DetectZeroes::Unmap) && discard != Some(true) {
-        return Err(Error::invalid(
-            "setting detect-zeroes to unmap is not allowed without setting discard operation to \
-             unmap",
-        ));
+        return Err(unmap_without_discard());
     }
     Ok(detect)
+}
+
+pub(super) fn unmap_without_discard() -> Error {
+    Error::invalid(
+        "setting detect-zeroes to unmap is not allowed without setting discard operation to unmap",
+    )
 }
 
 /// Names of nodes begin with a letter; letters, digits, `-`, `.` and `_` follow, 31 at most.

@@ -66,6 +66,8 @@ impl Claim {
 pub enum Role {
     /// The child shows what the parent shows: a filter's file, a raw image's file.
     Filtered,
+    /// The parent shows a part of it: a raw image with an offset or a size.
+    Window,
     /// A filter's file that is written to without being changed (`copy-on-read`).
     CopiedOnRead,
     /// It has the tables of a format, and its data unless that lies elsewhere.
@@ -89,15 +91,16 @@ impl Role {
         let changing = Permissions::WRITE | Permissions::RESIZE;
         match self {
             Self::Filtered | Self::Root => above,
-            Self::CopiedOnRead if writable => Claim { taken: need | unchanged, shared: allowed },
-            Self::CopiedOnRead => above,
+            Self::Window => Claim { taken: need, shared: allowed - Permissions::RESIZE },
+            Self::CopiedOnRead => Claim { taken: need | unchanged, shared: allowed },
             Self::Metadata => {
                 let tables = if writable { read | changing } else { read };
                 Claim { taken: tables | need & unchanged, shared: read | unchanged }
             }
             Self::Data => {
-                let grows = need.contains(Permissions::WRITE);
-                let more = if grows { Permissions::RESIZE } else { Permissions::empty() };
+                // Whatever is written can make it longer, what is copied up from below too.
+                let writes = need.intersects(Permissions::WRITE | unchanged);
+                let more = if writes { changing } else { Permissions::empty() };
                 Claim { taken: need | more, shared: allowed - Permissions::RESIZE }
             }
             Self::Cow => {

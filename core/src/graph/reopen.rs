@@ -3,7 +3,7 @@
 //! What is not said goes back to what it would be in `blockdev-add`. Requests wait meanwhile; the old
 //! body of an image has made everything durable before the new one looks at the file.
 
-use super::build::Builder;
+use super::build::{Builder, cycle};
 use super::edge::Edge;
 use super::live::{Graph, no_node};
 use super::node::{Body, Node, Settings};
@@ -49,9 +49,16 @@ impl Graph {
     /// cannot be had, and those of opening: all nodes are as they were then.
     pub async fn reopen(&self, list: Vec<Options>) -> Result<()> {
         let _change = self.change().await;
-        let mut plans = Vec::new();
+        let mut found: Vec<(Arc<Node>, Options)> = Vec::new();
         for options in list {
-            plans.push(self.plan(options).await?);
+            let node = self.named(&options)?;
+            // Of a node that is named twice the last word counts.
+            found.retain(|(other, _)| !Arc::ptr_eq(other, &node));
+            found.push((node, options));
+        }
+        let mut plans = Vec::new();
+        for (node, options) in found {
+            plans.push(self.plan(node, options).await?);
         }
         let mut drained = Vec::new();
         for plan in &plans {
@@ -67,16 +74,24 @@ impl Graph {
         result.and(self.sweep().await)
     }
 
-    /// Reads what is asked of one node. Nothing changes.
-    async fn plan(&self, given: Options) -> Result<Planned> {
-        let mut options = given.clone();
-        let Some(name) = options.take_text("node-name") else {
+    /// The node that options are about.
+    fn named(&self, options: &Options) -> Result<Arc<Node>> {
+        let Some(name) = options.peek("node-name") else {
             return Err(Error::invalid("node-name not specified"));
         };
-        let node = self.find(&name).ok_or_else(|| {
+        self.find(name).ok_or_else(|| {
             let what = format!("Failed to find node with node-name='{name}'");
             Error::new(ErrorKind::NotFound, what)
-        })?;
+        })
+    }
+
+    /// Reads what is asked of one node. Nothing changes.
+    async fn plan(&self, node: Arc<Node>, given: Options) -> Result<Planned> {
+        let mut options = given.clone();
+        let name = options.take_text("node-name").unwrap_or_default();
+        if node.options().has("force-share") && !options.has("force-share") {
+            return Err(cannot_reset("force-share"));
+        }
         let driver = options.take_string("driver").unwrap_or_default();
         let children = node.children();
         let child = |name: &str| children.iter().find(|edge| edge.name() == name).cloned();
@@ -88,12 +103,11 @@ impl Graph {
         if backing.is_some() && !options.has_child("backing") {
             return Err(Error::invalid(format!("backing is missing for '{name}'")));
         }
-        if driver != node.driver() {
-            return Err(cannot_change("driver"));
-        }
         let settings = Settings::take(&mut options, Settings::default())?;
+        settings.check()?;
         let mut edges = Vec::new();
-        for edge in &children {
+        // The last one that was opened comes first.
+        for edge in children.iter().rev() {
             let wanted = match options.take_child(edge.name())? {
                 ChildOptions::Absent => continue,
                 ChildOptions::Null => None,
@@ -113,13 +127,15 @@ impl Graph {
             if let Some(below) = &wanted
                 && (Arc::ptr_eq(below, &node) || uses(below, &node))
             {
-                return Err(Error::invalid(format!(
-                    "Making '{}' a {} child of '{name}' would create a cycle",
-                    below.name(),
-                    edge.name(),
-                )));
+                return Err(cycle(below.name(), edge.name(), &name));
             }
             edges.push((edge.clone(), wanted));
+        }
+        if node.children().is_empty() {
+            refuse_reset(&node, &options)?;
+        }
+        if driver != node.driver() {
+            return Err(cannot_change("driver"));
         }
         let image = match FormatName::from_str(&driver) {
             Ok(format) if node.image().is_some() => {
@@ -254,6 +270,20 @@ fn default_of(name: &str) -> Option<OptionValue> {
 fn unchangeable(options: &Options) -> Vec<String> {
     let changes = |name: &str| matches!(name, "aio" | "locking");
     options.names().filter(|name| !changes(name)).map(ToOwned::to_owned).collect()
+}
+
+/// Refuses to leave out what was said of something that comes from the host or from nowhere.
+fn refuse_reset(node: &Node, options: &Options) -> Result<()> {
+    for name in node.own_options()?.names() {
+        if !matches!(name, "aio" | "locking") && !options.has(name) {
+            return Err(cannot_reset(name));
+        }
+    }
+    Ok(())
+}
+
+fn cannot_reset(option: &str) -> Error {
+    Error::invalid(format!("Option '{option}' cannot be reset to its default value"))
 }
 
 fn cannot_change(option: &str) -> Error {

@@ -1,7 +1,8 @@
 //! One node put on top of another while it is used: external snapshots.
 
-use super::build::Builder;
+use super::build::{Builder, cycle};
 use super::edge::{Edge, User};
+use super::filters::filtered;
 use super::live::Graph;
 use super::node::{Node, Settings};
 use super::options::{OptionValue, Options};
@@ -43,6 +44,9 @@ impl Graph {
     /// The same for an overlay that is in the graph already, in a change that somebody else began.
     pub(super) async fn put_on_top(&self, node: &Arc<Node>, overlay: &Arc<Node>) -> Result<()> {
         self.refuse_busy(node)?;
+        if filtered(overlay.driver()).is_some() {
+            return Err(Error::unsupported("Filters cannot be used as overlays"));
+        }
         let backing = overlay.children().into_iter().find(|edge| edge.name() == "backing");
         let Some(backing) = backing else {
             return Err(Error::unsupported("The overlay does not support backing images"));
@@ -51,11 +55,7 @@ impl Graph {
             return Err(Error::invalid("The overlay already has a backing image"));
         }
         if Arc::ptr_eq(node, overlay) || uses(node, overlay) {
-            return Err(Error::invalid(format!(
-                "Making '{}' a backing child of '{}' would create a cycle",
-                node.name(),
-                overlay.name()
-            )));
+            return Err(cycle(node.name(), "backing", overlay.name()));
         }
         if !overlay.parents().is_empty() {
             return Err(Error::new(ErrorKind::InUse, "The overlay is already in use"));

@@ -8,7 +8,6 @@ use crate::qapi::{JobStatus, JobType, JobVerb};
 use crate::sync::Mutex;
 use alloc::boxed::Box;
 use alloc::format;
-use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
@@ -141,7 +140,7 @@ impl Jobs {
             }
             ended => {
                 if let Err(error) = ended {
-                    job.state.lock().error = Some(error.to_string());
+                    job.state.lock().error = Some(QmpError::from(error).desc);
                 }
                 job.become_(JobStatus::Aborting);
             }

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
 /// What came of it.
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// No difference.
     Same,
     /// A difference that is meant.
@@ -27,7 +27,7 @@ const SKIPPED: [&str; 8] = [
     "package",
 ];
 
-pub fn compare(lines: &[String], theirs: &Talk, ours: &Talk) -> Verdict {
+pub(crate) fn compare(lines: &[String], theirs: &Talk, ours: &Talk) -> Verdict {
     let (mut our_names, mut their_names) = (Names::default(), Names::default());
     // The greeting and the negotiation come first.
     let said = theirs.answers.iter().zip(&ours.answers).enumerate();
@@ -124,7 +124,11 @@ impl Names {
     fn plain(&mut self, value: &Value) -> Value {
         match value {
             Value::Object(members) => {
-                let kept = members.iter().filter(|(key, _)| !SKIPPED.contains(&key.as_str()));
+                // How far a file reaches behind what is in it is each program's own.
+                let is_file = members.get("format").is_some_and(|format| format == "file");
+                let kept = members.iter().filter(|(key, _)| {
+                    !SKIPPED.contains(&key.as_str()) && !(is_file && *key == "virtual-size")
+                });
                 let plain: Map<String, Value> =
                     kept.map(|(key, value)| (key.clone(), self.plain(value))).collect();
                 let mut sorted: Vec<_> = plain.into_iter().collect();

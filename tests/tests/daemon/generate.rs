@@ -8,7 +8,7 @@ const IMAGES: [&str; 6] = ["base", "mid", "top", "spare", "ext", "missing"];
 const FILES: [&str; 4] = ["raw", "log", "spare", "missing"];
 
 /// So many commands, as lines.
-pub fn sequence(rng: &mut Rng, length: u64) -> Vec<String> {
+pub(crate) fn sequence(rng: &mut Rng, length: u64) -> Vec<String> {
     let mut out = Vec::new();
     for i in 0..length {
         let (name, arguments) = match i {
@@ -29,7 +29,7 @@ pub fn sequence(rng: &mut Rng, length: u64) -> Vec<String> {
 }
 
 /// The command that a line holds.
-pub fn command(line: &str) -> Option<String> {
+pub(crate) fn command(line: &str) -> Option<String> {
     let value: Value = serde_json::from_str(line).ok()?;
     Some(value.get("execute")?.as_str()?.to_owned())
 }

@@ -6,36 +6,36 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// No command takes longer.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(8);
 
 /// So long after an answer more of what belongs to it is waited for.
 const QUIET: Duration = Duration::from_millis(4);
 
 /// The folder that daemons get copies of.
-pub struct World {
+pub(crate) struct World {
     template: TempDir,
     bin: TempDir,
 }
 
 /// What a daemon said.
 #[derive(Debug)]
-pub struct Talk {
+pub(crate) struct Talk {
     /// To each line: events before the answer, the answer, events that came at once after it.
-    pub answers: Vec<Vec<Value>>,
+    pub(crate) answers: Vec<Vec<Value>>,
     /// It ended before it was told to.
-    pub died: bool,
+    pub(crate) died: bool,
     /// The contents of each image afterwards, as the reference reads them.
-    pub images: Vec<(String, String)>,
+    pub(crate) images: Vec<(String, String)>,
 }
 
 impl World {
     /// Images `base`, `mid` (on `base`), `top` (on `mid`), `spare`, `ext` with a data file; files
     /// `raw` and `log`.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let template = tempfile::tempdir().expect("a scratch folder");
         let folder = template.path();
         let img = |args: &[&str]| succeed(folder, "qemu-img", args);
@@ -57,12 +57,12 @@ impl World {
     }
 
     /// The path under which this program is the daemon.
-    pub fn ours(&self) -> String {
+    pub(crate) fn ours(&self) -> String {
         self.bin.path().join(super::NAME).to_string_lossy().into_owned()
     }
 
     /// Sends each line when the one before has been answered.
-    pub fn run(&self, program: &str, lines: &[String]) -> Talk {
+    pub(crate) fn run(&self, program: &str, lines: &[String]) -> Talk {
         let folder = tempfile::tempdir().expect("a scratch folder");
         for entry in std::fs::read_dir(self.template.path()).expect("the folder is there") {
             let entry = entry.expect("a file");
@@ -98,7 +98,10 @@ impl World {
                 talk.died = true;
                 break;
             }
-            let (answers, alive) = listen(&hear);
+            let (mut answers, alive) = listen(&hear);
+            if alive && is_job(line) && answers.iter().any(|value| value.get("return").is_some()) {
+                await_job(&hear, &mut answers);
+            }
             talk.died |= !alive && *line != end;
             talk.answers.push(answers);
             if !alive {
@@ -106,11 +109,15 @@ impl World {
             }
         }
         drop(input);
-        if talk.died {
-            // It may hang: only this one is ended.
-            let _ = daemon.kill();
+        let begin = Instant::now();
+        while daemon.try_wait().expect("it was started").is_none() {
+            if talk.died || begin.elapsed() > PATIENCE {
+                // It hangs: only this one is ended.
+                talk.died = true;
+                let _ = daemon.kill();
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
-        daemon.wait().expect("it was started");
         reader.join().expect("the reader ends with the daemon");
         if !talk.died {
             talk.images = images(folder.path());
@@ -132,6 +139,21 @@ fn listen(hear: &Receiver<Value>) -> (Vec<Value>, bool) {
             }
             Err(RecvTimeoutError::Timeout) => return (out, answered),
             Err(RecvTimeoutError::Disconnected) => return (out, false),
+        }
+    }
+}
+
+fn is_job(line: &str) -> bool {
+    line.contains("blockdev-create") || line.contains("x-blockdev-amend")
+}
+
+/// Listens until the job that a command began is over, so that its end comes before the next command.
+fn await_job(hear: &Receiver<Value>, answers: &mut Vec<Value>) {
+    let over = |value: &Value| value["data"]["status"] == "concluded";
+    while !answers.iter().any(over) {
+        match hear.recv_timeout(PATIENCE) {
+            Ok(value) => answers.push(value),
+            Err(_) => return,
         }
     }
 }
@@ -160,7 +182,9 @@ fn images(folder: &Path) -> Vec<(String, String)> {
                     let skip = ["disk size", "Child node", "file length", "    disk size"];
                     !skip.iter().any(|start| line.trim_start().starts_with(start.trim_start()))
                 };
-                let info: Vec<&str> = info.lines().filter(kept).collect();
+                // Of a snapshot the name, not the times.
+                let named = |line| str::split_once(line, " B 2").map_or(line, |(name, _)| name);
+                let info: Vec<&str> = info.lines().filter(kept).map(named).collect();
                 format!("check {:?}, {data} extents\n{}", check.status.code(), info.join("\n"))
             }
             false => format!("{} bytes", head.len()),

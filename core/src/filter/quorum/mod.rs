@@ -66,7 +66,11 @@ impl QuorumOptions {
         }
     }
 
-    fn check(&self, children: usize) -> Result<usize> {
+    /// How many have to agree, of so many children.
+    ///
+    /// # Errors
+    /// `InvalidInput` where that makes no sense.
+    pub(crate) fn check(&self, children: usize) -> Result<usize> {
         let refuse = |what: &'static str| Err(Error::invalid(what));
         if children == 0 {
             return refuse("Number of provided children must be 1 or more");
@@ -181,10 +185,8 @@ impl Quorum {
         let threshold = options.check(children.len())?;
         let len = children.first().map_or(0, |(device, _)| device.len());
         if children.iter().any(|(device, _)| device.len() != len) {
-            return Err(Error::io(
-                "Could not refresh total sector count: Input/output error: the children of a \
-                 quorum are not equally long",
-            ));
+            // The children are not equally long; these are the words of the reference.
+            return Err(Error::io("Could not refresh total sector count: Input/output error"));
         }
         let next = children.len();
         let list = children.into_iter().enumerate().map(|(n, child)| voter(n, child)).collect();

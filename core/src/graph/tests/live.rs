@@ -102,7 +102,10 @@ fn nodes_come_with_their_children_and_go_with_them() {
     assert_eq!(names.len(), 6, "{names:?}");
     assert_eq!(world.add(overlay).unwrap_err(), "Duplicate nodes with node-name='top'");
     assert_eq!(world.names().len(), 6, "a failed node leaves no trace");
-    assert_eq!(world.remove("file-a").unwrap_err(), "Block device file-a is in use");
+    assert_eq!(world.remove("file-a").unwrap_err(), "Node file-a is not owned by the monitor");
+    let user = world.attach(&world.graph.find("a").unwrap(), false).unwrap();
+    assert_eq!(world.remove("a").unwrap_err(), "Block device a is in use");
+    world.sim.block_on(world.graph.detach(&user)).unwrap();
     assert_eq!(world.remove("x").unwrap_err(), "Failed to find node with node-name='x'");
     world.remove("top").unwrap();
     world.remove("a").unwrap();

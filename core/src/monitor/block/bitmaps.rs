@@ -38,13 +38,13 @@ impl BlockCommands {
             Some(asked) => u64::from(asked),
             None => default_granularity(device.limits().granularity),
         };
-        if node.bitmaps().get(&add.name).is_some() {
-            return Err(QmpError::generic(format!("Bitmap already exists: {}", add.name)));
-        }
         let bitmap = DirtyBitmap::new(&add.name, device.len(), granularity)?;
         if add.persistent == Some(true) {
             bitmap.set_persistent(true);
             can_store(&node, &bitmap)?;
+        }
+        if node.bitmaps().get(&add.name).is_some() {
+            return Err(QmpError::generic(format!("Bitmap already exists: {}", add.name)));
         }
         bitmap.set_recording(add.disabled != Some(true));
         let bitmap = node.bitmaps().add(bitmap)?;
@@ -129,11 +129,12 @@ pub(super) fn find(node: &Node, name: &str) -> Result<Arc<DirtyBitmap>> {
 }
 
 fn can_store(node: &Node, bitmap: &DirtyBitmap) -> QmpResult<()> {
-    match node.image() {
-        Some(image) => Ok(image.driver().can_store_bitmap(bitmap)?),
-        None => Err(QmpError::generic(format!(
-            "Node '{}' does not support persistent bitmaps",
-            node.name()
-        ))),
-    }
+    let can = match node.image() {
+        Some(image) => image.driver().can_store_bitmap(bitmap),
+        None => Err(Error::unsupported("Operation not supported")),
+    };
+    can.map_err(|e| {
+        let what = e.what();
+        QmpError::generic(format!("Can't store persistent bitmaps to {}: {what}", node.name()))
+    })
 }

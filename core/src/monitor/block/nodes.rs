@@ -10,6 +10,7 @@ use crate::qapi::{
 };
 use alloc::format;
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use serde_json::{Map, Value};
 
@@ -43,6 +44,9 @@ impl BlockCommands {
         let size = u64::try_from(size)
             .map_err(|_| QmpError::generic("Parameter 'size' expects a >0 size"))?;
         self.graph.refuse_busy(&node)?;
+        if node.settings().read_only {
+            return Err(QmpError::generic("Image is read-only"));
+        }
         self.graph.resize(&node, size).await?;
         Ok(nothing())
     }
@@ -58,8 +62,19 @@ impl BlockCommands {
 
     pub(super) async fn change_backing_file(&self, arguments: Arguments) -> QmpResult<Value> {
         let ChangeBackingFile { device, image_node_name, backing_file } = parse(arguments)?;
-        self.graph.by_any_name(&device)?;
+        let top = self.graph.by_any_name(&device)?;
+        if top.is_below_another() {
+            return Err(QmpError::generic("Need a root block node"));
+        }
         let node = self.graph.lookup(None, Some(&image_node_name))?;
+        let mut next = Some(top);
+        while let Some(above) = next.filter(|above| !Arc::ptr_eq(above, &node)) {
+            next = above.below();
+            if next.is_none() {
+                let what = format!("'{device}' and image file are not in the same chain");
+                return Err(QmpError::generic(what));
+            }
+        }
         let Some(below) = node.child("backing") else {
             return Err(QmpError::generic(
                 "not allowing backing file change on an image without a backing file",

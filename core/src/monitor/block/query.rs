@@ -134,11 +134,11 @@ async fn node_info(node: &Arc<Node>, flat: bool) -> Result<BlockDeviceInfo> {
     let settings = node.settings();
     let backing = node.child("backing");
     let mut depth = 0;
-    let mut below = backing.clone();
+    let mut below = node.below();
     // What lies deeper is not looked at where it is not told of, in the reference neither.
     while let Some(next) = below.filter(|_| !flat && depth < MAX_CHAIN as u64) {
         depth += 1;
-        below = next.child("backing");
+        below = next.below();
     }
     let bitmaps = bitmap_info(&node.bitmaps());
     Ok(BlockDeviceInfo {
@@ -183,18 +183,16 @@ async fn image_info(node: &Arc<Node>, flat: bool, depth: usize) -> Result<ImageI
         Some(image) => info(&image).await?.base,
         None => info_of_device(&*node.body().device).await?,
     };
-    base = BlockNodeInfo {
-        filename: node.filename(),
-        format: node.driver().to_string(),
-        dirty_flag: base.dirty_flag.filter(|_| knows_itself(node.driver())),
-        ..base
-    };
-    if node.driver() == "raw"
-        && let Some(below) = node.child("file").and_then(|below| below.image())
-    {
-        base.cluster_size = below.driver().describe().await?.cluster_size;
+    base = BlockNodeInfo { filename: node.filename(), format: node.driver().to_string(), ..base };
+    if node.image().is_none() || node.driver() == "raw" {
+        // Of what only passes on, what it passes on is told.
+        let (cluster_size, dirty_flag) = passed_on(node).await?;
+        (base.cluster_size, base.dirty_flag) = (cluster_size, dirty_flag);
+        if !matches!(node.driver(), "file" | "host_device") {
+            base.format_specific = None;
+        }
     }
-    let below = node.child("backing").filter(|_| !flat && depth < MAX_CHAIN);
+    let below = node.below().filter(|_| !flat && depth < MAX_CHAIN);
     let backing_image = match below {
         Some(below) => Some(Box::new(Box::pin(image_info(&below, flat, depth + 1)).await?)),
         None => None,
@@ -219,9 +217,27 @@ pub(super) fn bitmap_info(set: &BitmapSet) -> Vec<BlockDirtyInfo> {
     set.all().iter().rev().map(one).collect()
 }
 
-/// True for drivers that tell more of themselves than their length.
-fn knows_itself(driver: &str) -> bool {
-    !matches!(driver, "nbd" | "null-co" | "null-aio" | "quorum" | "blkverify" | "blklogwrites")
+/// The cluster size of what a node stands on, and whether that is dirty, where it tells.
+async fn passed_on(node: &Arc<Node>) -> Result<(Option<u64>, Option<bool>)> {
+    let mut node = node.clone();
+    for _ in 0..MAX_CHAIN {
+        match (node.driver(), node.image()) {
+            ("raw", _) | (_, None) => {}
+            (_, Some(image)) => {
+                let told = image.driver().describe().await?;
+                return Ok((told.cluster_size, Some(told.dirty)));
+            }
+        }
+        let next = match node.driver() {
+            "quorum" | "null-co" | "null-aio" | "nbd" => return Ok((None, None)),
+            _ => node.primary(),
+        };
+        match next {
+            Some(next) => node = next,
+            None => return Ok((None, Some(false))),
+        }
+    }
+    Ok((None, None))
 }
 
 fn discards(node: &Node) -> BlockStatsSpecificFile {
@@ -231,10 +247,7 @@ fn discards(node: &Node) -> BlockStatsSpecificFile {
 
 /// The schema's `BlockStats` of a node, with those of what it reads from.
 fn node_stats(node: &Arc<Node>, depth: usize) -> BlockStats {
-    let below = |name: &str| {
-        let child = node.child(name).filter(|_| depth < MAX_CHAIN)?;
-        Some(Box::new(node_stats(&child, depth + 1)))
-    };
+    let parent = node.primary().filter(|_| depth < MAX_CHAIN);
     let stats = BlockDeviceStats {
         wr_highest_offset: node.highest_offset(),
         ..BlockDeviceStats::default()
@@ -250,7 +263,7 @@ fn node_stats(node: &Arc<Node>, depth: usize) -> BlockStats {
         node_name: Some(node.name().to_string()),
         stats,
         driver_specific,
-        parent: below("file"),
+        parent: parent.map(|child| Box::new(node_stats(&child, depth + 1))),
         // It is told of by itself.
         backing: None,
     }

@@ -100,10 +100,12 @@ impl BlockCommands {
     ) -> QmpResult<Value> {
         let BlockdevSnapshotDeleteInternalSync { device, id, name } = parse(arguments)?;
         let node = self.root_node(&device)?;
-        let (image, list) = snapshots(&node, &device)?;
         if id.is_none() && name.is_none() {
             return Err(QmpError::generic("Name or id must be provided"));
         }
+        let (image, list) = snapshots(&node, &device).map_err(|_| {
+            QmpError::generic("Failed to get a snapshot list: Operation not supported")
+        })?;
         let matches = |known: &&SnapshotInfo| {
             id.as_ref().is_none_or(|id| known.id == *id)
                 && name.as_ref().is_none_or(|name| known.name == *name)
@@ -138,8 +140,7 @@ fn snapshots(node: &Node, device: &str) -> QmpResult<(Arc<Layer>, alloc::vec::Ve
     match (image, list) {
         (Some(image), Some(list)) => Ok((image, list)),
         _ => Err(QmpError::generic(format!(
-            "Block format '{}' used by device '{device}' does not support feature 'internal \
-             snapshots'",
+            "Block format '{}' used by device '{device}' does not support internal snapshots",
             node.driver()
         ))),
     }

@@ -49,13 +49,15 @@ struct Monitor {
     layout: Layout,
 }
 
-/// `quit`.
-#[derive(Debug, Default)]
+/// `quit`: exports end, jobs are forgotten and nodes closed before it is answered.
+#[derive(Debug)]
 struct Quit {
     /// The command was carried out.
     asked: Notify,
     /// Whoever gave it has its answer.
     answered: Notify,
+    blocks: Arc<BlockCommands>,
+    exports: Arc<Exports>,
 }
 
 impl Commands for Quit {
@@ -67,6 +69,10 @@ impl Commands for Quit {
         (name == "quit").then(|| -> BoxFuture<'a, _> {
             Box::pin(async move {
                 Arguments::new(call.arguments).end()?;
+                self.exports.close().await;
+                if let Err(error) = self.blocks.close().await {
+                    complain(&told(&error));
+                }
                 self.asked.notify_one();
                 Ok(json!({}))
             })
@@ -84,7 +90,6 @@ impl Daemon {
         let events = Events::new(runtime.clone());
         let chardevs = Arc::new(CharDevices::new(detached));
         let objects = Objects::of_daemon(runtime.clone());
-        let quit = Arc::<Quit>::default();
         let by_qmp = ObjectCommands { objects: objects.clone(), chardevs: chardevs.clone() };
         let env = Env {
             runtime: runtime.clone(),
@@ -95,6 +100,12 @@ impl Daemon {
         let jobs = Jobs::new(runtime.clone(), events.clone());
         let blocks = Arc::new(BlockCommands::new(graph.clone(), jobs));
         let exports = Exports::new(graph, objects.clone());
+        let quit = Arc::new(Quit {
+            asked: Notify::new(),
+            answered: Notify::new(),
+            blocks: blocks.clone(),
+            exports: exports.clone(),
+        });
         let host = CommandSets::new()
             .with(Arc::new(by_qmp))
             .with(chardevs.clone())
