@@ -57,7 +57,7 @@ const STEPS = [
   { name: "examples", what: "examples in the documentation", run: ["cargo", "test", ...HOST, "--doc"] },
   { name: "native", what: "files, rings, locks, the program", run: suites("contract", "queues", "cli", "io", "nbd", "daemon") },
   { name: "schema", what: "wire types and COMPAT.md against the schema", run: suites("schema") },
-  { name: "oracle", what: "images of ours and theirs, both ways", run: suites("oracle", "check", "parity", "mutants", "crash") },
+  { name: "oracle", what: "images of ours and theirs, both ways", run: suites("oracle", "check", "parity", "mutants", "crash", "qmp") },
   {
     name: "fuzz",
     what: "every target for some seconds",

@@ -13,7 +13,7 @@
 //! | [`crypto`] | encryption of images; no I/O |
 //! | [`filter`] | devices that change what happens on the way |
 //! | [`format`](mod@format) | one folder an on-disk format, detection, and the one engine that moves the bytes |
-//! | [`graph`] | nodes opened from options: dotted names, `json:` names |
+//! | [`graph`] | nodes: opened from options, changed while they are used |
 //! | [`image`] | whole-image operations: info, map, check, measure, create, convert, compare |
 //! | [`job`] | background jobs: states, verbs, progress |
 //! | [`json`] | JSON as QEMU's programs read and write it, also as it arrives |

@@ -2,21 +2,24 @@
 
 use super::arguments::Arguments;
 use super::commands::{Call, Commands};
-use super::error::QmpResult;
+use super::error::{QmpError, QmpResult};
 use super::session::Version;
 use crate::io::BoxFuture;
+use crate::qapi;
 use alloc::boxed::Box;
+use alloc::string::ToString;
 use alloc::vec::Vec;
 use serde_json::{Value, json};
 
-/// `query-version`, `query-commands`; `qmp_capabilities` is listed, and answered by the session.
+/// `query-version`, `query-commands`, `query-qmp-schema`; `qmp_capabilities` is listed, and answered by the session.
 #[derive(Clone, Debug)]
 pub struct Control {
     version: Version,
     others: Vec<&'static str>,
 }
 
-const NAMES: [&str; 3] = ["query-commands", "query-version", "qmp_capabilities"];
+const NAMES: [&str; 4] =
+    ["query-qmp-schema", "query-commands", "query-version", "qmp_capabilities"];
 
 impl Control {
     /// Next to the commands called `others`.
@@ -29,6 +32,13 @@ impl Control {
         Arguments::new(call.arguments).end()?;
         Ok(match name {
             "query-version" => self.version.to_json(),
+            "query-qmp-schema" => {
+                let names = NAMES.iter().chain(&self.others);
+                // None of them may be called out of band.
+                let known = names.filter_map(|name| Some((qapi::command(name)?, false)));
+                let schema = qapi::describe(known, qapi::events());
+                serde_json::to_value(&schema).map_err(|e| QmpError::generic(e.to_string()))?
+            }
             _ => NAMES.iter().chain(&self.others).map(|name| json!({ "name": name })).collect(),
         })
     }
@@ -41,7 +51,7 @@ impl Commands for Control {
 
     fn execute<'a>(&'a self, name: &'a str, call: Call) -> Option<BoxFuture<'a, QmpResult<Value>>> {
         match name {
-            "query-commands" | "query-version" => {
+            "query-commands" | "query-version" | "query-qmp-schema" => {
                 let answer = self.answer(name, call);
                 Some(Box::pin(async move { answer }))
             }

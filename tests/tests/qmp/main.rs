@@ -29,7 +29,7 @@ fn main() -> ExitCode {
     if name.is_some_and(|name| name == NAME) {
         return sectora::cli::main();
     }
-    let skipped = !have_reference_tools("daemon");
+    let skipped = !have_reference_tools("qmp");
     let trial = Trial::test("sequences_of_commands_do_what_the_reference_does", || {
         sequences();
         Ok(())
