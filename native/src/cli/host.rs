@@ -75,6 +75,8 @@ pub(super) struct Opening<'a> {
     pub(super) access: Access,
     /// Neither backing file nor data file is opened.
     pub(super) metadata_only: bool,
+    /// The backing file is not opened.
+    pub(super) without_backing: bool,
     /// The key of an encrypted image.
     pub(super) key: KeySource,
     /// Others may write to a raw image that is only looked at, as they may to a disk.
@@ -97,6 +99,7 @@ impl<'a> Opening<'a> {
             cache,
             access: Access::ReadOnly,
             metadata_only: false,
+            without_backing: false,
             key: KeySource::None,
             shares_raw: true,
             check: false,
@@ -170,8 +173,19 @@ impl Host {
         if image_opts && how.format.is_some() {
             return Err(Failure::new("--image-opts and --format are mutually exclusive"));
         }
-        let name = if image_opts { name } else { shown(name) };
         self.open_named(name, how).await.map_err(|e| Failure::opening(name, &e))
+    }
+
+    /// True where the name of an image says that it stands on nothing, whatever the image says.
+    pub(super) fn hides_backing(&self, name: &str) -> bool {
+        let options = match (self.image_opts, name.strip_prefix("json:")) {
+            (true, _) => Some(Options::parse_list(name).options),
+            (false, Some(text)) => Options::parse_json(text).ok(),
+            (false, None) => None,
+        };
+        options.is_some_and(|options| {
+            options.has("backing") && matches!(options.peek("backing"), None | Some(""))
+        })
     }
 
     /// The same for who has words of its own for what went wrong.
@@ -180,9 +194,13 @@ impl Host {
         name: &str,
         how: Opening<'_>,
     ) -> sectora_core::Result<Arc<Layer>> {
-        let (backing, data_file) = match how.metadata_only {
-            true => (Backing::Ignore, DataSource::Ignore),
-            false => (Backing::Follow, DataSource::Follow),
+        let backing = match how.metadata_only || how.without_backing {
+            true => Backing::Ignore,
+            false => Backing::Follow,
+        };
+        let data_file = match how.metadata_only {
+            true => DataSource::Ignore,
+            false => DataSource::Follow,
         };
         let (access, env) = (how.access, self.env(how.cache));
         let base = OpenOptions {

@@ -139,6 +139,9 @@ fn new_image(options: &OptionSet, host: &Host) -> Result<NewImage, Failure> {
 
 /// What a new image is refused for, as measuring words it.
 fn worded(error: Error) -> Failure {
+    if error.what() == "Unable to get block status" {
+        return Failure::of_request(error);
+    }
     let text = told(&error).replace("(use version=v3 or greater)", "(use compat=1.1 or greater)");
     Failure::new(text.replace("too large for file format 'qcow2'", "too large"))
 }

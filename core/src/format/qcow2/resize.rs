@@ -191,7 +191,6 @@ impl Qcow2 {
         self.limbo.abandon(Why::Shrunk, releases);
         self.settle_everything().await?;
         if let Some(data) = &self.data
-            && self.data_file_is_raw()
             && data.len() > size
         {
             data.set_len(size, Preallocation::Off).await?;

@@ -4,7 +4,7 @@ use super::super::args::Cache;
 use super::super::host::{Host, Opening, tell_event};
 use super::super::objects::Objects;
 use super::super::overlay;
-use crate::storage::{Aio, OsError, os_error};
+use crate::storage::{Aio, OsError};
 use sectora_core::filter::CopyOnRead;
 use sectora_core::format::{DriverEvent, FormatName, Layer};
 use sectora_core::graph::Options as NodeOptions;
@@ -147,14 +147,14 @@ impl Disk {
             settings.options.remove("read-only");
             settings.read_only = false;
         }
-        if settings.aio == AioMode::Native && !settings.cache.direct {
+        if settings.force_share && !settings.read_only && !settings.snapshot {
+            return Err(Error::invalid("force-share=on can only be used with read-only images"));
+        }
+        if settings.aio == AioMode::Native && !settings.cache.direct && !name.starts_with("nbd") {
             return Err(Error::invalid(
                 "aio=native was specified, but it requires cache.direct=on, which was not \
                  specified.",
             ));
-        }
-        if settings.force_share && !settings.read_only && !settings.snapshot {
-            return Err(Error::invalid("force-share=on can only be used with read-only images"));
         }
         if name.is_empty() && settings.options.is_empty() {
             return Err(Error::invalid("The 'file' block driver requires a file name"));
@@ -378,26 +378,6 @@ impl Settings {
 /// A range in parts, at least one.
 fn steps(offset: u64, len: u64) -> impl Iterator<Item = (u64, u64)> {
     (0..len.max(1)).step_by(STEP as usize).map(move |at| (offset + at, STEP.min(len - at)))
-}
-
-/// What the operating system would call an error, as programs print it.
-pub(super) fn reason(error: &Error) -> String {
-    if os_error(error).is_some() {
-        let text = error.to_string();
-        return text.rsplit(": ").next().unwrap_or_default().to_owned();
-    }
-    match error.kind() {
-        ErrorKind::Unsupported => "Operation not supported",
-        ErrorKind::InvalidInput => "Invalid argument",
-        ErrorKind::Denied => "Operation not permitted",
-        ErrorKind::NoSpace => "No space left on device",
-        ErrorKind::Limit => "File too large",
-        ErrorKind::InUse => "Device or resource busy",
-        ErrorKind::NotFound => "No such file or directory",
-        ErrorKind::Cancelled => "Operation canceled",
-        _ => "Input/output error",
-    }
-    .to_owned()
 }
 
 /// The error of an empty drive.
