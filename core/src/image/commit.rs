@@ -57,23 +57,29 @@ impl CommitChain {
             ..OpenOptions::default()
         };
         let top = open(env, file, filename, options).await?;
-        Self::below(env, top, is_base).await
+        Self::below(env, top, None, is_base).await
     }
 
-    /// The same of an image that is open for writing, without what lies below it.
+    /// The same of an image that is open for writing, without what lies below it. `backing`: what it
+    /// stands on, where the image itself is not to say that.
     ///
     /// # Errors
     /// As for [`open`](Self::open).
     pub async fn below(
         env: &Env,
         top: Arc<Layer>,
+        backing: Option<BackingRef>,
         is_base: &(dyn Fn(&str) -> bool + Send + Sync),
     ) -> Result<Option<Self>> {
-        let (mut layers, mut seen) = (Vec::from([top]), Vec::new());
+        let (mut layers, mut seen, mut given) = (Vec::from([top]), Vec::new(), backing);
         loop {
             let above = &layers[layers.len() - 1];
             let filename = above.filename().to_string();
-            let Some(backing) = above.driver().describe().await?.backing else { return Ok(None) };
+            let named = match given.take() {
+                Some(given) => Some(given),
+                None => above.driver().describe().await?.backing,
+            };
+            let Some(backing) = named else { return Ok(None) };
             let found = is_base(&combine_path(&filename, &backing.name));
             seen.push(filename);
             // Each image of the chain says so of the one below it.

@@ -72,11 +72,12 @@ pub(super) fn run(args: Args) -> Outcome {
                 Ok(found) => found,
                 Err(e) => return Err(Failure::from(e).context("Check failed")),
             };
-            let Some(found) = found else {
+            let Some(mut found) = found else {
                 let what = "This image format does not support checks";
                 return Err(Failure::new(what).with_code(NOT_CHECKABLE));
             };
             image.close().await?;
+            found.summary.filename = filename.to_owned();
             match args.dry_run {
                 true => tell_plan(args, repair, &found),
                 false => tell(args, &found),

@@ -2,7 +2,7 @@
 
 use super::args::{Cache, HostArgs, bytes};
 use super::failure::{Failure, Outcome};
-use super::host::{Host, Opening, Threads, block_on, shown, tell_events};
+use super::host::{Host, NamedBacking, Opening, Threads, block_on, shown, tell_events};
 use super::output::print;
 use super::progress::{Meter, ProgressArgs};
 use sectora_core::image::{CommitChain, CommitOptions, commit};
@@ -86,12 +86,24 @@ async fn open(host: &Host, name: &str, args: &Args, cache: Cache) -> Result<Comm
         without_backing: true,
         ..Opening::to_read(args.format.as_deref(), cache)
     };
-    let top = host.open(name, how).await?;
+    let named = host.backing_of(name);
+    let top = match &named {
+        NamedBacking::Given { rest, .. } if args.format.is_none() => {
+            let how = Opening { image_opts: Some(false), ..how };
+            host.open_named(rest, how).await.map_err(|e| Failure::opening(name, &e))?
+        }
+        _ => host.open(name, how).await?,
+    };
     let top_name = top.filename().to_owned();
     let base = args.base.as_deref();
     let is_base = |found: &str| base.is_none_or(|base| means(&top_name, base, found));
-    if !host.hides_backing(name) {
-        let chain = CommitChain::below(&host.env(cache), top, &is_base).await;
+    let given = match named {
+        NamedBacking::Nothing => None,
+        NamedBacking::Unsaid => Some(None),
+        NamedBacking::Given { backing, .. } => Some(Some(backing)),
+    };
+    if let Some(given) = given {
+        let chain = CommitChain::below(&host.env(cache), top, given, &is_base).await;
         if let Some(chain) = chain.map_err(|e| Failure::opening(name, &e))? {
             tell_events(chain.base());
             return Ok(chain);

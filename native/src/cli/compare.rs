@@ -58,7 +58,7 @@ const NOT_TOLD: u8 = 3;
 const NOT_READ: u8 = 4;
 
 pub(super) fn run(args: Args) -> Outcome {
-    args.host.check()?;
+    args.host.check().map_err(|f| f.with_code(NOT_OPENED))?;
     let [first, second] = &args.filenames[..] else {
         return Err(Failure::usage("Expecting two image file names"));
     };

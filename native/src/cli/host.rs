@@ -13,10 +13,12 @@ use crate::runtime::NativeRuntime;
 use crate::storage::{Aio, Claim, FileDevice, FileOpener, FileOptions, Locking};
 use sectora_core::Error;
 use sectora_core::format::{
-    Backing, DataSource, DriverEvent, Env, FormatName, KeySource, Layer, NotFreed, OpenOptions,
-    open,
+    Backing, BackingRef, DataSource, DriverEvent, Env, FormatName, KeySource, Layer, NotFreed,
+    OpenOptions, open,
 };
-use sectora_core::graph::{self, Inherited, OptionList, OptionValue, Options, Protocols};
+use sectora_core::graph::{
+    self, ChildOptions, Inherited, OptionList, OptionValue, Options, Protocols,
+};
 use sectora_core::io::{Access, Device, Runtime, Unrestricted};
 use std::future::Future;
 use std::sync::Arc;
@@ -52,6 +54,16 @@ where
         }
     };
     started.map_err(|e| Failure::new(format!("cannot start: {e}")))?
+}
+
+/// What the name of an image says of its backing file.
+pub(super) enum NamedBacking {
+    /// Nothing: the image says it.
+    Unsaid,
+    /// That there is none.
+    Nothing,
+    /// Which one it is, and what else the name says.
+    Given { rest: String, backing: BackingRef },
 }
 
 /// How a command opens files.
@@ -176,16 +188,23 @@ impl Host {
         self.open_named(name, how).await.map_err(|e| Failure::opening(name, &e))
     }
 
-    /// True where the name of an image says that it stands on nothing, whatever the image says.
-    pub(super) fn hides_backing(&self, name: &str) -> bool {
+    /// What the name of an image says of what the image stands on, whatever the image says.
+    pub(super) fn backing_of(&self, name: &str) -> NamedBacking {
         let options = match (self.image_opts, name.strip_prefix("json:")) {
             (true, _) => Some(Options::parse_list(name).options),
             (false, Some(text)) => Options::parse_json(text).ok(),
             (false, None) => None,
         };
-        options.is_some_and(|options| {
-            options.has("backing") && matches!(options.peek("backing"), None | Some(""))
-        })
+        let Some(mut rest) = options else { return NamedBacking::Unsaid };
+        match rest.take_child("backing") {
+            Ok(ChildOptions::Null) => NamedBacking::Nothing,
+            Ok(ChildOptions::Node(name)) if name.is_empty() => NamedBacking::Nothing,
+            Ok(ChildOptions::Inline(below)) if below.has_child("file") => {
+                let backing = BackingRef { name: below.to_json_name(), format: None };
+                NamedBacking::Given { rest: rest.to_json_name(), backing }
+            }
+            _ => NamedBacking::Unsaid,
+        }
     }
 
     /// The same for who has words of its own for what went wrong.

@@ -8,7 +8,7 @@ use super::progress::{Meter, ProgressArgs};
 use sectora_core::ErrorKind;
 use sectora_core::format::{BackingRef, FormatName, Layer};
 use sectora_core::image::{RebaseOptions, rebase};
-use sectora_core::io::{Access, BlockDevice, Capabilities, Device, combine_path};
+use sectora_core::io::{Access, BlockDevice, Capabilities, Device, combine_path, has_protocol};
 use std::sync::Arc;
 
 #[derive(Debug, clap::Args)]
@@ -101,7 +101,7 @@ impl Job<'_> {
         };
         let image = self.host.open(self.filename, how).await?;
         let compressed = image.capabilities().contains(Capabilities::COMPRESSED);
-        if args.compress && !args.backing_unsafe && !compressed {
+        if args.compress && !compressed {
             return Err(Failure::new("Compression not supported for this file format"));
         }
         let name = args.backing.as_deref().unwrap_or_default();
@@ -149,6 +149,12 @@ impl Job<'_> {
     }
 
     async fn open_new(&self, image: &Layer, name: &str) -> Result<Arc<Layer>, Failure> {
+        if image.filename().starts_with("json:") && !has_protocol(name) && !name.starts_with('/') {
+            return Err(Failure::new(format!(
+                "Could not resolve backing filename: Cannot use relative backing file names for '{}'",
+                image.filename()
+            )));
+        }
         let full = combine_path(image.filename(), name);
         let how = Opening {
             image_opts: Some(false),

@@ -150,12 +150,6 @@ impl Disk {
         if settings.force_share && !settings.read_only && !settings.snapshot {
             return Err(Error::invalid("force-share=on can only be used with read-only images"));
         }
-        if settings.aio == AioMode::Native && !settings.cache.direct && !name.starts_with("nbd") {
-            return Err(Error::invalid(
-                "aio=native was specified, but it requires cache.direct=on, which was not \
-                 specified.",
-            ));
-        }
         if name.is_empty() && settings.options.is_empty() {
             return Err(Error::invalid("The 'file' block driver requires a file name"));
         }
@@ -365,7 +359,8 @@ impl Settings {
         match self.aio {
             AioMode::Auto => Aio::Auto,
             AioMode::Threads => Aio::Threads,
-            AioMode::Native | AioMode::IoUring => Aio::IoUring,
+            AioMode::Native => Aio::Native,
+            AioMode::IoUring => Aio::IoUring,
         }
     }
 

@@ -208,9 +208,6 @@ impl Args {
         let handshake_limit = self.handshake_limit()?;
         let detect_zeroes = self.detect_zeroes(discard)?;
         self.check_socket()?;
-        if self.image_opts && self.format.is_some() {
-            return fail("--image-opts and -f are mutually exclusive");
-        }
         let objects = Objects::new(&self.object)?;
         if self.list {
             return self.list_mode(&objects);
@@ -227,6 +224,9 @@ impl Args {
                 return fail("--tls-hostname is not permitted without --tls-creds");
             }
             None => None,
+            Some(_) if self.connect.is_some() => {
+                return fail("TLS is not supported with a host device");
+            }
             Some(_) if self.tls_hostname.is_some() => {
                 return fail("TLS hostname is only supported with export list");
             }

@@ -47,8 +47,8 @@ async fn serve(how: Serve, runtime: Arc<dyn Runtime>, child: bool) -> Outcome {
     // From here on a signal ends the program the way an end does.
     let mut signals = Endings::new();
     let mut listening = listen(&how.place, how.selinux_label.as_deref()).await?;
-    if let Some(device) = &how.connect {
-        connect(device)?;
+    if how.image_opts && how.format.is_some() {
+        return Err(Failure::new("--image-opts and -f are mutually exclusive"));
     }
     let host = Host::by_itself(runtime, how.objects.clone(), how.aio, false)
         .with_image_opts(how.image_opts);
@@ -85,6 +85,9 @@ async fn serve(how: Serve, runtime: Arc<dyn Runtime>, child: bool) -> Outcome {
     let export = Arc::new(export);
     if let Some(path) = &how.pid_file {
         write_pid(path)?;
+    }
+    if let Some(device) = &how.connect {
+        connect(device)?;
     }
     if child {
         background::detach(how.verbose)?;

@@ -93,10 +93,13 @@ impl Objects {
     /// Makes the objects of several `--object`, in their order: one may use those before it.
     pub(super) fn new(definitions: &[String]) -> Result<Self, Failure> {
         let objects = Self::default();
-        for definition in definitions {
-            objects.add(Definition::parse(definition)?)?;
-        }
+        definitions.iter().try_for_each(|definition| objects.define(definition))?;
         Ok(objects)
+    }
+
+    /// Makes the object of one more `--object`.
+    pub(super) fn define(&self, definition: &str) -> Result<(), Failure> {
+        self.add(Definition::parse(definition)?)
     }
 
     /// The objects of a daemon: none yet.
