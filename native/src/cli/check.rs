@@ -55,6 +55,9 @@ pub(super) fn run(args: Args) -> Outcome {
     let filename = given.filename()?;
     let cache = Cache::source(args.cache.as_deref())?;
     let now = if args.dry_run { Repair::Nothing } else { repair };
+    if given.host.image_opts && given.format.is_some() {
+        return Err(Failure::new("--image-opts and --format are mutually exclusive"));
+    }
     if now != Repair::Nothing && given.force_share {
         return Err(Failure::new(format!(
             "Could not open '{filename}': force-share=on can only be used with read-only images"

@@ -51,7 +51,7 @@ pub(super) struct Args {
 }
 
 /// An image could not be opened.
-const NOT_OPENED: u8 = 2;
+pub(super) const NOT_OPENED: u8 = 2;
 /// What is allocated in an image is unknown.
 const NOT_TOLD: u8 = 3;
 /// An image could not be read.

@@ -155,9 +155,6 @@ impl Disk {
         }
         // Whether there is such a format comes first.
         settings.format.as_deref().map(str::parse::<FormatName>).transpose()?;
-        if settings.copy_on_read && settings.read_only {
-            return Err(Error::denied("Can't use copy-on-read on read-only device"));
-        }
         let access = match settings.read_only || settings.snapshot {
             true => Access::ReadOnly,
             false => Access::ReadWrite,
@@ -172,6 +169,9 @@ impl Disk {
         let host =
             Host::by_itself(runtime.clone(), objects.clone(), settings.aio(), settings.force_share);
         let mut layer = host.open_named(name, how).await?;
+        if settings.copy_on_read && settings.read_only {
+            return Err(Error::denied("Can't use copy-on-read on read-only device"));
+        }
         let damage: Arc<Damage> = Arc::default();
         damage.clone().listen(&layer);
         if settings.snapshot {
