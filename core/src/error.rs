@@ -144,6 +144,12 @@ impl Error {
         self
     }
 
+    /// This error as the cause of one of the same kind that says what was being done.
+    #[must_use]
+    pub fn during(self, what: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(self.kind(), what).because(self)
+    }
+
     /// The kind, for code.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
@@ -156,16 +162,21 @@ impl Error {
         &self.0.what
     }
 
-    /// The image format whose rule or limit it is.
+    /// The image format whose rule or limit it is; that of its cause where it has none itself.
     #[must_use]
     pub fn format(&self) -> Option<&'static str> {
-        self.0.format
+        self.0.format.or_else(|| self.cause()?.format())
     }
 
-    /// The offset in the file at which the trouble lies.
+    /// The offset in the file at which the trouble lies; that of its cause where it has none itself.
     #[must_use]
     pub fn offset(&self) -> Option<u64> {
-        self.0.at
+        self.0.at.or_else(|| self.cause()?.offset())
+    }
+
+    /// The cause, where it is of the engine.
+    fn cause(&self) -> Option<&Self> {
+        self.0.source.as_deref()?.downcast_ref()
     }
 }
 
@@ -214,6 +225,7 @@ mod tests {
         );
         assert_eq!(e.kind(), ErrorKind::Corrupt);
         let outer = Error::io("cannot read").because(e);
+        assert_eq!((outer.format(), outer.offset()), (Some("qcow2"), Some(0x30001)));
         assert!(outer.to_string().ends_with("(at offset 0x30001)"));
     }
 }

@@ -107,10 +107,11 @@ pub(crate) fn union(container: &Attributes, mut item: ItemEnum) -> syn::Result<T
     });
     let described = describe(container, &ident.to_string(), &shape);
     let content = container.content.then(|| quote!(, content = "data"));
+    let serialize = (!container.ordered).then(|| quote!(serde::Serialize,));
     Ok(quote! {
         // There are few of these at a time: boxes would only be in the way.
         #[allow(clippy::large_enum_variant)]
-        #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+        #[derive(Clone, Debug, PartialEq, #serialize serde::Deserialize)]
         #[serde(tag = #tag #content)]
         #item
         impl crate::qapi::schema::Qapi for #ident { #described }

@@ -11,9 +11,9 @@
 //! A union whose base has more members is a struct with one field `#[qapi(branches)]` that holds
 //! the enum; the field stands where the base has the tag.
 //!
-//! For items: `tag`, `by`, `content` (branches are wrapped in a member `data`), `alternate`, `snake`
-//! (names with underscores, not dashes), `what` (the word for a value in messages). For fields and
-//! variants: `name`, `base`, `branches`. For all: `deprecated`, `unstable`, `features = "a b"`,
+//! For items: `tag`, `by`, `content` (branches are wrapped in a member `data`), `ordered` (`Serialize` is
+//! written by hand, for the order of its members), `alternate`, `snake` (names with underscores, not
+//! dashes), `what` (the word for a value in messages). For fields and variants: `name`, `base`, `branches`. For all: `deprecated`, `unstable`, `features = "a b"`,
 //! `cond = "C"` (the schema's condition).
 //!
 //! The code it makes names `crate::qapi`: it is for `sectora-core` alone.

@@ -7,33 +7,35 @@ use crate::format::qcow2::{self, OverlapCheckMode, OverlapChecks};
 use crate::format::{EncryptionOptions, FormatName, KeySource, OpenOptions};
 use crate::{Error, Result};
 use alloc::borrow::ToOwned;
+use alloc::vec::Vec;
 #[cfg(feature = "qcow2")]
-use alloc::{format, vec::Vec};
+use alloc::{format, string::ToString};
 
-/// Takes the options of `format` out of `options`. True where one of them decides what the image's
-/// contents are, so that the name of the file alone does not say it.
+/// Takes the options of `format` out of `options`. What is given are the names of those that decide
+/// what the image's contents are, so that the name of the file alone does not say it.
 pub(super) fn take(
     format: FormatName,
     options: &mut Options,
     base: &mut OpenOptions,
     protocols: &dyn Protocols,
-) -> Result<bool> {
+) -> Result<Vec<&'static str>> {
     match format {
         #[cfg(feature = "qcow2")]
         FormatName::Qcow2 => take_qcow2(options, base, protocols),
         #[cfg(feature = "raw")]
         FormatName::Raw => take_raw(options, base),
-        _ => Ok(false),
+        _ => Ok(Vec::new()),
     }
 }
 
 /// `BlockdevOptionsRaw`.
 #[cfg(feature = "raw")]
-fn take_raw(options: &mut Options, base: &mut OpenOptions) -> Result<bool> {
+fn take_raw(options: &mut Options, base: &mut OpenOptions) -> Result<Vec<&'static str>> {
+    let given = ["offset", "size"].into_iter().filter(|name| options.has(name)).collect();
     let (offset, size) = (options.take_size("offset")?, options.take_size("size")?);
     base.raw.offset = offset.unwrap_or(0);
     base.raw.size = size;
-    Ok(offset.is_some() || size.is_some())
+    Ok(given)
 }
 
 /// `BlockdevOptionsQcow2`.
@@ -42,7 +44,8 @@ fn take_qcow2(
     options: &mut Options,
     base: &mut OpenOptions,
     protocols: &dyn Protocols,
-) -> Result<bool> {
+) -> Result<Vec<&'static str>> {
+    let given = KEY_SECRET.into_iter().filter(|name| options.has(name)).collect();
     base.lazy_refcounts = options.take_flag("lazy-refcounts")?.or(base.lazy_refcounts);
     base.qcow2 = qcow2_options(options, &base.qcow2)?;
     if !options.has("encrypt")
@@ -50,8 +53,12 @@ fn take_qcow2(
     {
         take_encryption(&mut below, base, protocols);
     }
-    Ok(false)
+    Ok(given)
 }
+
+/// Who has no key reads nothing.
+#[cfg(feature = "qcow2")]
+const KEY_SECRET: [&str; 1] = ["encrypt.key-secret"];
 
 /// `BlockdevQcow2Encryption`. Whether there is an encryption that they can be about is known when the
 /// header has been read.
@@ -90,13 +97,17 @@ fn qcow2_options(options: &mut Options, old: &qcow2::OpenOptions) -> Result<qcow
         pass_other: options.take_flag("pass-discard-other")?.or(old_discard.pass_other),
         no_unref: options.take_flag("discard-no-unref")?.unwrap_or(old_discard.no_unref),
     };
-    let overlap_check = overlap_checks(options, old.overlap_check)?;
-    Ok(qcow2::OpenOptions { overlap_check, cache, discard })
+    let (overlap_check, overlap_mistake) = match overlap_checks(options, old.overlap_check)? {
+        Ok(checks) => (checks, None),
+        Err(mistake) => (old.overlap_check, Some(mistake.to_string())),
+    };
+    Ok(qcow2::OpenOptions { overlap_check, overlap_mistake, cache, discard })
 }
 
-/// `Qcow2OverlapChecks`: a mode, or flags on top of one.
+/// `Qcow2OverlapChecks`: a mode, or flags on top of one. What is wrong with a mode is told later than
+/// what is wrong with a flag.
 #[cfg(feature = "qcow2")]
-fn overlap_checks(options: &mut Options, old: OverlapChecks) -> Result<OverlapChecks> {
+fn overlap_checks(options: &mut Options, old: OverlapChecks) -> Result<Result<OverlapChecks>> {
     let mode = options.take_text("overlap-check");
     let template = options.take_text("overlap-check.template");
     let mut flags = Vec::new();
@@ -108,15 +119,15 @@ fn overlap_checks(options: &mut Options, old: OverlapChecks) -> Result<OverlapCh
     if let (Some(mode), Some(template)) = (&mode, &template)
         && mode != template
     {
-        return Err(Error::invalid(format!(
+        return Ok(Err(Error::invalid(format!(
             "Conflicting values for qcow2 options 'overlap-check' ('{mode}') and \
              'overlap-check.template' ('{template}')"
-        )));
+        ))));
     }
-    let mut checks = match mode.or(template) {
-        Some(mode) => mode.parse::<OverlapCheckMode>()?.into(),
-        None => old,
-    };
-    flags.into_iter().for_each(|(flag, on)| checks.set(flag, on));
-    Ok(checks)
+    let mode = mode.or(template).map(|mode| mode.parse::<OverlapCheckMode>()).transpose();
+    Ok(mode.map(|mode| {
+        let mut checks = mode.map_or(old, OverlapChecks::from);
+        flags.into_iter().for_each(|(flag, on)| checks.set(flag, on));
+        checks
+    }))
 }

@@ -12,6 +12,7 @@ use crate::format::{
 use crate::image::no_secret;
 use crate::io::{Access, BoxFuture, Device, Opened};
 use crate::{Error, ErrorKind, Result};
+use alloc::borrow::ToOwned;
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -210,20 +211,27 @@ impl Opener<'_> {
                 let filename = Arc::from(found.filename.as_str());
                 base.data_file = DataSource::Given(DataFile { device: found.device, filename });
             }
-            if let Some(left) = options.first() {
-                return Err(Error::invalid(format!(
-                    "Block format '{format}' does not support the option '{left}'"
-                )));
+            // Whatever else is wrong is told before that; nothing is written to find it.
+            let left = options.first().map(ToOwned::to_owned);
+            if left.is_some() {
+                base.access = Access::ReadOnly;
             }
             // Where the options change what is read, the name of the file alone does not say it.
-            let name = match own {
-                true => full_name(strong, format),
-                false => file.filename,
+            let name = match &own[..] {
+                [] => file.filename,
+                names => full_name(strong.only(names), &file.filename, format),
             };
             if format != FormatName::Raw && self.chain.contains(&name) {
                 return Err(format::infinite_loop(&name));
             }
-            format::open_chain(self.env, file.device, &name, base, &mut self.chain.clone()).await
+            let chain = &mut self.chain.clone();
+            let layer = format::open_chain(self.env, file.device, &name, base, chain).await?;
+            match left {
+                Some(left) => Err(Error::invalid(format!(
+                    "Block format '{format}' does not support the option '{left}'"
+                ))),
+                None => Ok(layer),
+            }
         })
     }
 
@@ -415,10 +423,12 @@ pub(super) fn check_node_name(name: &str) -> Result<()> {
 }
 
 /// The `json:` name of an image whose file name does not say all.
-fn full_name(mut options: Options, format: FormatName) -> String {
+fn full_name(mut options: Options, file: &str, format: FormatName) -> String {
     options.set_default("driver", format.as_str());
-    if options.has("file.filename") {
+    if options.has("file.filename") && matches!(options.peek("file.driver"), None | Some("file")) {
+        options.remove_child("file");
         options.set_default("file.driver", "file");
+        options.set_default("file.filename", file);
     }
     options.to_json_name()
 }

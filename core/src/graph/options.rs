@@ -237,6 +237,11 @@ impl Options {
         self.0.remove(name);
     }
 
+    /// Drops all options of a child.
+    pub(super) fn remove_child(&mut self, name: &str) {
+        self.0.retain(|key, _| key != name && member(key, name).is_none());
+    }
+
     /// A value as text, whatever it was written as.
     pub fn take_text(&mut self, name: &str) -> Option<String> {
         self.0.remove(name)?.text().map(ToOwned::to_owned)
@@ -342,7 +347,15 @@ impl Options {
         }
     }
 
-    /// The options as a `json:` name, the driver first.
+    /// Of these options, those with these names and all of the child `file`.
+    #[must_use]
+    pub(super) fn only(mut self, names: &[&str]) -> Self {
+        self.0.retain(|name, _| names.contains(&&**name) || member(name, "file").is_some());
+        self
+    }
+
+    /// The options as a `json:` name, in the order in which the reference has those that such names
+    /// consist of: what is about the driver around its name, the file last.
     #[must_use]
     pub fn to_json_name(&self) -> String {
         format!("json:{}", self.to_json())
@@ -351,8 +364,10 @@ impl Options {
     fn to_json(&self) -> String {
         let mut parts = Vec::new();
         let mut rest = self.clone();
-        if let Some(driver) = rest.0.remove("driver") {
-            parts.push(format!("\"driver\": {}", quoted(&driver)));
+        for key in ["encrypt.key-secret", "offset", "driver", "size"] {
+            if let Some(value) = rest.0.remove(key) {
+                parts.push(format!("\"{key}\": {}", quoted(&value)));
+            }
         }
         while let Some(key) = rest.first().map(ToOwned::to_owned) {
             match key.split_once('.') {

@@ -7,7 +7,7 @@
 use super::open::{Inherited, Opener, Protocols};
 use super::options::{OptionValue, Options};
 use crate::format::{ByOptions, Described, Env, Layer};
-use crate::io::{Access, BoxFuture, Opened, Reference, ReferenceKind, has_protocol};
+use crate::io::{BoxFuture, Opened, Reference, ReferenceKind, has_protocol};
 use crate::{Error, Result};
 use alloc::borrow::ToOwned;
 use alloc::boxed::Box;
@@ -29,8 +29,8 @@ pub(crate) async fn open_described(env: &Env, described: Described<'_>) -> Resul
     if let Some(format) = format {
         options.set("driver", OptionValue::Text(format.to_owned()));
     }
-    let how =
-        Inherited { access: Access::ReadOnly, direct: false, no_flush: false, force_share: false };
+    let access = base.access;
+    let how = Inherited { access, direct: false, no_flush: false, force_share: false };
     let protocols = ByPolicy { env, referrer };
     Opener { env, protocols: &protocols, chain }.image(options, base, how, 0).await
 }

@@ -4,7 +4,7 @@ use super::Progress;
 use super::rate::RateLimit;
 use super::walk::Walker;
 use crate::format::detect::{BACKING_FAILED, MAX_CHAIN, too_long};
-use crate::format::{Backing, BackingRef, Env, FormatName, Layer, OpenOptions, open};
+use crate::format::{Backing, BackingRef, Described, Env, FormatName, Layer, OpenOptions, open};
 use crate::io::{
     Access, BlockDevice, Device, Preallocation, Reference, ReferenceKind, Runtime, ZeroFlags,
     combine_path,
@@ -50,43 +50,84 @@ impl CommitChain {
         format: Option<FormatName>,
         is_base: &(dyn Fn(&str) -> bool + Send + Sync),
     ) -> Result<Option<Self>> {
-        let (mut file, mut filename, mut format) = (file, filename.to_string(), format);
-        let mut access = Access::ReadWrite;
-        let (mut layers, mut seen): (Vec<Arc<Layer>>, Vec<String>) = (Vec::new(), Vec::new());
+        let options = OpenOptions {
+            format,
+            access: Access::ReadWrite,
+            backing: Backing::Ignore,
+            ..OpenOptions::default()
+        };
+        let top = open(env, file, filename, options).await?;
+        Self::below(env, top, None, is_base).await
+    }
+
+    /// The same of an image that is open for writing, without what lies below it. `backing`: what it
+    /// stands on, where the image itself is not to say that.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open).
+    pub async fn below(
+        env: &Env,
+        top: Arc<Layer>,
+        backing: Option<BackingRef>,
+        is_base: &(dyn Fn(&str) -> bool + Send + Sync),
+    ) -> Result<Option<Self>> {
+        let (mut layers, mut seen, mut given) = (Vec::from([top]), Vec::new(), backing);
         loop {
-            let options =
-                OpenOptions { format, access, backing: Backing::Ignore, ..OpenOptions::default() };
-            let above = layers.len();
-            let layer = open(env, file, &filename, options).await;
-            let layer = layer.map_err(|e| (0..above).fold(e, |e, _| e.context(BACKING_FAILED)))?;
-            let backing = layer.driver().describe().await?.backing;
-            layers.push(layer);
-            let Some(BackingRef { name, format: named }) = backing else { return Ok(None) };
-            let found = is_base(&combine_path(&filename, &name));
-            access = if found { Access::ReadWrite } else { Access::ReadOnly };
-            let kind = ReferenceKind::Backing;
-            let reference = Reference { kind, name: &name, referrer: &filename, access };
+            let above = &layers[layers.len() - 1];
+            let filename = above.filename().to_string();
+            let named = match given.take() {
+                Some(given) => Some(given),
+                None => above.driver().describe().await?.backing,
+            };
+            let Some(backing) = named else { return Ok(None) };
+            let found = is_base(&combine_path(&filename, &backing.name));
+            seen.push(filename);
             // Each image of the chain says so of the one below it.
             let depth = layers.len();
             let failed = |e: Error| (0..depth).fold(e, |e, _| e.context(BACKING_FAILED));
-            let opened = env.policy.open(reference).await.map_err(failed)?;
-            seen.push(filename);
-            if seen.contains(&opened.filename) {
-                let what = format!("backing file '{}' creates an infinite loop", opened.filename);
-                return Err(Error::corrupt(what));
-            }
-            if seen.len() >= MAX_CHAIN {
-                return Err(too_long());
-            }
-            format = named.as_deref().map(FormatName::from_str).transpose()?;
+            let layer = Self::next(env, backing, &seen, found).await.map_err(failed)?;
             if found {
-                let options = OpenOptions { format, access, ..OpenOptions::default() };
-                let base = open(env, opened.device, &opened.filename, options).await;
-                let base = base.map_err(failed)?;
-                return Ok(Some(Self { layers, base }));
+                return Ok(Some(Self { layers, base: layer }));
             }
-            (file, filename) = (opened.device, opened.filename);
+            layers.push(layer);
         }
+    }
+
+    /// The image that the last one of `seen` names: the base with all that is below it.
+    async fn next(
+        env: &Env,
+        backing: BackingRef,
+        seen: &[String],
+        is_base: bool,
+    ) -> Result<Arc<Layer>> {
+        let referrer = seen.last().map_or("", String::as_str);
+        let name = &backing.name;
+        let (access, below) = match is_base {
+            true => (Access::ReadWrite, Backing::Follow),
+            false => (Access::ReadOnly, Backing::Ignore),
+        };
+        let options = OpenOptions {
+            access,
+            backing: below,
+            by_options: Some(crate::graph::by_options()),
+            ..OpenOptions::default()
+        };
+        if let Some(text) = name.strip_prefix("json:") {
+            let (format, chain) = (backing.format.as_deref(), seen.to_vec());
+            let described = Described { text, referrer, format, options, chain };
+            return crate::graph::open_described(env, described).await;
+        }
+        let reference = Reference { kind: ReferenceKind::Backing, name, referrer, access };
+        let opened = env.policy.open(reference).await?;
+        if seen.contains(&opened.filename) {
+            let what = format!("backing file '{}' creates an infinite loop", opened.filename);
+            return Err(Error::corrupt(what));
+        }
+        if seen.len() >= MAX_CHAIN {
+            return Err(too_long());
+        }
+        let format = backing.format.as_deref().map(FormatName::from_str).transpose()?;
+        open(env, opened.device, &opened.filename, OpenOptions { format, ..options }).await
     }
 
     /// The image whose data is written.

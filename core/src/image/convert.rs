@@ -241,8 +241,7 @@ impl Job {
                 return Ok(None);
             }
             let Some(extent) = cursor.extents.front().cloned() else {
-                let found = self.source.extents(cursor.at, end - cursor.at).await?;
-                cursor.extents = found.into();
+                cursor.extents = self.extents(cursor.at).await?.into();
                 continue;
             };
             if extent.end() <= cursor.at {
@@ -274,6 +273,12 @@ impl Job {
         }
     }
 
+    /// What the source has from `at` on.
+    async fn extents(&self, at: u64) -> Result<Vec<Extent>> {
+        let found = self.source.extents(at, self.source.len() - at).await;
+        found.map_err(|e| e.during(format!("error while reading block status at offset {at}")))
+    }
+
     /// True where the target already has what the source's extent would give it.
     fn can_skip(&self, extent: &Extent) -> bool {
         if self.options.target_has_backing {
@@ -298,7 +303,7 @@ impl Job {
         let mut at = start;
         while at < limit {
             let Some(extent) = cursor.extents.iter().find(|e| e.end() > at).cloned() else {
-                let more = self.source.extents(at, end - at).await?;
+                let more = self.extents(at).await?;
                 cursor.extents.extend(more);
                 continue;
             };
@@ -322,11 +327,33 @@ impl Job {
             return self.write(turn, Vec::from([Part::Zero(request.start, request.len)])).await;
         }
         self.limit.pass(request.len).await;
-        let data = self.source.read(request.start, request.len).await.map_err(|e| {
-            e.context(format_args!("error while reading at byte {}", request.start))
-        })?;
+        let data = match self.source.read(request.start, request.len).await {
+            Ok(data) => data,
+            Err(e) => {
+                let (at, e) = self.unreadable(request, e).await;
+                return Err(e.during(format!("error while reading at byte {at}")));
+            }
+        };
         let parts = self.parts(request.start, data);
         self.write(turn, parts).await
+    }
+
+    /// Where a request fails for `error`, and why: of what is compressed, the cluster.
+    async fn unreadable(&self, request: &Request, error: Error) -> (u64, Error) {
+        let unit = u64::from(self.source.limits().granularity);
+        let end = request.start + request.len;
+        let mut at = request.start;
+        let found = self.source.extents(at, request.len).await.unwrap_or_default();
+        if unit > 1 && found.iter().any(|e| e.flags.contains(ExtentFlags::COMPRESSED)) {
+            while at < end {
+                let next = (at - at % unit).saturating_add(unit).min(end);
+                if let Err(e) = self.source.read(at, next - at).await {
+                    return (at, e);
+                }
+                at = next;
+            }
+        }
+        (request.start, error)
     }
 
     /// Divides data into runs that are written and runs of zeroes. All of them begin and end on
@@ -368,7 +395,7 @@ impl Job {
 
     async fn write(&self, turn: Turn<'_>, parts: Vec<Part>) -> Result<()> {
         let failed =
-            |start| move |e: Error| e.context(format_args!("error while writing at byte {start}"));
+            |start| move |e: Error| e.during(format!("error while writing at byte {start}"));
         let mut turn = Some(turn);
         for part in parts {
             match part {

@@ -1,8 +1,8 @@
 //! The allocation map of an image and its backing chain.
 
-use crate::Result;
 use crate::io::{Device, Extent};
 use crate::qapi::MapEntry;
+use crate::{Error, Result};
 use alloc::string::ToString;
 use alloc::vec::Vec;
 
@@ -17,13 +17,30 @@ pub struct Mapper {
     /// Extents of the last answer not given out yet, in reverse.
     waiting: Vec<Extent>,
     current: Option<Extent>,
+    /// Neighbours that are alike are one extent.
+    joins: bool,
+    /// Why nothing is known from here on; what comes before is given out first.
+    failed: Option<Error>,
 }
 
 impl Mapper {
     /// Walks `[start, start + len)` of `device`, as far as the device reaches.
     pub fn new(device: Device, start: u64, len: u64) -> Self {
         let end = device.len().min(start.saturating_add(len));
-        Self { device, at: start, end, waiting: Vec::new(), current: None }
+        Self {
+            device,
+            at: start,
+            end,
+            waiting: Vec::new(),
+            current: None,
+            joins: true,
+            failed: None,
+        }
+    }
+
+    /// The same without looking further than the device tells at once: extents may be shorter.
+    pub(super) fn in_parts(device: Device, start: u64, len: u64) -> Self {
+        Self { joins: false, ..Self::new(device, start, len) }
     }
 
     /// The next extent; `None` at the end of the range.
@@ -33,14 +50,29 @@ impl Mapper {
     pub async fn next_extent(&mut self) -> Result<Option<Extent>> {
         loop {
             let Some(next) = self.waiting.pop() else {
+                if let Some(e) = self.failed.take() {
+                    return Err(e);
+                }
                 if self.at >= self.end {
                     return Ok(self.current.take());
                 }
-                self.waiting = self.device.extents(self.at, self.end - self.at).await?;
+                match self.device.extents(self.at, self.end - self.at).await {
+                    Ok(found) => self.waiting = found,
+                    Err(e) => match self.current.take() {
+                        Some(current) => {
+                            self.failed = Some(e);
+                            return Ok(Some(current));
+                        }
+                        None => return Err(e),
+                    },
+                }
                 self.waiting.reverse();
                 continue;
             };
             self.at = next.end();
+            if !self.joins {
+                return Ok(Some(next));
+            }
             match &mut self.current {
                 None => self.current = Some(next),
                 Some(current) => {

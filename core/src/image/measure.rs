@@ -32,7 +32,8 @@ pub async fn measure_source(
         // What the backing file holds already is not looked at: the estimate is the safe one.
         NewImage::Qcow2(options) if options.backing.is_some() => u64::MAX,
         NewImage::Qcow2(options) => data_of(source, options.cluster_size.into(), progress).await?,
-        NewImage::Raw(_) => data_of(source, 1, progress).await?,
+        // It is as long as the disk, whatever is in it.
+        NewImage::Raw(_) => 0,
     };
     let bitmaps = measure_bitmaps(image, source).await?;
     Ok(BlockMeasureInfo { bitmaps, ..measure(image, data)? })
@@ -44,7 +45,8 @@ async fn data_of(source: &Arc<Layer>, cluster: u64, progress: Progress<'_>) -> R
     let mut mapper = Mapper::new(source.clone(), 0, size);
     // End of the last cluster that was counted: two extents may share one.
     let (mut data, mut counted) = (0, 0);
-    while let Some(extent) = mapper.next_extent().await? {
+    let failed = |e: crate::Error| e.during("Unable to get block status");
+    while let Some(extent) = mapper.next_extent().await.map_err(failed)? {
         if !extent.is_zero() {
             let start = (extent.start - extent.start % cluster).max(counted);
             counted =

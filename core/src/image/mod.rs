@@ -30,7 +30,7 @@ pub use bitmap::{BitmapAction, bitmap, copy_bitmaps, persistent_bitmaps};
 pub use check::{Check, check};
 pub use commit::{CommitChain, CommitOptions, commit};
 pub use compact::{CompactOptions, Compacted, compact};
-pub use compare::{CompareOptions, Difference, compare};
+pub use compare::{CompareError, CompareOptions, Difference, compare};
 pub use convert::{ConvertOptions, convert, stream};
 pub use create::{NewImage, create};
 pub use encryption::{NoSecrets, Secrets, amend_encryption, amend_encryption_options, no_secret};

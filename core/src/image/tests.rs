@@ -275,7 +275,7 @@ fn a_comparison_or_map_of_what_cannot_be_read_fails() {
             let same = compare(&a, &other, CompareOptions { strict: true }, &no_progress).await;
             match device.failed() {
                 0 => assert_eq!(same.expect("readable"), None),
-                _ => assert_eq!(same.expect_err("unreadable").kind(), ErrorKind::Io),
+                _ => assert_eq!(same.expect_err("unreadable").error.kind(), ErrorKind::Io),
             }
         });
         assert!(calls.await > 3);

@@ -189,7 +189,7 @@ pub(super) fn run(mut args: Args) -> Outcome {
             // A request that does not fit is refused before it is sent: an error of the disk.
             let done = send(&image, series).await.map_err(|e| match e.kind() {
                 ErrorKind::InvalidInput => Failure::new("Failed request: Input/output error"),
-                _ => Failure::from(e).context("Failed request"),
+                _ => Failure::of("Failed request", &e),
             });
             let took = began.elapsed();
             done?;

@@ -55,6 +55,9 @@ pub(super) fn run(args: Args) -> Outcome {
     let filename = given.filename()?;
     let cache = Cache::source(args.cache.as_deref())?;
     let now = if args.dry_run { Repair::Nothing } else { repair };
+    if given.host.image_opts && given.format.is_some() {
+        return Err(Failure::new("--image-opts and --format are mutually exclusive"));
+    }
     if now != Repair::Nothing && given.force_share {
         return Err(Failure::new(format!(
             "Could not open '{filename}': force-share=on can only be used with read-only images"
@@ -72,11 +75,12 @@ pub(super) fn run(args: Args) -> Outcome {
                 Ok(found) => found,
                 Err(e) => return Err(Failure::from(e).context("Check failed")),
             };
-            let Some(found) = found else {
+            let Some(mut found) = found else {
                 let what = "This image format does not support checks";
                 return Err(Failure::new(what).with_code(NOT_CHECKABLE));
             };
             image.close().await?;
+            found.summary.filename = filename.to_owned();
             match args.dry_run {
                 true => tell_plan(args, repair, &found),
                 false => tell(args, &found),

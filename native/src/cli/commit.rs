@@ -2,14 +2,12 @@
 
 use super::args::{Cache, HostArgs, bytes};
 use super::failure::{Failure, Outcome};
-use super::host::{Host, Opening, Threads, block_on, shown, tell_events};
-use super::output::{print, warn_of_guess};
+use super::host::{Host, NamedBacking, Opening, Threads, block_on, shown, tell_events};
+use super::output::print;
 use super::progress::{Meter, ProgressArgs};
-use crate::storage::FileOpener;
 use sectora_core::image::{CommitChain, CommitOptions, commit};
 use sectora_core::io::{Access, combine_path};
 use std::path::Path;
-use std::sync::Arc;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -68,7 +66,7 @@ pub(super) fn run(args: Args) -> Outcome {
         let host = Host::new(runtime, &args.host, false);
         let args = &args;
         async move {
-            let chain = open(&host, shown(filename), args, cache).await?;
+            let chain = open(&host, filename, args, cache).await?;
             let meter = Meter::new(&args.progress, args.quiet);
             let tell = |done, total| meter.tell(done, total);
             let done = commit(&host.runtime, &chain, options, &tell).await;
@@ -83,22 +81,32 @@ pub(super) fn run(args: Args) -> Outcome {
 }
 
 async fn open(host: &Host, name: &str, args: &Args, cache: Cache) -> Result<CommitChain, Failure> {
-    let failed = |e| Failure::opening(name, &e);
-    let format = args.format.as_deref().map(str::parse).transpose().map_err(failed)?;
-    let options = host.opener(cache).options(Access::ReadWrite);
-    let file = Arc::new(FileOpener::open_file(name, &options).map_err(failed)?);
+    let how = Opening {
+        access: Access::ReadWrite,
+        without_backing: true,
+        ..Opening::to_read(args.format.as_deref(), cache)
+    };
+    let named = host.backing_of(name);
+    let top = match &named {
+        NamedBacking::Given { rest, .. } if args.format.is_none() => {
+            let how = Opening { image_opts: Some(false), ..how };
+            host.open_named(rest, how).await.map_err(|e| Failure::opening(name, &e))?
+        }
+        _ => host.open(name, how).await?,
+    };
+    let top_name = top.filename().to_owned();
     let base = args.base.as_deref();
-    let is_base = |found: &str| base.is_none_or(|base| means(name, base, found));
-    let chain = CommitChain::open(&host.env(cache), file, name, format, &is_base).await;
-    if let Some(chain) = chain.map_err(failed)? {
-        tell_events(chain.top());
-        tell_events(chain.base());
-        return Ok(chain);
-    }
-    if args.format.is_none() {
-        let guessed = host.open(name, Opening::to_look_at(None)).await;
-        if guessed.is_ok_and(|image| image.guessed_raw()) {
-            warn_of_guess(name);
+    let is_base = |found: &str| base.is_none_or(|base| means(&top_name, base, found));
+    let given = match named {
+        NamedBacking::Nothing => None,
+        NamedBacking::Unsaid => Some(None),
+        NamedBacking::Given { backing, .. } => Some(Some(backing)),
+    };
+    if let Some(given) = given {
+        let chain = CommitChain::below(&host.env(cache), top, given, &is_base).await;
+        if let Some(chain) = chain.map_err(|e| Failure::opening(name, &e))? {
+            tell_events(chain.base());
+            return Ok(chain);
         }
     }
     Err(match base {

@@ -6,9 +6,9 @@
 use super::args::wants_option_help;
 use super::args::{Cache, HostArgs, bytes, option_help, option_set, target_format};
 use super::create::NewTarget;
-use super::failure::{Failure, Outcome};
+use super::failure::{Failure, Outcome, reason, told};
 use super::host::{Host, Opening, Threads, block_on};
-use super::output::{complain_as, print, warn};
+use super::output::{complain_as, print, stands_in, warn};
 use super::progress::{Meter, ProgressArgs};
 use super::snapshot::{SnapshotParam, open_state};
 use crate::storage::SequentialSink;
@@ -340,7 +340,8 @@ impl Job<'_> {
         let quiet = self.args.quiet;
         let lost = move |offset: u64, _: u64, error: &sectora_core::Error| {
             if !quiet {
-                complain_as(&format!("warning: error while reading offset {offset}: {error}"));
+                let why = if stands_in() { reason(error) } else { told(error) };
+                complain_as(&format!("warning: error while reading offset {offset}: {why}"));
             }
         };
         Ok((Arc::new(Salvage::new(source, Box::new(lost))), layers))
@@ -381,15 +382,15 @@ impl Job<'_> {
     fn target_options(&self, source: &Device) -> Result<OptionSet, Failure> {
         let mut options = option_set(self.format, &self.args.target_options)?;
         options.set("size", &source.len().to_string())?;
-        let not_supported = |_| {
+        let refused = |what| {
             let format = self.format;
-            Failure::new(format!("Backing file not supported for file format '{format}'"))
+            Failure::new(format!("Backing file{what} not supported for file format '{format}'"))
         };
         if let Some(backing) = &self.args.backing {
-            options.set("backing_file", backing).map_err(not_supported)?;
+            options.set("backing_file", backing).map_err(|_| refused(""))?;
         }
         if let Some(format) = &self.args.backing_format {
-            options.set("backing_fmt", format).map_err(not_supported)?;
+            options.set("backing_fmt", format).map_err(|_| refused(" format"))?;
         }
         if options.get("backing_file").is_some() && options.get("backing_fmt").is_none() {
             return Err(Failure::new("Use of backing file requires explicit backing format"));
@@ -476,7 +477,7 @@ impl Job<'_> {
         let tell = |done, total| meter.tell(done, total);
         let result = image::convert(&self.host.runtime, source, &device, options, &tell).await;
         meter.finish();
-        result?;
+        result.map_err(Failure::of_request)?;
         let copied = match &bitmaps {
             Some(from) => self.copy_bitmaps(from, &target),
             None => Ok(()),
@@ -505,7 +506,8 @@ impl Job<'_> {
         let compressed = match source.len() {
             0 => false,
             len => {
-                let extents = source.extents(0, len).await?;
+                // What is wrong with it is told when it is copied.
+                let extents = source.extents(0, len).await.unwrap_or_default();
                 extents.iter().any(|e| e.flags.contains(ExtentFlags::COMPRESSED))
             }
         };

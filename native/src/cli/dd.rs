@@ -4,7 +4,7 @@ use super::args::{Cache, HostArgs, MAX_INT, MAX_OFFSET, bytes_in, number};
 use super::create::NewTarget;
 use super::failure::{Failure, Outcome};
 use super::host::{Host, Opening, Threads, block_on, shown};
-use super::output::complain_as;
+use super::output::{complain_as, stands_in};
 use sectora_core::format::{FormatName, OpenOptions, open};
 use sectora_core::image::{ConvertOptions, OptionSet, convert, create_options, no_progress};
 use sectora_core::io::{Access, Concat, Device, Part};
@@ -130,7 +130,13 @@ async fn copy(
     // Blocks are copied as they are: zeroes are written too.
     let options = ConvertOptions { sparse_size: 0, parallel: 2, ..ConvertOptions::default() };
     let device: Device = layer.clone();
-    convert(&host.runtime, &part, &device, options, &no_progress).await?;
+    let copied = convert(&host.runtime, &part, &device, options, &no_progress).await;
+    copied.map_err(|error| {
+        match stands_in() && error.what().starts_with("error while reading") {
+            true => Failure::of("error while reading from input image file", &error),
+            false => Failure::of_request(error),
+        }
+    })?;
     layer.close().await?;
     new.commit().await.map_err(named)
 }

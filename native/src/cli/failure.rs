@@ -1,8 +1,9 @@
 //! Errors as people read them: texts in qemu-img's shape, and exit codes. The only place.
 
 use super::output::{self, Program};
-use clap::error::{ContextKind, ContextValue, ErrorKind};
-use sectora_core::Error;
+use crate::storage::os_error;
+use clap::error::{ContextKind, ContextValue, ErrorKind as Mistake};
+use sectora_core::{Error, ErrorKind};
 
 /// How a command ends: with an exit code, or with something to say.
 pub(super) type Outcome = Result<u8, Failure>;
@@ -48,6 +49,23 @@ impl Failure {
     /// The image `name` could not be opened.
     pub(super) fn opening(name: &str, error: &Error) -> Self {
         Self::new(format!("Could not open '{name}': {}", told(error)))
+    }
+
+    /// `error` came of `doing` something. The reference says no more than what the operating system
+    /// would call it.
+    pub(super) fn of(doing: &str, error: &Error) -> Self {
+        let why = if output::stands_in() { reason(error) } else { told(error) };
+        Self::new(format!("{doing}: {why}"))
+    }
+
+    /// The same where the error says by itself what was being done, and its cause why it failed.
+    pub(super) fn of_request(error: Error) -> Self {
+        let is_gone = crate::storage::is_broken_pipe(&error);
+        let has_cause = std::error::Error::source(&error).is_some();
+        match output::stands_in() && has_cause && !is_gone {
+            true => Self::new(format!("{}: {}", error.what(), reason(&error))),
+            false => Self::from(error),
+        }
     }
 
     /// The same with another exit code, where it has something to say.
@@ -144,11 +162,33 @@ pub(super) fn told(error: &Error) -> String {
     let text = error.to_string();
     // What could not be opened goes before the name of the format.
     match error.format() {
-        Some(format) if error.what().starts_with("Could not open backing") => {
+        Some(format)
+            if error.what().starts_with("Could not open backing") && text.starts_with(format) =>
+        {
             text[format.len()..].trim_start_matches(": ").to_owned()
         }
         _ => text,
     }
+}
+
+/// What the operating system would call an error, as programs print it.
+pub(super) fn reason(error: &Error) -> String {
+    if os_error(error).is_some() {
+        let text = error.to_string();
+        return text.rsplit(": ").next().unwrap_or_default().to_owned();
+    }
+    match error.kind() {
+        ErrorKind::Unsupported => "Operation not supported",
+        ErrorKind::InvalidInput => "Invalid argument",
+        ErrorKind::Denied => "Operation not permitted",
+        ErrorKind::NoSpace => "No space left on device",
+        ErrorKind::Limit => "File too large",
+        ErrorKind::InUse => "Device or resource busy",
+        ErrorKind::NotFound => "No such file or directory",
+        ErrorKind::Cancelled => "Operation canceled",
+        _ => "Input/output error",
+    }
+    .to_owned()
 }
 
 fn try_help(invoked: &str) -> String {
@@ -172,24 +212,24 @@ pub(super) fn of_command_line(
     // `--output <FORMAT>` and `-f, --format <FMT>` as the parser words them.
     let option = named.split([' ', '=']).next().unwrap_or_default().trim_end_matches(',');
     let text = match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+        Mistake::DisplayHelp | Mistake::DisplayVersion => {
             output::print(&error.render().to_string())?;
             return Ok(0);
         }
-        ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+        Mistake::MissingSubcommand | Mistake::DisplayHelpOnMissingArgumentOrSubcommand => {
             "Not enough arguments".to_owned()
         }
-        ErrorKind::InvalidSubcommand => {
+        Mistake::InvalidSubcommand => {
             format!("Command not found: {}", context(ContextKind::InvalidSubcommand))
         }
-        ErrorKind::UnknownArgument => match option.strip_prefix("--") {
+        Mistake::UnknownArgument => match option.strip_prefix("--") {
             Some(_) => return of_option(invoked, &format!("unrecognized option '{option}'")),
             None => {
                 let letter = option.trim_start_matches('-');
                 return of_option(invoked, &format!("invalid option -- '{letter}'"));
             }
         },
-        ErrorKind::InvalidValue if value.is_empty() => {
+        Mistake::InvalidValue if value.is_empty() => {
             // What lacks its argument is the last word, in the spelling it was given in.
             let text = match last.filter(|last| !last.starts_with("--")) {
                 Some(last) => {
@@ -200,7 +240,7 @@ pub(super) fn of_command_line(
             };
             return of_option(invoked, &text);
         }
-        ErrorKind::InvalidValue => match error.get(ContextKind::ValidValue) {
+        Mistake::InvalidValue => match error.get(ContextKind::ValidValue) {
             Some(ContextValue::Strings(valid)) => {
                 let valid: Vec<String> = valid.iter().map(|v| format!("'{v}'")).collect();
                 format!("{option} expects {} not '{value}'", valid.join(" or "))

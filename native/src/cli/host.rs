@@ -13,10 +13,12 @@ use crate::runtime::NativeRuntime;
 use crate::storage::{Aio, Claim, FileDevice, FileOpener, FileOptions, Locking};
 use sectora_core::Error;
 use sectora_core::format::{
-    Backing, DataSource, DriverEvent, Env, FormatName, KeySource, Layer, NotFreed, OpenOptions,
-    open,
+    Backing, BackingRef, DataSource, DriverEvent, Env, FormatName, KeySource, Layer, NotFreed,
+    OpenOptions, open,
 };
-use sectora_core::graph::{self, Inherited, OptionList, OptionValue, Options, Protocols};
+use sectora_core::graph::{
+    self, ChildOptions, Inherited, OptionList, OptionValue, Options, Protocols,
+};
 use sectora_core::io::{Access, Device, Runtime, Unrestricted};
 use std::future::Future;
 use std::sync::Arc;
@@ -54,6 +56,16 @@ where
     started.map_err(|e| Failure::new(format!("cannot start: {e}")))?
 }
 
+/// What the name of an image says of its backing file.
+pub(super) enum NamedBacking {
+    /// Nothing: the image says it.
+    Unsaid,
+    /// That there is none.
+    Nothing,
+    /// Which one it is, and what else the name says.
+    Given { rest: String, backing: BackingRef },
+}
+
 /// How a command opens files.
 #[derive(Clone)]
 pub(super) struct Host {
@@ -75,6 +87,8 @@ pub(super) struct Opening<'a> {
     pub(super) access: Access,
     /// Neither backing file nor data file is opened.
     pub(super) metadata_only: bool,
+    /// The backing file is not opened.
+    pub(super) without_backing: bool,
     /// The key of an encrypted image.
     pub(super) key: KeySource,
     /// Others may write to a raw image that is only looked at, as they may to a disk.
@@ -97,6 +111,7 @@ impl<'a> Opening<'a> {
             cache,
             access: Access::ReadOnly,
             metadata_only: false,
+            without_backing: false,
             key: KeySource::None,
             shares_raw: true,
             check: false,
@@ -170,8 +185,26 @@ impl Host {
         if image_opts && how.format.is_some() {
             return Err(Failure::new("--image-opts and --format are mutually exclusive"));
         }
-        let name = if image_opts { name } else { shown(name) };
         self.open_named(name, how).await.map_err(|e| Failure::opening(name, &e))
+    }
+
+    /// What the name of an image says of what the image stands on, whatever the image says.
+    pub(super) fn backing_of(&self, name: &str) -> NamedBacking {
+        let options = match (self.image_opts, name.strip_prefix("json:")) {
+            (true, _) => Some(Options::parse_list(name).options),
+            (false, Some(text)) => Options::parse_json(text).ok(),
+            (false, None) => None,
+        };
+        let Some(mut rest) = options else { return NamedBacking::Unsaid };
+        match rest.take_child("backing") {
+            Ok(ChildOptions::Null) => NamedBacking::Nothing,
+            Ok(ChildOptions::Node(name)) if name.is_empty() => NamedBacking::Nothing,
+            Ok(ChildOptions::Inline(below)) if below.has_child("file") => {
+                let backing = BackingRef { name: below.to_json_name(), format: None };
+                NamedBacking::Given { rest: rest.to_json_name(), backing }
+            }
+            _ => NamedBacking::Unsaid,
+        }
     }
 
     /// The same for who has words of its own for what went wrong.
@@ -180,9 +213,13 @@ impl Host {
         name: &str,
         how: Opening<'_>,
     ) -> sectora_core::Result<Arc<Layer>> {
-        let (backing, data_file) = match how.metadata_only {
-            true => (Backing::Ignore, DataSource::Ignore),
-            false => (Backing::Follow, DataSource::Follow),
+        let backing = match how.metadata_only || how.without_backing {
+            true => Backing::Ignore,
+            false => Backing::Follow,
+        };
+        let data_file = match how.metadata_only {
+            true => DataSource::Ignore,
+            false => DataSource::Follow,
         };
         let (access, env) = (how.access, self.env(how.cache));
         let base = OpenOptions {

@@ -55,7 +55,7 @@ async fn chain(
     name: &str,
     format: Option<&str>,
 ) -> Result<Vec<BlockGraphInfo>, Failure> {
-    let how = Opening { metadata_only: true, ..Opening::to_read(format, Cache::default()) };
+    let how = Opening { metadata_only: true, ..Opening::to_look_at(format) };
     let top = host.open(name, how).await?;
     Ok(info_chain(&host.env(Cache::default()), top).await?)
 }

@@ -50,7 +50,9 @@ pub(super) fn run(args: Args) -> Outcome {
 pub(super) async fn human(image: Device, start: u64, len: u64) -> Outcome {
     let mut mapper = Mapper::new(image, start, len);
     let mut text = format!("{:<16}{:<16}{:<16}{}\n", "Offset", "Length", "Mapped to", "File");
-    while let Some(entry) = mapper.next_entry().await? {
+    let mut following = next(&mut mapper, &text).await?;
+    while let Some(entry) = following.take() {
+        following = next(&mut mapper, &text).await?;
         if !entry.data || entry.zero {
             continue;
         }
@@ -71,6 +73,18 @@ pub(super) async fn human(image: Device, start: u64, len: u64) -> Outcome {
     Ok(0)
 }
 
+/// The next entry, which is looked for before the one before it is told: where it cannot be told, what
+/// is known so far (`text`) is.
+async fn next(mapper: &mut Mapper, text: &str) -> Result<Option<MapEntry>, Failure> {
+    match mapper.next_entry().await {
+        Ok(entry) => Ok(entry),
+        Err(error) => {
+            print(text)?;
+            Err(Failure::of("Could not read file metadata", &error))
+        }
+    }
+}
+
 /// As C's `%#x`: nothing is not marked as hexadecimal.
 fn hex(value: u64) -> String {
     if value == 0 { "0".to_owned() } else { format!("{value:#x}") }
@@ -80,7 +94,9 @@ async fn json(image: Device, start: u64, len: u64) -> Outcome {
     let mut mapper = Mapper::new(image, start, len);
     let mut text = "[".to_owned();
     let mut between = "";
-    while let Some(entry) = mapper.next_entry().await? {
+    let mut following = next(&mut mapper, &text).await?;
+    while let Some(entry) = following.take() {
+        following = next(&mut mapper, &text).await?;
         text.push_str(between);
         push_entry(&mut text, &entry);
         between = ",\n";

@@ -1,6 +1,6 @@
 //! `measure`: tells how large a new image will be.
 
-use super::args::{HostArgs, OutputFormat, bytes, option_help, option_set};
+use super::args::{Cache, HostArgs, OutputFormat, bytes, option_help, option_set};
 use super::args::{target_format, wants_option_help};
 use super::failure::{Failure, Outcome, told};
 use super::host::{Host, Opening, Threads, block_on};
@@ -92,7 +92,12 @@ pub(super) fn run(args: Args) -> Outcome {
                     measure_new(&new_image(&options, &host)?).map_err(worded)?
                 }
                 Some(filename) => {
-                    let how = Opening::to_look_at(args.format.as_deref());
+                    let format = args.format.as_deref();
+                    let how = match args.snapshot {
+                        // As the reference does, which reads it.
+                        Some(_) => Opening::to_read(format, Cache::default()),
+                        None => Opening::to_look_at(format),
+                    };
                     let source = open_state(&host, filename, how, args.snapshot.as_deref()).await?;
                     let mut options = given_options(args)?;
                     set_size(&mut options, source.len())?;
@@ -139,6 +144,9 @@ fn new_image(options: &OptionSet, host: &Host) -> Result<NewImage, Failure> {
 
 /// What a new image is refused for, as measuring words it.
 fn worded(error: Error) -> Failure {
+    if error.what() == "Unable to get block status" {
+        return Failure::of_request(error);
+    }
     let text = told(&error).replace("(use version=v3 or greater)", "(use compat=1.1 or greater)");
     Failure::new(text.replace("too large for file format 'qcow2'", "too large"))
 }

@@ -3,12 +3,12 @@
 use super::args::{Cache, HostArgs};
 use super::commit::means;
 use super::failure::{Failure, Outcome};
-use super::host::{Host, Opening, Threads, block_on, shown};
+use super::host::{Host, Opening, Threads, block_on};
 use super::progress::{Meter, ProgressArgs};
 use sectora_core::ErrorKind;
 use sectora_core::format::{BackingRef, FormatName, Layer};
 use sectora_core::image::{RebaseOptions, rebase};
-use sectora_core::io::{Access, BlockDevice, Capabilities, Device, combine_path};
+use sectora_core::io::{Access, BlockDevice, Capabilities, Device, combine_path, has_protocol};
 use std::sync::Arc;
 
 #[derive(Debug, clap::Args)]
@@ -79,7 +79,7 @@ pub(super) fn run(args: Args) -> Outcome {
     let backing_cache = Cache::source(args.backing_cache.as_deref())?;
     block_on(Threads::PerCore, |runtime| {
         let host = Host::new(runtime, &args.host, args.force_share);
-        let job = Job { args: &args, host, filename: shown(filename), backing_cache };
+        let job = Job { args: &args, host, filename, backing_cache };
         async move { job.run(cache).await.map(|()| 0) }
     })
 }
@@ -101,7 +101,7 @@ impl Job<'_> {
         };
         let image = self.host.open(self.filename, how).await?;
         let compressed = image.capabilities().contains(Capabilities::COMPRESSED);
-        if args.compress && !args.backing_unsafe && !compressed {
+        if args.compress && !compressed {
             return Err(Failure::new("Compression not supported for this file format"));
         }
         let name = args.backing.as_deref().unwrap_or_default();
@@ -118,7 +118,7 @@ impl Job<'_> {
             true => None,
             false => Some(match self.in_chain(&image, name) {
                 Some(layer) => layer,
-                None => self.open_new(name).await?,
+                None => self.open_new(&image, name).await?,
             }),
         };
         if !name.is_empty() && format.is_none() {
@@ -135,6 +135,9 @@ impl Job<'_> {
             Err(e) if e.kind() == ErrorKind::Unsupported => {
                 Err(not_changed("Operation not supported"))
             }
+            Err(e) if e.kind() == ErrorKind::Corrupt => {
+                Err(Failure::of("error while reading image metadata", &e))
+            }
             Err(e) => Err(Failure::from(e)),
         }
     }
@@ -142,12 +145,21 @@ impl Job<'_> {
     /// The image of the chain that the file `name` is: it is open, in whatever format it was.
     fn in_chain(&self, image: &Arc<Layer>, name: &str) -> Option<Arc<Layer>> {
         let mut chain = std::iter::successors(image.backing(), |layer| layer.backing());
-        chain.find(|layer| means(self.filename, name, layer.filename())).cloned()
+        chain.find(|layer| means(image.filename(), name, layer.filename())).cloned()
     }
 
-    async fn open_new(&self, name: &str) -> Result<Arc<Layer>, Failure> {
-        let full = combine_path(self.filename, name);
-        let how = Opening::to_read(self.args.backing_format.as_deref(), self.backing_cache);
+    async fn open_new(&self, image: &Layer, name: &str) -> Result<Arc<Layer>, Failure> {
+        if image.filename().starts_with("json:") && !has_protocol(name) && !name.starts_with('/') {
+            return Err(Failure::new(format!(
+                "Could not resolve backing filename: Cannot use relative backing file names for '{}'",
+                image.filename()
+            )));
+        }
+        let full = combine_path(image.filename(), name);
+        let how = Opening {
+            image_opts: Some(false),
+            ..Opening::to_read(self.args.backing_format.as_deref(), self.backing_cache)
+        };
         let opened = self.host.open(&full, how).await;
         let what = format!("Could not open new backing file '{name}'");
         opened.map_err(|f| f.beginning(&format!("Could not open '{full}'"), &what))
@@ -172,6 +184,6 @@ impl Job<'_> {
     /// How deep the file `name` lies in the chain of the image.
     fn depth_of(&self, image: &Arc<Layer>, name: &str) -> Option<u32> {
         let chain = std::iter::successors(image.backing(), |layer| layer.backing());
-        (1..).zip(chain).find(|(_, l)| means(self.filename, name, l.filename())).map(|(d, _)| d)
+        (1..).zip(chain).find(|(_, l)| means(image.filename(), name, l.filename())).map(|(d, _)| d)
     }
 }

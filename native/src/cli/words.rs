@@ -9,6 +9,7 @@
 //! for `--=`. Source: qemu-img(1), and runs of version 10.0.2.
 
 use super::args::{MAX_INT, MAX_OFFSET, bytes, bytes_in, check_list, number};
+use super::compare::NOT_OPENED;
 use super::convert::{parse_parallel, parse_sparse_size};
 use super::failure::{Failure, option_mistake};
 use super::io::getopt::{Found, Long, Options, Value};
@@ -360,7 +361,8 @@ impl Seen {
         match (verb, name) {
             (_, "--object") => {
                 self.objects.push(value.to_owned());
-                Objects::new(&self.objects)?;
+                let made = Objects::new(&self.objects);
+                made.map_err(|f| if verb == "compare" { f.with_code(NOT_OPENED) } else { f })?;
             }
             (_, "--output") if !matches!(value, "human" | "json") => {
                 return Err(Failure::usage(format!(

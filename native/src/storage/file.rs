@@ -23,8 +23,10 @@ pub enum Aio {
     Auto,
     /// By a pool of threads.
     Threads,
-    /// By io_uring; opening fails where that is forbidden. QEMU's `native` means this as well.
+    /// By io_uring; opening fails where that is forbidden.
     IoUring,
+    /// The same, and only around the page cache: QEMU's `native`.
+    Native,
 }
 
 /// What opening does about a file that is missing, or is not.
@@ -157,6 +159,12 @@ impl FileDevice {
                 "'file' driver requires '{name}' to be a regular file"
             )));
         };
+        if options.aio == Aio::Native && !options.direct {
+            return Err(Error::invalid(
+                "aio=native was specified, but it requires cache.direct=on, which was not \
+                 specified.",
+            ));
+        }
         // The flag of the opening would make the ring give up where it should wait.
         let flags = if options.direct { OFlags::DIRECT } else { OFlags::empty() };
         rustix::fs::fcntl_setfl(&file, flags).map_err(failed)?;
@@ -173,7 +181,7 @@ impl FileDevice {
             _ => None,
         };
         let ring = match options.aio {
-            Aio::IoUring => Some(Some(Ring::new().map_err(|e| {
+            Aio::IoUring | Aio::Native => Some(Some(Ring::new().map_err(|e| {
                 os(e, format!("Could not open '{name}': io_uring is not available"))
             })?)),
             Aio::Threads => Some(None),

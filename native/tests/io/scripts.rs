@@ -86,6 +86,13 @@ pub(crate) fn command_lines() -> Vec<String> {
         "json:{ -c length",
         "--object secret,id=a,data=x -f raw disk -c length",
         "--object secret,id=a -f raw disk -c length",
+        "--object secret_keyring,id=a -f raw disk -c length",
+        "--object secret_keyring,id=a,serial=1 -f raw disk -c length",
+        "--object secret_keyring,id=a,serial=-1 -f raw disk -c length",
+        "--object secret_keyring,id=a,serial=0 -f raw disk -c length",
+        "--object secret_keyring,id=a,serial=x -f raw disk -c length",
+        "--object secret_keyring,id=a,serial=99999999999 -f raw disk -c length",
+        "--object secret_keyring,id=a,serial=1,data=x -f raw disk -c length",
         "--object foo,id=a -f raw disk -c length",
         "-T foo -f raw disk -c length",
         "--trace=enable=foo,file=log -f raw disk -c length",
@@ -194,7 +201,7 @@ pub(crate) fn unsupported() -> Result<(), Failed> {
             &["--object", "tls-creds-psk,id=a,dir=/", "disk"],
             "--object tls-creds-psk is not supported",
         ),
-        (&["--object", "secret_keyring,id=a", "disk"], "--object secret_keyring is not supported"),
+        (&["--object", "tls-creds-anon,id=a", "disk"], "--object tls-creds-anon is not supported"),
     ] {
         let done = Command::new(pair.path("bin/qemu-io")).args(args).output()?;
         let said = text(&done.stderr);

@@ -81,7 +81,7 @@ fn broken_images() {
     for (base, is_encrypted) in sound {
         let pair = tools.pair(&base.bytes, is_encrypted);
         for step in Step::ALL {
-            match pair.compare(step) {
+            match pair.compare(step, "") {
                 Ok(done) => needed = needed.max(done.peak),
                 Err(difference) => problems.push(format!("{}: {difference:?}", base.name)),
             }
@@ -110,7 +110,7 @@ fn broken_images() {
 fn judge(pair: &Pair<'_>, needed: u64, what: &str, tally: &mut Tally, problems: &mut Vec<String>) {
     for step in Step::ALL {
         tally.steps += 1;
-        match pair.compare(step) {
+        match pair.compare(step, what) {
             Ok(done) => {
                 if done.peak > needed + MEMORY {
                     problems.push(format!("{what}, {step:?}: {} KiB at once", done.peak));

@@ -90,7 +90,7 @@ impl Tools {
                 fs::copy(&data, folder.join("data.raw")).expect("copy");
             }
         }
-        Pair { tools: self, encrypted }
+        Pair { tools: self, encrypted, directory: bitmap_directory(bytes) }
     }
 }
 
@@ -98,6 +98,8 @@ impl Tools {
 pub(crate) struct Pair<'a> {
     tools: &'a Tools,
     encrypted: bool,
+    /// Where the directory of its bitmaps lies.
+    directory: Option<u64>,
 }
 
 /// One tool's answer.
@@ -152,8 +154,8 @@ impl Pair<'_> {
         Answer { output, words, peak: peak.trim().parse().unwrap_or(0) }
     }
 
-    /// Makes a step with both.
-    pub(crate) fn compare(&self, step: Step) -> Result<Done, Difference> {
+    /// Makes a step with both. `broken`: what was broken in the image.
+    pub(crate) fn compare(&self, step: Step, broken: &str) -> Result<Done, Difference> {
         let (theirs, ours) = (self.run("theirs", step), self.run("ours", step));
         let show = |how: &str| {
             Difference::Unexplained(format!(
@@ -186,7 +188,7 @@ impl Pair<'_> {
             }
         }
         if !same {
-            return Err(match reason(step, &theirs, &ours) {
+            return Err(match reason(step, broken, &theirs, &ours) {
                 Some(reason) => Difference::Named(reason),
                 None => show("they do not agree"),
             });
@@ -198,11 +200,20 @@ impl Pair<'_> {
                 (theirs, ours) if ours == theirs + 512 => {
                     Difference::Named("the reference leaves out what follows the last sector")
                 }
+                _ if step == Step::ReadAgain && self.shows_directory(broken) => Difference::Named(
+                    "the reference marks bitmaps in a cluster that the disk has too",
+                ),
                 _ => show("they read other data"),
             });
         }
         let hopeless = step == Step::Check && our_code == 1;
         Ok(Done { success, hopeless, peak: ours.peak })
+    }
+
+    /// True where a cluster of the disk was made the directory of bitmaps.
+    fn shows_directory(&self, broken: &str) -> bool {
+        let place = |value: u64| value & 0x00ff_ffff_ffff_fe00;
+        self.directory.is_some_and(|at| broken_entries(broken).any(|value| place(value) == at))
     }
 
     /// How much both have read.
@@ -229,8 +240,40 @@ impl Pair<'_> {
     }
 }
 
+/// True where the entry of a compressed cluster was broken.
+fn breaks_compressed(broken: &str) -> bool {
+    broken_entries(broken).any(|value| value >> 62 & 1 == 1)
+}
+
+/// What L2 entries were made (`L2 entry at 0x…: 0x… -> 0x…`).
+fn broken_entries(broken: &str) -> impl Iterator<Item = u64> {
+    let entries = broken.split(", ").filter(|part| part.starts_with("L2 entry at "));
+    entries.filter_map(|part| u64::from_str_radix(part.rsplit_once("-> 0x")?.1, 16).ok())
+}
+
+/// Where the header says that the directory of bitmaps lies: in its extension.
+fn bitmap_directory(bytes: &[u8]) -> Option<u64> {
+    let mut at = usize::try_from(u32::from_be_bytes(bytes.get(100..104)?.try_into().ok()?)).ok()?;
+    loop {
+        let head = bytes.get(at..at.checked_add(8)?)?;
+        let (kind, len) = (&head[..4], u32::from_be_bytes(head[4..].try_into().ok()?));
+        match kind {
+            [0, 0, 0, 0] => return None,
+            [0x23, 0x85, 0x28, 0x75] => {
+                let offset = bytes.get(at + 24..at + 32)?.try_into().ok()?;
+                return Some(u64::from_be_bytes(offset));
+            }
+            _ => {
+                at = at
+                    .checked_add(8)?
+                    .checked_add(usize::try_from(len).ok()?.next_multiple_of(8))?
+            }
+        }
+    }
+}
+
 /// Differences on purpose ("Deviations" of `docs/formats/qcow2.md`), by what either says.
-fn reason(step: Step, theirs: &Answer, ours: &Answer) -> Option<&'static str> {
+fn reason(step: Step, broken: &str, theirs: &Answer, ours: &Answer) -> Option<&'static str> {
     let they_say = |words: &[&str]| words.iter().any(|word| theirs.words.contains(word));
     let we_say = |words: &[&str]| words.iter().any(|word| ours.words.contains(word));
     let (they_fail, we_fail) = (theirs.code() != Some(0), ours.code() != Some(0));
@@ -259,10 +302,30 @@ fn reason(step: Step, theirs: &Answer, ours: &Answer) -> Option<&'static str> {
         if they_fail && they_say(&["Header extension too large"]) {
             return Some("an end of the header extensions that has a length");
         }
+        if step == Step::ReadAgain && they_fail && !we_fail && they_say(&["Could not open"]) {
+            return Some("the reference does not open what it has repaired");
+        }
+        if we_fail && we_say(&["table offset"]) && we_say(&["is not a cluster of the image"]) {
+            return Some("a table past the end of the file; the reference takes it for zeroes");
+        }
+        if we_fail && we_say(&["header length"]) && we_say(&["is not a multiple of 8"]) {
+            return Some("a header length that the specification forbids");
+        }
+        let unreadable = theirs.words.contains("error while reading at byte")
+            && theirs.words.trim_end().ends_with(": Input/output error");
+        if they_fail && !we_fail && unreadable && breaks_compressed(broken) {
+            return Some("compressed data whose length is said to be more than there is");
+        }
         if they_fail && they_say(&["itmap"]) {
             return Some("broken bitmaps; the disk is read by ours all the same");
         }
         return None;
+    }
+    if we_fail && we_say(&["the bitmaps bit is set without a bitmaps extension"]) {
+        return Some("the bitmaps bit without its extension, an error to the specification");
+    }
+    if we_fail && we_say(&["reserved bits set"]) && !they_say(&["reserved bits set"]) {
+        return Some("reserved bits of version 2, which the reference does not look at");
     }
     if we_fail && we_say(&STRICTER) {
         return Some("the check of ours looks closer");

@@ -262,6 +262,7 @@ impl CreateOptions {
             backing_name: self.backing.as_ref().map(|b| b.name.clone()),
             backing_format: self.backing.as_ref().and_then(|b| b.format.clone()),
             data_file: self.data_file.as_ref().map(|d| d.name.clone()),
+            stray_raw_bit: false,
             bitmaps: None,
             unknown_fields: Vec::new(),
             unknown_extensions: Vec::new(),

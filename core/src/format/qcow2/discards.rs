@@ -175,16 +175,20 @@ impl Qcow2 {
         }
     }
 
-    /// A discard of whole clusters of an image whose data file is a disk of its own: the tables say
-    /// nothing of it, and both read as zeroes where the file can do it without writing them.
-    pub(super) async fn discard_raw(&self, start: u64, end: u64) -> Result<()> {
-        let Some(data) = &self.data else { return Ok(()) };
+    /// A discard of whole clusters of an image whose data file is a disk of its own. True where the
+    /// file reads as zeroes there, durably: the tables may say so as well. That is where the file can
+    /// do it without writing them.
+    pub(super) async fn discard_raw(&self, start: u64, end: u64) -> Result<bool> {
+        let Some(data) = &self.data else { return Ok(false) };
         let end = end.min(data.len());
         if !self.discards.request || self.encryption.is_some() || start >= end {
-            return Ok(());
+            return Ok(false);
         }
         let flags = ZeroFlags::MAY_UNMAP | ZeroFlags::NO_FALLBACK;
-        let _ = data.write_zeroes(start, end - start, flags).await;
-        Ok(())
+        if data.write_zeroes(start, end - start, flags).await.is_err() {
+            return Ok(false);
+        }
+        data.flush().await?;
+        Ok(true)
     }
 }

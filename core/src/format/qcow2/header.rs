@@ -100,6 +100,8 @@ pub(crate) struct Header {
     pub backing_format: Option<String>,
     /// Name of the external data file.
     pub data_file: Option<String>,
+    /// The bit of a raw data file was set without a data file.
+    pub(super) stray_raw_bit: bool,
     /// The bitmap directory.
     pub bitmaps: Option<BitmapsExtension>,
     /// Additional header fields past those known here.
@@ -200,6 +202,7 @@ impl Header {
             backing_name: None,
             backing_format: None,
             data_file: None,
+            stray_raw_bit: false,
             bitmaps: None,
             unknown_fields: Vec::new(),
             unknown_extensions: Vec::new(),
@@ -288,7 +291,14 @@ impl Header {
             };
             match kind {
                 extension::BACKING_FORMAT => self.backing_format = Some(text(data, "format", at)?),
-                extension::DATA_FILE => self.data_file = Some(text(data, "data file name", at)?),
+                extension::DATA_FILE => {
+                    let name = text(data, "data file name", at);
+                    // Where there is no such file it does not matter what it is called.
+                    self.data_file = match self.incompatible.contains(Incompatible::DATA_FILE) {
+                        true => Some(name?),
+                        false => name.ok(),
+                    };
+                }
                 extension::FEATURE_NAMES => {
                     self.has_feature_names = true;
                     names = data.to_vec();
@@ -424,7 +434,9 @@ impl Header {
         if self.autoclear.contains(Autoclear::DATA_FILE_RAW)
             && !self.incompatible.contains(Incompatible::DATA_FILE)
         {
-            // As the reference implementation does: the bit means nothing without a data file.
+            // Without a data file the bit means nothing. As in the reference implementation, nothing but
+            // metadata is looked at then.
+            self.stray_raw_bit = true;
             self.autoclear.remove(Autoclear::DATA_FILE_RAW);
         }
         Ok(())
@@ -605,6 +617,8 @@ fn parse_bitmaps(data: &[u8], at: usize) -> Result<BitmapsExtension> {
 }
 
 fn text(data: &[u8], what: &str, at: usize) -> Result<String> {
+    // Written by programs to which a zero byte ends a text.
+    let data = data.split(|byte| *byte == 0).next().unwrap_or_default();
     core::str::from_utf8(data)
         .map(ToString::to_string)
         .map_err(|_| unsupported(format!("the {what} is not UTF-8")).at(at as u64))

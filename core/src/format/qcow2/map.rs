@@ -193,20 +193,27 @@ impl Qcow2 {
             Mapping { hold: self.writable.then(|| self.limbo.hold()), ..Mapping::default() };
         let mut at = start;
         while at < end && mapping.pieces.len() < MAX_PIECES {
-            let l1_entry = self.l1_entry(at);
-            let Some(l2) = self.l2_offset(l1_entry, at)? else {
-                let span = 1u64 << self.header.l1_entry_span_bits();
-                let next = (at & !(span - 1)).saturating_add(span).min(end);
-                mapping
-                    .push(Piece { len: next - at, place: Place::Unallocated { reserved: None } });
-                at = next;
-                continue;
-            };
-            let (slice, first) = self.l2_slice(l2, at).await?;
-            let place = (l2, first);
-            at = slice.with(|bytes| self.map_entries(bytes, place, at, end, &mut mapping))?;
+            match self.map_next(at, end, &mut mapping).await {
+                Ok(next) => at = next,
+                // What comes before the damage is sound; who goes on meets it.
+                Err(_) if !mapping.pieces.is_empty() => break,
+                Err(e) => return Err(e),
+            }
         }
         Ok(mapping)
+    }
+
+    /// Maps as much from `at` on as one slice of a table tells; gives where it stopped.
+    async fn map_next(&self, at: u64, end: u64, mapping: &mut Mapping) -> Result<u64> {
+        let l1_entry = self.l1_entry(at);
+        let Some(l2) = self.l2_offset(l1_entry, at)? else {
+            let span = 1u64 << self.header.l1_entry_span_bits();
+            let next = (at & !(span - 1)).saturating_add(span).min(end);
+            mapping.push(Piece { len: next - at, place: Place::Unallocated { reserved: None } });
+            return Ok(next);
+        };
+        let (slice, first) = self.l2_slice(l2, at).await?;
+        slice.with(|bytes| self.map_entries(bytes, (l2, first), at, end, mapping))
     }
 
     /// Maps from `at` to `end` or to the end of the slice, whichever comes first; gives where it

@@ -37,11 +37,18 @@ pub(in crate::format) async fn open(
     if writable && !options.check {
         refuse_unsafe_writing(&header, filename)?;
     }
+    if header.reftable_clusters == 0 && !options.check {
+        let what = "Image does not contain a reference count table";
+        return Err(Error::corrupt(what).in_format("qcow2"));
+    }
     let cache_sizes = options.qcow2.cache.sizes(&header)?;
     if options.lazy_refcounts == Some(true) && header.version < 3 {
         return Err(Error::invalid(
             "Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level",
         ));
+    }
+    if let Some(mistake) = &options.qcow2.overlap_mistake {
+        return Err(Error::invalid(mistake.clone()));
     }
     if options.qcow2.discard.no_unref && header.version < 3 {
         return Err(Error::invalid("discard-no-unref is only supported since qcow2 version 3"));
@@ -258,7 +265,11 @@ async fn open_data_file(
                 "'data-file' can only be set for images with an external data file",
             ));
         }
-        return Ok(None);
+        let looks_only = matches!(options.data_file, DataSource::Ignore);
+        return match header.stray_raw_bit && !looks_only {
+            true => Err(Error::invalid("data-file-raw requires a data file")),
+            false => Ok(None),
+        };
     }
     match &options.data_file {
         DataSource::Given(given) => return Ok(Some(given.clone())),

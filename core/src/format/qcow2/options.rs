@@ -5,14 +5,18 @@ use super::header::Header;
 use super::layout::{self as l, Incompatible};
 use crate::{Error, Result};
 use alloc::format;
+use alloc::string::String;
 use core::str::FromStr;
 use core::time::Duration;
 
 /// How an image is used while it is open (`BlockdevOptionsQcow2`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OpenOptions {
     /// What is guarded against being written over (`overlap-check`).
     pub overlap_check: OverlapChecks,
+    /// What is wrong with what was said of that. It is told where nothing is wrong with the sizes,
+    /// which the header has to be read for.
+    pub overlap_mistake: Option<String>,
     /// Memory for tables.
     pub cache: CacheOptions,
     /// What becomes of space that is not needed any more.

@@ -165,7 +165,7 @@ impl Qcow2 {
         let old = self.l1.read().entries.clone();
         let keep = usize::try_from(needed).unwrap_or(usize::MAX).min(old.len());
         let (kept, gone) = old.split_at(keep);
-        self.inspect_all(gone).await?;
+        self.inspect_all(keep, gone).await?;
         let mut table = kept.to_vec();
         let mut reserved = Reserved::new(&self.limbo);
         let mut releases = Vec::new();
@@ -187,11 +187,10 @@ impl Qcow2 {
         }
         table.resize(table.len().max(1), 0);
         self.swap_l1(table, size, || reserved.linked()).await?;
-        self.lower_all(Why::Shrunk, gone).await?;
+        self.lower_all(Why::Shrunk, keep, gone).await?;
         self.limbo.abandon(Why::Shrunk, releases);
         self.settle_everything().await?;
         if let Some(data) = &self.data
-            && self.data_file_is_raw()
             && data.len() > size
         {
             data.set_len(size, Preallocation::Off).await?;

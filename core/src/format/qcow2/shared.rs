@@ -201,10 +201,10 @@ impl Qcow2 {
     /// Looks whether everything that an L1 table leads to can be followed. Changes nothing.
     ///
     /// An L2 table that the table leads to more often than its refcount says is refused: the work
-    /// that follows is bounded by what is counted.
-    pub(super) async fn inspect_all(&self, table: &[u64]) -> Result<()> {
+    /// that follows is bounded by what is counted. `first`: the index of its first entry, of a part.
+    pub(super) async fn inspect_all(&self, first: usize, table: &[u64]) -> Result<()> {
         let mut seen: HashMap<u64, u64> = HashMap::new();
-        for (index, entry) in table.iter().enumerate() {
+        for (index, entry) in (first..).zip(table) {
             let Some(l2) = self.l2_offset(*entry, self.guest_of(index))? else { continue };
             let times = seen.entry(l2).or_insert(0);
             *times += 1;
@@ -230,9 +230,9 @@ impl Qcow2 {
     }
 
     /// Counts a reference less on everything that an L1 table leads to; that it does not lead there
-    /// any more is durable.
-    pub(super) async fn lower_all(&self, why: Why, table: &[u64]) -> Result<()> {
-        for (index, entry) in table.iter().enumerate() {
+    /// any more is durable. `first`: the index of its first entry, of a part.
+    pub(super) async fn lower_all(&self, why: Why, first: usize, table: &[u64]) -> Result<()> {
+        for (index, entry) in (first..).zip(table) {
             let Some(l2) = self.l2_offset(*entry, self.guest_of(index))? else { continue };
             for at in (0..self.cluster_size()).step_by(self.cache.slice_len()) {
                 let (slice, _) = self.cache.get(l2 + at, Class::L2).await?;

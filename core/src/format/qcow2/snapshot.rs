@@ -261,7 +261,7 @@ impl Qcow2 {
         let index = position(&list, id)?;
         let gone = list.remove(index);
         let table = self.read_l1(gone.l1_offset, gone.l1_size.into()).await?;
-        self.inspect_all(&table).await?;
+        self.inspect_all(0, &table).await?;
         let deleted = self.remove_snapshot(&gone, &table, list).await;
         self.after(deleted).await
     }
@@ -273,7 +273,7 @@ impl Qcow2 {
         rest: Vec<Snapshot>,
     ) -> Result<()> {
         self.store_snapshots(rest, || self.flags_are_stale()).await?;
-        self.lower_all(Why::Snapshot, table).await?;
+        self.lower_all(Why::Snapshot, 0, table).await?;
         let count = (table.len() as u64 * 8).div_ceil(self.cluster_size());
         let first = gone.l1_offset >> self.cluster_bits;
         if count > 0 {
@@ -310,8 +310,8 @@ impl Qcow2 {
             .at(wanted.l1_offset));
         }
         let old = self.l1.read().entries.clone();
-        self.inspect_all(&old).await?;
-        self.inspect_all(&table).await?;
+        self.inspect_all(0, &old).await?;
+        self.inspect_all(0, &table).await?;
         let mut raised = Reserved::new(&self.limbo);
         self.flags_are_stale();
         self.raise_all(&table, false, &mut raised).await?;
@@ -320,7 +320,7 @@ impl Qcow2 {
         }
         table.resize(table.len().max(1), 0);
         self.swap_l1(table, size, || raised.linked()).await?;
-        self.lower_all(Why::Snapshot, &old).await?;
+        self.lower_all(Why::Snapshot, 0, &old).await?;
         self.settle_flags().await
     }
 

@@ -48,7 +48,7 @@ impl Qcow2 {
         if state.iter().all(|entry| *entry == 0) {
             return Ok(());
         }
-        self.inspect_all(&state).await?;
+        self.inspect_all(first, &state).await?;
         {
             let mut l1 = self.l1.write();
             for index in first..first + state.len() {
@@ -57,6 +57,6 @@ impl Qcow2 {
         }
         // That nothing leads there any more is durable before anything counts less.
         self.write_back_all(true, false).await?;
-        self.lower_all(why, &state).await
+        self.lower_all(why, first, &state).await
     }
 }

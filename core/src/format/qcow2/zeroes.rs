@@ -218,10 +218,7 @@ impl Qcow2 {
         self.prepare_write().await?;
         // Without a zero flag a cluster can only be given up where nothing shows through.
         let possible = self.header.version >= 3 || !self.has_backing();
-        if self.data_file_is_raw() {
-            return self.discard_raw(first, last).await;
-        }
-        if !possible {
+        if !possible || self.data_file_is_raw() && !self.discard_raw(first, last).await? {
             return Ok(());
         }
         let _with_others = self.with_others().await?;
@@ -268,7 +265,9 @@ impl Qcow2 {
                     continue;
                 }
                 let keep = self.discards.no_unref && !matches!(old, Entry::Compressed(_));
-                if let Some(host) = self.own_place(&old, keep) {
+                // A raw data file has given it up already.
+                if let Some(host) = self.own_place(&old, keep).filter(|_| !self.data_file_is_raw())
+                {
                     hollow.push(guest, host, self.cluster_bits);
                 }
                 let host = match keep {

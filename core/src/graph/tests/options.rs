@@ -85,7 +85,7 @@ fn a_json_name_reads_back() {
     let name = options.to_json_name();
     assert_eq!(
         name,
-        r#"json:{"driver": "raw", "file": {"driver": "file", "filename": "a\"b"}, "size": "512"}"#
+        r#"json:{"driver": "raw", "size": "512", "file": {"driver": "file", "filename": "a\"b"}}"#
     );
     assert_eq!(Options::parse_json(&name["json:".len()..]).unwrap(), options);
 }

@@ -9,6 +9,8 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use sectora_derive::qapi;
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
 
 /// An internal snapshot of an image.
 #[qapi]
@@ -33,13 +35,38 @@ pub struct SnapshotInfo {
 }
 
 /// The encryption of a qcow2 image, by [format](BlockdevQcow2EncryptionFormat).
-#[qapi(tag = "format", by = BlockdevQcow2EncryptionFormat)]
+#[qapi(tag = "format", by = BlockdevQcow2EncryptionFormat, ordered)]
 #[derive(Eq)]
 pub enum ImageInfoSpecificQCow2Encryption {
     /// AES-CBC with a plain passphrase.
     Aes,
     /// LUKS.
     Luks(QCryptoBlockInfoLUKS),
+}
+
+/// The members in the order in which the reference prints them: the format is not the first.
+impl Serialize for ImageInfoSpecificQCow2Encryption {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        let Self::Luks(luks) = self else {
+            map.serialize_entry("format", "aes")?;
+            return map.end();
+        };
+        map.serialize_entry("ivgen-alg", &luks.ivgen_alg)?;
+        map.serialize_entry("detached-header", &luks.detached_header)?;
+        map.serialize_entry("hash-alg", &luks.hash_alg)?;
+        map.serialize_entry("cipher-alg", &luks.cipher_alg)?;
+        map.serialize_entry("uuid", &luks.uuid)?;
+        if let Some(hash) = &luks.ivgen_hash_alg {
+            map.serialize_entry("ivgen-hash-alg", hash)?;
+        }
+        map.serialize_entry("format", "luks")?;
+        map.serialize_entry("cipher-mode", &luks.cipher_mode)?;
+        map.serialize_entry("slots", &luks.slots)?;
+        map.serialize_entry("payload-offset", &luks.payload_offset)?;
+        map.serialize_entry("master-key-iters", &luks.master_key_iters)?;
+        map.end()
+    }
 }
 
 /// What is particular to a qcow2 image.

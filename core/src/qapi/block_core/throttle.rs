@@ -55,7 +55,7 @@ pub struct BlockIOThrottle {
 
 /// The limits of a group; 0 is none.
 #[qapi]
-#[derive(Default)]
+#[derive(Default, Copy)]
 pub struct ThrottleLimits {
     /// Requests a second.
     pub iops_total: Option<i64>,

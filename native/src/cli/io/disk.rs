@@ -4,7 +4,7 @@ use super::super::args::Cache;
 use super::super::host::{Host, Opening, tell_event};
 use super::super::objects::Objects;
 use super::super::overlay;
-use crate::storage::{Aio, OsError, os_error};
+use crate::storage::{Aio, OsError};
 use sectora_core::filter::CopyOnRead;
 use sectora_core::format::{DriverEvent, FormatName, Layer};
 use sectora_core::graph::Options as NodeOptions;
@@ -147,12 +147,6 @@ impl Disk {
             settings.options.remove("read-only");
             settings.read_only = false;
         }
-        if settings.aio == AioMode::Native && !settings.cache.direct {
-            return Err(Error::invalid(
-                "aio=native was specified, but it requires cache.direct=on, which was not \
-                 specified.",
-            ));
-        }
         if settings.force_share && !settings.read_only && !settings.snapshot {
             return Err(Error::invalid("force-share=on can only be used with read-only images"));
         }
@@ -161,9 +155,6 @@ impl Disk {
         }
         // Whether there is such a format comes first.
         settings.format.as_deref().map(str::parse::<FormatName>).transpose()?;
-        if settings.copy_on_read && settings.read_only {
-            return Err(Error::denied("Can't use copy-on-read on read-only device"));
-        }
         let access = match settings.read_only || settings.snapshot {
             true => Access::ReadOnly,
             false => Access::ReadWrite,
@@ -178,6 +169,9 @@ impl Disk {
         let host =
             Host::by_itself(runtime.clone(), objects.clone(), settings.aio(), settings.force_share);
         let mut layer = host.open_named(name, how).await?;
+        if settings.copy_on_read && settings.read_only {
+            return Err(Error::denied("Can't use copy-on-read on read-only device"));
+        }
         let damage: Arc<Damage> = Arc::default();
         damage.clone().listen(&layer);
         if settings.snapshot {
@@ -365,7 +359,8 @@ impl Settings {
         match self.aio {
             AioMode::Auto => Aio::Auto,
             AioMode::Threads => Aio::Threads,
-            AioMode::Native | AioMode::IoUring => Aio::IoUring,
+            AioMode::Native => Aio::Native,
+            AioMode::IoUring => Aio::IoUring,
         }
     }
 
@@ -378,26 +373,6 @@ impl Settings {
 /// A range in parts, at least one.
 fn steps(offset: u64, len: u64) -> impl Iterator<Item = (u64, u64)> {
     (0..len.max(1)).step_by(STEP as usize).map(move |at| (offset + at, STEP.min(len - at)))
-}
-
-/// What the operating system would call an error, as programs print it.
-pub(super) fn reason(error: &Error) -> String {
-    if os_error(error).is_some() {
-        let text = error.to_string();
-        return text.rsplit(": ").next().unwrap_or_default().to_owned();
-    }
-    match error.kind() {
-        ErrorKind::Unsupported => "Operation not supported",
-        ErrorKind::InvalidInput => "Invalid argument",
-        ErrorKind::Denied => "Operation not permitted",
-        ErrorKind::NoSpace => "No space left on device",
-        ErrorKind::Limit => "File too large",
-        ErrorKind::InUse => "Device or resource busy",
-        ErrorKind::NotFound => "No such file or directory",
-        ErrorKind::Cancelled => "Operation canceled",
-        _ => "Input/output error",
-    }
-    .to_owned()
 }
 
 /// The error of an empty drive.

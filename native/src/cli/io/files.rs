@@ -98,8 +98,12 @@ pub(super) fn setting(
         'n' => settings.cache = CacheMode { direct: true, ..CacheMode::default() },
         'k' => settings.aio = AioMode::Native,
         'i' => {
-            settings.aio =
+            let mode =
                 AioMode::parse(value).ok_or_else(|| format!("Invalid aio option: {value}"))?;
+            // Once asked for it stays, as with the reference.
+            if settings.aio != AioMode::Native {
+                settings.aio = mode;
+            }
         }
         't' => {
             settings.cache =

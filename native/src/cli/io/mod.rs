@@ -107,7 +107,6 @@ fn usage(program: Program) -> String {
 struct Plan {
     settings: Settings,
     commands: Vec<String>,
-    objects: Vec<String>,
     image_opts: bool,
     file: Option<String>,
 }
@@ -115,7 +114,7 @@ struct Plan {
 /// Runs the program; `words` come after its name.
 pub(super) fn run(program: Program, words: &[String]) -> Outcome {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let mut plan = Plan::default();
+    let (mut plan, objects) = (Plan::default(), Objects::default());
     let mut options = Options::new(program.name(), LETTERS, &LONG, &words);
     for option in options.by_ref() {
         let Found { letter, value } = match option {
@@ -137,7 +136,7 @@ pub(super) fn run(program: Program, words: &[String]) -> Outcome {
             }
             'c' => plan.commands.extend(value),
             'f' => plan.settings.format = value,
-            'O' => plan.objects.extend(value),
+            'O' => objects.define(&value.unwrap_or_default())?,
             'I' => plan.image_opts = true,
             'T' => {
                 if trace(&value.unwrap_or_default())? {
@@ -159,7 +158,6 @@ pub(super) fn run(program: Program, words: &[String]) -> Outcome {
     if plan.image_opts && plan.settings.format.is_some() {
         return Err(Failure::new("--image-opts and -f are mutually exclusive"));
     }
-    let objects = Objects::new(&plan.objects)?;
     // One thread, as the order of what is printed matters. Signals end the program as they do any:
     // what was not flushed is as after a crash.
     let tokio = tokio::runtime::Builder::new_current_thread()

@@ -1,8 +1,8 @@
 //! What lasts from command to command: the open image and the requests in flight.
 
-use super::super::failure::Failure;
+use super::super::failure::{Failure, reason};
 use super::super::objects::Objects;
-use super::super::output::{Program, complain, print};
+use super::super::output::{Program, complain, print, stands_in};
 use super::disk::{self, Disk};
 use futures_util::stream::{FuturesUnordered, Stream};
 use sectora_core::Error;
@@ -129,10 +129,10 @@ impl Session {
             Some(disk) => disk.details(error),
             None => disk::details(error),
         };
-        if let Some(details) = details {
+        if let Some(details) = details.filter(|_| !stands_in()) {
             let _ = self.complain(&details);
         }
-        say(format!("{doing} failed: {}", disk::reason(error)))
+        say(format!("{doing} failed: {}", reason(error)))
     }
 }
 

@@ -1,10 +1,10 @@
 //! `length`, `info`, `map`, `alloc`, `truncate`, `discard`, `flush`.
 
-use super::super::failure::Failure;
+use super::super::failure::{Failure, reason};
 use super::super::info::specific;
-use super::super::output::{complain, print};
+use super::super::output::{complain, print, stands_in};
 use super::commands::Command;
-use super::disk::{Disk, reason};
+use super::disk::Disk;
 use super::getopt::{Found, Options};
 use super::numbers::{LONGEST, Report, bytes, bytes_as, told};
 use super::session::{Done, Session, Stop, say};
@@ -60,7 +60,12 @@ async fn run(disk: &Disk, at: u64, end: u64) -> Result<(u64, bool)> {
     let mut from = at;
     let mut first = None;
     while from < end {
-        for extent in disk.layer.extents(from, end - from).await? {
+        let found = match disk.layer.extents(from, end - from).await {
+            // What is known is told before it.
+            Err(_) if from > at => break,
+            found => found?,
+        };
+        for extent in found {
             if *first.get_or_insert(here(&extent)) != here(&extent) {
                 return Ok((extent.start - at, !here(&extent)));
             }
@@ -83,11 +88,8 @@ pub(super) async fn map(session: &mut Session) -> Done {
     let mut at = 0;
     while at < end {
         let (len, here) = session.wait(run(&disk, at, end)).await?.map_err(|error| {
-            let stop = session.complain(&error.to_string());
-            match print("Failed to query allocation status\n") {
-                Ok(()) => stop,
-                Err(failure) => Stop::Broken(failure),
-            }
+            let why = if stands_in() { reason(&error) } else { error.to_string() };
+            session.complain(&format!("Failed to get allocation status: {why}"))
         })?;
         let word = if here { "    allocated" } else { "not allocated" };
         print(&format!(

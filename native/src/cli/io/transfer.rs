@@ -1,8 +1,9 @@
 //! `read`, `readv`, `write`, `writev`, `aio_read`, `aio_write`, `aio_flush`.
 
+use super::super::failure::reason;
 use super::super::output::{complain, print};
 use super::commands::Command;
-use super::disk::{Disk, reason};
+use super::disk::Disk;
 use super::getopt::{Found, Options};
 use super::numbers::{LONGEST, Report, bytes, dump, pattern};
 use super::session::{Done, Session, Stop, say};

@@ -1,8 +1,10 @@
 //! The command line of `nbd`.
 
+use super::listen::words;
 use crate::cli::args::{Cache, parse_number};
 use crate::cli::failure::Failure;
 use crate::cli::objects::Objects;
+use crate::cli::output::print;
 use crate::cli::snapshot::SnapshotParam;
 use crate::cli::words::trace;
 use crate::export::nbd::Authorize;
@@ -110,6 +112,9 @@ pub(super) struct List {
 
 /// What to serve, and how.
 pub(super) struct Serve {
+    pub(super) selinux_label: Option<String>,
+    /// A device of the kernel's client.
+    pub(super) connect: Option<String>,
     pub(super) place: Place,
     pub(super) file: String,
     pub(super) image_opts: bool,
@@ -153,6 +158,35 @@ fn no_tls(error: sectora_core::Error) -> Failure {
     Failure::from(error).context("Failed to get TLS creds")
 }
 
+/// Opens a device of the kernel's client.
+fn open_device(path: &str, doing: &str) -> Result<std::fs::File, Failure> {
+    let opened = std::fs::OpenOptions::new().read(true).write(true).open(path);
+    opened.map_err(|e| Failure::new(format!("{doing} {path}: {}", words(&e))))
+}
+
+fn no_kernel<T>(path: &str) -> Result<T, Failure> {
+    fail(format!(
+        "{path}: binding a kernel NBD device is not supported; serve a socket with -k and run \
+         nbd-client"
+    ))
+}
+
+/// `-c`: the kernel's client is not used.
+pub(super) fn connect(path: &str) -> Result<(), Failure> {
+    open_device(path, "Failed to open")?;
+    no_kernel(path)
+}
+
+/// `-d`, which does nothing to what is no device.
+fn disconnect(path: &str) -> Result<Mode, Failure> {
+    let file = open_device(path, "Cannot open")?;
+    if file.metadata().is_ok_and(|found| !found.is_file()) {
+        return no_kernel(path);
+    }
+    print(&format!("{path} disconnected\n"))?;
+    Ok(Mode::Nothing)
+}
+
 impl Args {
     fn wrong_number_of_arguments<T>(name: &str) -> Result<T, Failure> {
         let hint = format!("Try `{name} --help' for more information.");
@@ -174,9 +208,6 @@ impl Args {
         let handshake_limit = self.handshake_limit()?;
         let detect_zeroes = self.detect_zeroes(discard)?;
         self.check_socket()?;
-        if self.image_opts && self.format.is_some() {
-            return fail("--image-opts and -f are mutually exclusive");
-        }
         let objects = Objects::new(&self.object)?;
         if self.list {
             return self.list_mode(&objects);
@@ -184,9 +215,6 @@ impl Args {
         let [file] = &self.files[..] else {
             return Self::wrong_number_of_arguments(name);
         };
-        if let Some(device) = self.connect.as_deref().or(self.disconnect.then_some(file)) {
-            return self.kernel(device);
-        }
         let place = self.place()?;
         let credentials = match &self.tls_creds {
             None if self.tls_authz.is_some() => {
@@ -196,20 +224,25 @@ impl Args {
                 return fail("--tls-hostname is not permitted without --tls-creds");
             }
             None => None,
+            Some(_) if self.connect.is_some() => {
+                return fail("TLS is not supported with a host device");
+            }
             Some(_) if self.tls_hostname.is_some() => {
                 return fail("TLS hostname is only supported with export list");
             }
             Some(id) => Some(objects.server_tls(id).map_err(no_tls)?),
         };
         let authz = self.tls_authz.as_deref().map(|id| objects.authz(id)).transpose()?;
-        if self.selinux_label.is_some() {
-            return fail(match self.socket {
-                Some(_) => "--selinux-label is not supported",
-                None => "--selinux-label is not permitted without --socket",
-            });
+        if self.selinux_label.is_some() && self.socket.is_none() {
+            return fail("--selinux-label is not permitted without --socket");
+        }
+        if self.disconnect {
+            return disconnect(file);
         }
         Ok(Mode::Serve(Box::new(Serve {
             place,
+            selinux_label: self.selinux_label,
+            connect: self.connect,
             file: file.clone(),
             image_opts: self.image_opts,
             format: self.format,
@@ -306,7 +339,7 @@ impl Args {
     }
 
     fn list_mode(&self, objects: &Objects) -> Result<Mode, Failure> {
-        if !self.files.is_empty() && !self.disconnect {
+        if !self.files.is_empty() {
             return fail("List mode is incompatible with a file name");
         }
         let per_device = self.export_name.is_some()
@@ -371,22 +404,6 @@ impl Args {
                 port: self.port.clone().unwrap_or_else(|| "10809".to_owned()),
             },
         })
-    }
-
-    /// `-c` and `-d`: the kernel's client is not used.
-    fn kernel(&self, device: &str) -> Result<Mode, Failure> {
-        let verb = if self.disconnect { "Cannot open" } else { "Failed to open" };
-        match std::fs::OpenOptions::new().read(true).write(!self.disconnect).open(device) {
-            Ok(_) => fail(format!(
-                "{device}: binding a kernel NBD device is not supported; serve a socket with -k and \
-                 run nbd-client"
-            )),
-            Err(e) => {
-                let text = e.to_string();
-                let words = text.rsplit_once(" (os error").map_or(&*text, |(words, _)| words);
-                fail(format!("{verb} {device}: {words}"))
-            }
-        }
     }
 
     fn cache(&self) -> Result<(Cache, bool), Failure> {

@@ -60,8 +60,17 @@ impl Drop for Listening {
     }
 }
 
+/// The SELinux context of the sockets that this thread makes from now on; that of the policy where it
+/// is empty. Source: proc_pid_attr(5).
+fn label_sockets(context: &str) -> std::io::Result<()> {
+    std::fs::write("/proc/thread-self/attr/sockcreate", context)
+}
+
 /// Begins to listen.
-pub(in crate::cli) async fn listen(place: &Place) -> Result<Listening, Failure> {
+pub(in crate::cli) async fn listen(
+    place: &Place,
+    label: Option<&str>,
+) -> Result<Listening, Failure> {
     match place {
         Place::Unix(path) => {
             // A socket that is left over from a server that did not end cleanly.
@@ -69,9 +78,21 @@ pub(in crate::cli) async fn listen(place: &Place) -> Result<Listening, Failure> 
             if left {
                 let _ = std::fs::remove_file(path);
             }
+            if let Some(label) = label {
+                label_sockets(&format!("{label}\0")).map_err(|e| {
+                    let what = format!("Cannot set SELinux socket create context to {label}");
+                    Failure::new(format!("{what}: {}", words(&e)))
+                })?;
+            }
             let listener = UnixListener::bind(path).map_err(|e| {
                 Failure::new(format!("Failed to bind socket to {path}: {}", words(&e)))
             })?;
+            if label.is_some() {
+                label_sockets("").map_err(|e| {
+                    let what = "Cannot reset SELinux socket create context";
+                    Failure::new(format!("{what}: {}", words(&e)))
+                })?;
+            }
             let listeners = vec![Listener::Unix(listener)];
             Ok(Listening { listeners, path: Some(path.clone()) })
         }

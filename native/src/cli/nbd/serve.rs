@@ -1,6 +1,6 @@
 //! The server's life.
 
-use super::args::{Place, Serve};
+use super::args::{Place, Serve, connect};
 use super::image::{Image, not_found, open_image};
 use super::listen::{listen, words};
 use crate::cli::background::{self, CHILD};
@@ -46,7 +46,10 @@ fn write_pid(path: &str) -> Result<(), Failure> {
 async fn serve(how: Serve, runtime: Arc<dyn Runtime>, child: bool) -> Outcome {
     // From here on a signal ends the program the way an end does.
     let mut signals = Endings::new();
-    let mut listening = listen(&how.place).await?;
+    let mut listening = listen(&how.place, how.selinux_label.as_deref()).await?;
+    if how.image_opts && how.format.is_some() {
+        return Err(Failure::new("--image-opts and -f are mutually exclusive"));
+    }
     let host = Host::by_itself(runtime, how.objects.clone(), how.aio, false)
         .with_image_opts(how.image_opts);
     let image = open_image(&host, &how).await?;
@@ -82,6 +85,9 @@ async fn serve(how: Serve, runtime: Arc<dyn Runtime>, child: bool) -> Outcome {
     let export = Arc::new(export);
     if let Some(path) = &how.pid_file {
         write_pid(path)?;
+    }
+    if let Some(device) = &how.connect {
+        connect(device)?;
     }
     if child {
         background::detach(how.verbose)?;

@@ -3,6 +3,7 @@
 //! | type | properties |
 //! | --- | --- |
 //! | `secret` | `data` or `file`, `format`, `keyid`, `iv` |
+//! | `secret_keyring` | `serial`, `format`, `keyid`, `iv` |
 //! | `tls-creds-x509` | `dir`, `endpoint` (client, server), `verify-peer` |
 //! | `authz-simple` | `identity` |
 //! | `throttle-group` | `limits.*` (a daemon's) |
@@ -10,6 +11,7 @@
 //! | `authz-list` | `policy`, `rules.N.match`, `rules.N.policy`, `rules.N.format` |
 
 mod authz;
+mod keyring;
 mod numbers;
 
 pub(super) use numbers::Numbers;
@@ -59,10 +61,29 @@ struct Credentials {
     verify_peer: bool,
 }
 
+/// How a secret is written (`SecretCommonProperties`).
+struct Coding {
+    is_base64: bool,
+    /// The secret that it is encrypted with.
+    key: Option<String>,
+    iv: Option<String>,
+}
+
+impl Coding {
+    fn take(definition: &mut Definition) -> Result<Self, Failure> {
+        let is_base64 = match definition.take("format").as_deref() {
+            None | Some("raw") => false,
+            Some("base64") => true,
+            Some(other) => return Err(not_accepted("format", other)),
+        };
+        Ok(Self { is_base64, key: definition.take("keyid"), iv: definition.take("iv") })
+    }
+}
+
 impl Secrets for Objects {
     fn secret(&self, id: &str) -> Result<Secret> {
         match self.made.lock().get(id) {
-            Some(Made::Secret(secret)) => Ok(secret.clone()),
+            Some(Made::Secret(_, secret)) => Ok(secret.clone()),
             _ => Err(no_secret(id)),
         }
     }
@@ -72,10 +93,13 @@ impl Objects {
     /// Makes the objects of several `--object`, in their order: one may use those before it.
     pub(super) fn new(definitions: &[String]) -> Result<Self, Failure> {
         let objects = Self::default();
-        for definition in definitions {
-            objects.add(Definition::parse(definition)?)?;
-        }
+        definitions.iter().try_for_each(|definition| objects.define(definition))?;
         Ok(objects)
+    }
+
+    /// Makes the object of one more `--object`.
+    pub(super) fn define(&self, definition: &str) -> Result<(), Failure> {
+        self.add(Definition::parse(definition)?)
     }
 
     /// The objects of a daemon: none yet.
@@ -132,10 +156,9 @@ impl Objects {
     fn add(&self, mut definition: Definition) -> Result<(), Failure> {
         let kind = definition.need("qom-type")?;
         match kind.as_str() {
-            "secret" | "tls-creds-x509" | "authz-simple" | "authz-list" => {}
+            "secret" | "secret_keyring" | "tls-creds-x509" | "authz-simple" | "authz-list" => {}
             "iothread" | "main-loop" | "throttle-group" if self.daemon.is_some() => {}
-            "secret_keyring" | "tls-creds-psk" | "tls-creds-anon" | "authz-pam"
-            | "throttle-group" | "main-loop" => {
+            "tls-creds-psk" | "tls-creds-anon" | "authz-pam" | "throttle-group" | "main-loop" => {
                 return Err(Failure::unsupported(&format!("--object {kind}")));
             }
             // Known to the schema, and nothing that a tool has.
@@ -146,7 +169,10 @@ impl Objects {
         }
         let id = definition.need("id")?;
         let made = match kind.as_str() {
-            "secret" => Made::Secret(self.make_secret(&mut definition, &id)?),
+            "secret" => Made::Secret("secret", self.make_secret(&mut definition, &id)?),
+            "secret_keyring" => {
+                Made::Secret("secret_keyring", self.key_of_kernel(&mut definition, &id)?)
+            }
             "tls-creds-x509" => Made::Credentials(Credentials::new(&mut definition, &id)?),
             "authz-simple" => Made::Authz("authz-simple", authz::simple(&mut definition)?),
             "iothread" => Made::Numbers(Numbers::iothread(&mut definition)?),
@@ -182,14 +208,8 @@ impl Objects {
     }
 
     fn make_secret(&self, definition: &mut Definition, id: &str) -> Result<Secret, Failure> {
-        let mut take = |name: &str| definition.take(name);
-        let (data, file, format) = (take("data"), take("file"), take("format"));
-        let (key, iv) = (take("keyid"), take("iv"));
-        let is_base64 = match format.as_deref() {
-            None | Some("raw") => false,
-            Some("base64") => true,
-            Some(other) => return Err(not_accepted("format", other)),
-        };
+        let (data, file) = (definition.take("data"), definition.take("file"));
+        let coding = Coding::take(definition)?;
         definition.end()?;
         check_id(id)?;
         let bytes = match (data, file) {
@@ -203,6 +223,21 @@ impl Objects {
                 Failure::new(format!("Unable to read {file}: {why}"))
             })?,
         };
+        self.decoded(bytes, coding)
+    }
+
+    /// `secret_keyring`.
+    fn key_of_kernel(&self, definition: &mut Definition, id: &str) -> Result<Secret, Failure> {
+        let serial = keyring::serial(&definition.need("serial")?)?;
+        let coding = Coding::take(definition)?;
+        definition.end()?;
+        check_id(id)?;
+        self.decoded(keyring::read(serial)?, coding)
+    }
+
+    /// The secret that `bytes` are in this coding.
+    fn decoded(&self, bytes: Vec<u8>, coding: Coding) -> Result<Secret, Failure> {
+        let Coding { is_base64, key, iv } = coding;
         match key {
             None if is_base64 => Ok(Secret::new(base64(&bytes)?)),
             None => Ok(Secret::new(bytes)),
@@ -250,7 +285,7 @@ impl Objects {
 /// An object.
 #[derive(Clone, Debug)]
 enum Made {
-    Secret(Secret),
+    Secret(&'static str, Secret),
     Credentials(Credentials),
     Authz(&'static str, Arc<dyn Authorize>),
     Numbers(Numbers),
@@ -261,9 +296,8 @@ impl Made {
     /// The name of its type.
     fn kind(&self) -> &'static str {
         match self {
-            Self::Secret(_) => "secret",
+            Self::Secret(kind, _) | Self::Authz(kind, _) => kind,
             Self::Credentials(_) => "tls-creds-x509",
-            Self::Authz(kind, _) => kind,
             Self::Numbers(numbers) => numbers.kind,
             Self::Throttle(_) => "throttle-group",
         }

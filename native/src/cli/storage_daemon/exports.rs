@@ -100,7 +100,7 @@ impl Exports {
             handshake_limit: handshake.unwrap_or(old.handshake_limit),
             max_connections: base.max_connections.unwrap_or(old.max_connections),
         };
-        let mut listening = listen(&place(addr)?).await.map_err(|e| in_words(&e))?;
+        let mut listening = listen(&place(addr)?, None).await.map_err(|e| in_words(&e))?;
         // What becomes of connections is told to nobody.
         let (tell, _) = mpsc::unbounded_channel();
         let server = NbdServer::new(options, tell);

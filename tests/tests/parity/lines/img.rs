@@ -1,23 +1,9 @@
 //! Lines of `qemu-img`.
 
 use super::Value::{Flag, Of};
+use super::names::{IMAGES, NO_IMAGES, OVERLAYS};
 use super::{Value, Verb};
 
-pub(super) const IMAGES: &[&str] = &[
-    "base.raw",
-    "mid.qcow2",
-    "top.qcow2",
-    "v2.qcow2",
-    "ext.qcow2",
-    "short.qcow2",
-    "comp.qcow2",
-    "over.qcow2",
-    "odd.raw",
-    "snaps.qcow2",
-    "marks.qcow2",
-];
-const OVERLAYS: &[&str] = &["mid.qcow2", "top.qcow2", "v2.qcow2", "ext.qcow2", "over.qcow2"];
-pub(super) const NO_IMAGES: &[&str] = &["missing", "sub", "sub/missing", "orphan.qcow2"];
 const IMAGES_AND_NONE: &[&str] = &["odd.raw", "v2.qcow2", "missing", "sub"];
 const NEW: &[&str] = &["new", "sub/new", "top.qcow2", "odd.raw"];
 const NOT_NEW: &[&str] = &["nowhere/new", "sub"];
@@ -40,10 +26,19 @@ const OPTIONS: Value = Of(
         "lazy_refcounts=on",
         "refcount_bits=8",
         "compression_type=zstd",
+        "data_file=new.data",
+        "encrypt.format=luks,encrypt.key-secret=a,encrypt.iter-time=10",
         "help",
     ],
     &[
         "foo=1",
+        "encrypt.format=luks",
+        "encrypt.format=luks,encrypt.key-secret=nobody",
+        "encrypt.format=luks,encrypt.key-secret=a,encrypt.cipher-alg=foo",
+        "encryption=x",
+        "data_file_raw=on",
+        "data_file=nowhere/new.data",
+        "data_file=new.data,data_file_raw=x",
         "",
         "cluster_size=3",
         "compat=9",
@@ -63,7 +58,7 @@ const OPTIONS: Value = Of(
         "encrypt.format=foo",
     ],
 );
-const OBJECT: Value = Of(
+pub(super) const OBJECT: Value = Of(
     &["secret,id=a,data=x", "secret,id=b,data=eHg=,format=base64"],
     &[
         "foo",
@@ -92,6 +87,8 @@ const AMENDMENTS: Value = Of(
         "refcount_bits=8",
         "compat=v3",
         "size=4M",
+        "backing_file=base.raw,backing_fmt=raw",
+        "data_file=split.raw",
     ],
     &[
         "foo=1",
@@ -106,8 +103,32 @@ const AMENDMENTS: Value = Of(
         "backing_file=base.raw",
     ],
 );
-const BACKING: Value = Of(&["base.raw", "short.qcow2", ""], &["missing", "sub"]);
-
+const BACKING: Value = Of(
+    &[
+        "base.raw",
+        "short.qcow2",
+        "",
+        r#"json:{"driver":"raw","file":{"driver":"file","filename":"base.raw"}}"#,
+        "json:{'driver':'qcow2','file':{'driver':'file','filename':'short.qcow2'}}",
+        "json:{'driver':'qcow2','file':{'driver':'file','filename':'short.qcow2'},'backing':null}",
+    ],
+    &[
+        "missing",
+        "sub",
+        "json:{",
+        "json:{}",
+        "json:{'driver':'raw','file':{'driver':'file','filename':'missing'}}",
+        "json:{'driver':'foo','file':{'driver':'file','filename':'base.raw'}}",
+        "nbd:unix:/nowhere/socket",
+    ],
+);
+/// The backing file of described.qcow2.
+const DESCRIBED: &str =
+    r#"json:{"driver":"qcow2","file":{"driver":"file","filename":"mid.qcow2"}}"#;
+/// What cannot be read, or not all of it.
+const UNREADABLE: &[&str] =
+    &["missing", "orphan.qcow2", "foo:bar", "torn.qcow2", "lost.qcow2", "mangled.qcow2"];
+const READ: (&[&str], &[&str]) = (IMAGES, UNREADABLE);
 const IMAGE: (&[&str], &[&str]) = (IMAGES, NO_IMAGES);
 
 pub(super) const VERBS: &[Verb] = &[
@@ -125,11 +146,12 @@ pub(super) const VERBS: &[Verb] = &[
     Verb {
         name: "check",
         options: &[
+            (&["--object"], OBJECT),
             (&["-f", "--format"], FORMATS),
             (&["--output"], OUTPUT),
             (&["-r", "--repair"], Of(&["leaks", "all"], &["foo", ""])),
             (&["-q", "--quiet"], Flag),
-            (&["-T"], CACHE),
+            (&["-T", "--cache"], CACHE),
             (&["-U", "--force-share"], Flag),
         ],
         words: &[IMAGE],
@@ -137,113 +159,145 @@ pub(super) const VERBS: &[Verb] = &[
     Verb {
         name: "map",
         options: &[
+            (&["--object"], OBJECT),
             (&["-f", "--format"], FORMATS),
             (&["--output"], OUTPUT),
             (&["-s", "--start-offset"], SIZE),
             (&["-l", "--max-length"], SIZE),
-            (&["-U"], Flag),
+            (&["-U", "--force-share"], Flag),
         ],
-        words: &[IMAGE],
+        words: &[READ],
     },
     Verb {
         name: "compare",
         options: &[
-            (&["-f", "--a-format"], FORMATS),
-            (&["-F", "--b-format"], FORMATS),
+            (&["--object"], OBJECT),
+            (&["-f", "--a-format", "--left-format"], FORMATS),
+            (&["-F", "--b-format", "--right-format"], FORMATS),
             (&["-s", "--strict"], Flag),
-            (&["-q"], Flag),
-            (&["-T"], CACHE),
-            (&["-U"], Flag),
+            (&["-q", "--quiet"], Flag),
+            (&["-p", "--progress"], Flag),
+            (&["-T", "--cache"], CACHE),
+            (&["-U", "--force-share"], Flag),
         ],
-        words: &[IMAGE, IMAGE],
+        words: &[READ, READ],
     },
     Verb {
         name: "measure",
         options: &[
+            (&["--object"], OBJECT),
             (&["-f", "--format"], FORMATS),
-            (&["-O"], FORMATS),
-            (&["-o"], OPTIONS),
+            (&["-O", "--target-format"], FORMATS),
+            (&["-o", "--options"], OPTIONS),
             (&["--output"], OUTPUT),
             (&["-l", "--snapshot"], PARAM),
             (&["--size"], SIZE),
-            (&["-U"], Flag),
+            (&["-U", "--force-share"], Flag),
         ],
-        words: &[IMAGE],
+        words: &[READ],
     },
     Verb {
         name: "create",
         options: &[
+            (&["--object"], OBJECT),
             (&["-f", "--format"], FORMATS),
-            (&["-o"], OPTIONS),
-            (&["-q"], Flag),
+            (&["-o", "--options"], OPTIONS),
+            (&["-q", "--quiet"], Flag),
             (&["-b", "--backing"], BACKING),
-            (&["-F"], FORMATS),
-            (&["-u"], Flag),
+            (&["-F", "--backing-format"], FORMATS),
+            (&["-u", "--backing-unsafe"], Flag),
         ],
         words: &[(NEW, NOT_NEW), (SIZES, NO_SIZES)],
     },
     Verb {
         name: "convert",
         options: &[
-            (&["-f"], FORMATS),
+            (&["-f", "--source-format"], FORMATS),
+            (&["-O", "--output-format"], FORMATS),
             (&["-O"], FORMATS),
-            (&["-O"], FORMATS),
-            (&["-o"], OPTIONS),
-            (&["-c", "--compress"], Flag),
-            (&["-q"], Flag),
+            (&["-o", "--options"], OPTIONS),
+            (&["-c"], Flag),
+            (&["-q", "--quiet"], Flag),
+            (&["-p"], Flag),
             (&["-n"], Flag),
-            (&["-t"], CACHE),
-            (&["-T"], CACHE),
-            (&["-S"], Of(&["0", "4k", "64k"], &["100", "x", "32M"])),
+            (&["-t", "--output-cache"], CACHE),
+            (&["-T", "--source-cache"], CACHE),
+            (&["-S", "--sparse-size"], Of(&["0", "4k", "64k"], &["100", "x", "32M"])),
             (&["-m", "--parallel"], Of(&["1", "4", "16"], &["0", "17", "x", "-1"])),
-            (&["-l"], PARAM),
+            (&["-l", "--snapshot"], PARAM),
             (&["--object"], OBJECT),
-            (&["-W"], Flag),
-            (&["-C"], Flag),
-            (&["-r"], RATE),
-            (&["-B"], BACKING),
-            (&["-F"], FORMATS),
-            (&["-U"], Flag),
+            (&["-W", "--oob-writes"], Flag),
+            (&["-C", "--copy-range-offloading"], Flag),
+            (&["-r", "--rate"], RATE),
+            (&["-B", "--backing"], BACKING),
+            (&["-F", "--backing-format"], FORMATS),
+            (&["-U", "--force-share"], Flag),
             (&["--target-is-zero"], Flag),
             (&["--salvage"], Flag),
+            (&["--bitmaps"], Flag),
+            (&["--skip-broken-bitmaps"], Flag),
+            (&["--target-image-opts"], Flag),
         ],
-        words: &[IMAGE, (NEW, NOT_NEW)],
+        words: &[READ, (NEW, NOT_NEW)],
     },
     Verb {
         name: "commit",
         options: &[
-            (&["-f"], FORMATS),
-            (&["-t"], CACHE),
-            (&["-d"], Flag),
-            (&["-q"], Flag),
-            (&["-r"], RATE),
-            (&["-b"], Of(&["base.raw", "mid.qcow2", "./base.raw"], &["missing", "top.qcow2"])),
+            (&["--object"], OBJECT),
+            (&["-f", "--format"], FORMATS),
+            (&["-t", "--cache"], CACHE),
+            (&["-d", "--drop"], Flag),
+            (&["-q", "--quiet"], Flag),
+            (&["-p", "--progress"], Flag),
+            (&["-r", "--rate"], RATE),
+            (
+                &["-b", "--base"],
+                Of(
+                    &["base.raw", "mid.qcow2", "./base.raw", DESCRIBED],
+                    &["missing", "top.qcow2", "", "json:{"],
+                ),
+            ),
         ],
         words: &[(OVERLAYS, IMAGES)],
     },
     Verb {
         name: "rebase",
         options: &[
+            (&["--object"], OBJECT),
+            (&["-b", "--backing"], BACKING),
             (&["-b"], BACKING),
-            (&["-b"], BACKING),
-            (&["-F"], FORMATS),
-            (&["-f"], FORMATS),
-            (&["-t"], CACHE),
-            (&["-T"], CACHE),
-            (&["-u"], Flag),
-            (&["-c"], Flag),
-            (&["-q"], Flag),
-            (&["-U"], Flag),
+            (&["-F", "--backing-format"], FORMATS),
+            (&["-f", "--format"], FORMATS),
+            (&["-t", "--cache"], CACHE),
+            (&["-T", "--backing-cache"], CACHE),
+            (&["-u", "--backing-unsafe"], Flag),
+            (&["-c", "--compress"], Flag),
+            (&["-q", "--quiet"], Flag),
+            (&["-p", "--progress"], Flag),
+            (&["-U", "--force-share"], Flag),
         ],
         words: &[(OVERLAYS, IMAGES)],
     },
     Verb {
         name: "dd",
-        options: &[(&["-f"], FORMATS), (&["-O"], FORMATS), (&["-U"], Flag)],
+        options: &[
+            (&["-f", "--format"], FORMATS),
+            (&["-O", "--output-format"], FORMATS),
+            (&["-U", "--force-share"], Flag),
+            (&["--object"], OBJECT),
+            (&["--image-opts"], Flag),
+        ],
         words: &[
             (
-                &["if=base.raw", "if=top.qcow2", "if=odd.raw", "if=comp.qcow2"],
-                &["if=missing", "if", "of=new", "if=sub"],
+                &[
+                    "if=base.raw",
+                    "if=top.qcow2",
+                    "if=odd.raw",
+                    "if=comp.qcow2",
+                    "if=json:{'driver':'raw','file.filename':'base.raw'}",
+                    "if=driver=qcow2,file.filename=short.qcow2",
+                ],
+                &["if=missing", "if", "of=new", "if=sub", "if=torn.qcow2", "if=mangled.qcow2"],
             ),
             (&["of=new", "of=sub/new"], &["of=nowhere/new", "of"]),
             (&["bs=512", "bs=64k", "bs=1000", "bs=1M"], &["bs=0", "bs=x", "bs=", "bs=2G"]),
@@ -254,32 +308,35 @@ pub(super) const VERBS: &[Verb] = &[
     Verb {
         name: "bench",
         options: &[
-            (&["-f"], FORMATS),
-            (&["-t"], CACHE),
+            (&["-f", "--format"], FORMATS),
+            (&["-t", "--cache"], CACHE),
+            (&["-c", "--count"], Of(&["1", "10", "0x20"], &["0", "x", "1k", "-1"])),
             (&["-c"], Of(&["1", "10", "0x20"], &["0", "x", "1k", "-1"])),
-            (&["-c"], Of(&["1", "10", "0x20"], &["0", "x", "1k", "-1"])),
-            (&["-d"], Of(&["1", "8", "64"], &["0", "x"])),
-            (&["-o"], Of(&["0", "4k", "1000"], NO_SIZES)),
-            (&["-s"], Of(&["512", "4k", "1000"], NO_SIZES)),
-            (&["-S"], Of(&["0", "4k", "64k"], NO_SIZES)),
-            (&["-i"], Of(&["threads"], &["foo"])),
-            (&["-w"], Flag),
+            (&["-d", "--depth"], Of(&["1", "8", "64"], &["0", "x"])),
+            (&["-o", "--offset"], Of(&["0", "4k", "1000"], NO_SIZES)),
+            (&["-s", "--buffer-size"], Of(&["512", "4k", "1000"], NO_SIZES)),
+            (&["-S", "--step-size"], Of(&["0", "4k", "64k"], NO_SIZES)),
+            (&["-i", "--aio"], Of(&["threads", "io_uring"], &["foo"])),
+            (&["-n", "--native"], Flag),
+            (&["-w", "--write"], Flag),
             (&["--pattern"], Of(&["0", "0x41", "255"], &["256", "x"])),
             (&["--flush-interval"], Of(&["0", "64"], &["1", "x"])),
             (&["--no-drain"], Flag),
-            (&["-q"], Flag),
-            (&["-U"], Flag),
+            (&["-q", "--quiet"], Flag),
+            (&["-U", "--force-share"], Flag),
         ],
-        words: &[IMAGE],
+        words: &[READ],
     },
     Verb {
         name: "amend",
         options: &[
+            (&["--object"], OBJECT),
             (&["-o", "--options"], AMENDMENTS),
             (&["-o"], AMENDMENTS),
             (&["-f", "--format"], FORMATS),
             (&["-t", "--cache"], CACHE),
-            (&["-q"], Flag),
+            (&["-q", "--quiet"], Flag),
+            (&["-p", "--progress"], Flag),
             (&["--force"], Flag),
         ],
         words: &[IMAGE],
@@ -287,6 +344,7 @@ pub(super) const VERBS: &[Verb] = &[
     Verb {
         name: "bitmap",
         options: &[
+            (&["--object"], OBJECT),
             (&["--add"], Flag),
             (&["--add"], Flag),
             (&["--remove"], Flag),
@@ -294,9 +352,9 @@ pub(super) const VERBS: &[Verb] = &[
             (&["--enable", "--disable"], Flag),
             (&["--merge"], Of(&["b0", "b1"], &["foo", ""])),
             (&["-g", "--granularity"], Of(&["64k", "512", "1M"], &["1000", "256", "x", "4G"])),
-            (&["-f"], FORMATS),
+            (&["-f", "--format"], FORMATS),
             (&["-b", "--source-file"], Of(&["marks.qcow2"], NO_IMAGES)),
-            (&["-F"], FORMATS),
+            (&["-F", "--source-format"], FORMATS),
         ],
         words: &[
             (&["marks.qcow2", "short.qcow2", "top.qcow2"], IMAGES_AND_NONE),
@@ -306,8 +364,9 @@ pub(super) const VERBS: &[Verb] = &[
     Verb {
         name: "resize",
         options: &[
+            (&["--object"], OBJECT),
             (&["-f", "--format"], FORMATS),
-            (&["-q"], Flag),
+            (&["-q", "--quiet"], Flag),
             (&["--shrink"], Flag),
             (&["--shrink"], Flag),
             (&["--preallocation"], Of(&["off", "metadata", "falloc", "full"], &["foo", "", "Off"])),
@@ -320,13 +379,14 @@ pub(super) const VERBS: &[Verb] = &[
     Verb {
         name: "snapshot",
         options: &[
+            (&["--object"], OBJECT),
             (&["-l", "--list"], Flag),
             (&["-c", "--create"], SNAPSHOT),
             (&["-a", "--apply"], SNAPSHOT),
             (&["-d", "--delete"], SNAPSHOT),
-            (&["-f"], FORMATS),
-            (&["-q"], Flag),
-            (&["-U"], Flag),
+            (&["-f", "--format"], FORMATS),
+            (&["-q", "--quiet"], Flag),
+            (&["-U", "--force-share"], Flag),
         ],
         words: &[(&["snaps.qcow2", "snaps.qcow2", "short.qcow2", "odd.raw"], NO_IMAGES)],
     },

@@ -1,7 +1,8 @@
 //! Lines of `qemu-io`.
 
 use super::Value::{Flag, Of};
-use super::img::{CACHE, FORMATS, IMAGES, NO_IMAGES};
+use super::img::{CACHE, FORMATS, OBJECT};
+use super::names::{IMAGES, NO_IMAGES};
 use super::{Value, Verb};
 
 const COMMANDS: Value = Of(
@@ -84,7 +85,9 @@ pub(super) const LINES: &[Verb] = &[
             (&["-t", "--cache"], CACHE),
             (&["-i", "--aio"], AIO),
             (&["-U", "--force-share"], Flag),
-            (&["-T"], Of(&["foo"], &["enable=foo", "foo=1"])),
+            (&["-k", "--native-aio"], Flag),
+            (&["--object"], OBJECT),
+            (&["-T", "--trace"], Of(&["foo"], &["enable=foo", "foo=1"])),
         ],
         words: &[(IMAGES, NO_IMAGES)],
     },

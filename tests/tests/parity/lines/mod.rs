@@ -2,6 +2,7 @@
 
 mod img;
 mod io;
+mod names;
 mod nbd;
 
 use sectora_core::io::testing::Rng;
@@ -66,7 +67,19 @@ impl Program {
         // So many words in a hundred are wrong.
         let mistakes = *rng.pick(&[0, 0, 0, 5, 20]);
         let mut words = options(rng, verb, mistakes);
+        let named = |list: &[&str]| list == names::IMAGES || list == names::OVERLAYS;
+        let by_options = verb.words.iter().any(|(good, _)| named(good)) && rng.chance(25);
+        if by_options {
+            words.push("--image-opts".to_owned());
+            if rng.chance(80) {
+                words.push("--object=secret,id=a,data=x".to_owned());
+            }
+        }
         for (at, (good, bad)) in verb.words.iter().enumerate() {
+            let (good, bad) = match by_options && named(good) {
+                true => (names::BY_OPTIONS, names::BY_NO_OPTIONS),
+                false => (*good, *bad),
+            };
             // Without its socket a server would begin to serve.
             let needed = self == Self::Nbd && at == 0;
             if !needed && rng.chance(mistakes) && rng.chance(40) {

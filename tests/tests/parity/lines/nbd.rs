@@ -1,7 +1,8 @@
 //! Lines of `qemu-nbd` that end by themselves: the socket cannot be made, and nobody serves it.
 
 use super::Value::{Flag, Of};
-use super::img::{CACHE, FORMATS, IMAGES, NO_IMAGES};
+use super::img::{CACHE, FORMATS, OBJECT};
+use super::names::{IMAGES, NO_IMAGES};
 use super::{Choice, Value, Verb};
 
 const SOCKET: (&[&str], &[&str]) =
@@ -35,7 +36,13 @@ const SERVE: &[Choice] = &[
     (&["--tls-hostname"], Of(&["a"], &[""])),
     (&["--fork"], Flag),
     (&["-L", "--list"], Flag),
-    (&["-T"], Of(&["foo"], &["enable=foo", "foo=1"])),
+    (&["-B", "--bitmap"], Of(&["b0", "b1"], &["foo", ""])),
+    (&["--object"], OBJECT),
+    (&["--pid-file"], Of(&["pid"], &["nowhere/pid", ""])),
+    (&["--selinux-label"], Of(&["a"], &[""])),
+    (&["-c", "--connect"], Of(&["/nowhere/nbd0"], &[""])),
+    (&["-d", "--disconnect"], Flag),
+    (&["-T", "--trace"], Of(&["foo"], &["enable=foo", "foo=1"])),
 ];
 
 pub(super) const LINES: &[Verb] = &[

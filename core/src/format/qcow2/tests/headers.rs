@@ -186,6 +186,7 @@ fn full_header(version: u32, compression: Compression) -> Header {
         backing_name: Some("base.img".to_string()),
         backing_format: Some("raw".to_string()),
         data_file: v3.then(|| "data.raw".to_string()),
+        stray_raw_bit: false,
         bitmaps: v3.then_some(BitmapsExtension {
             count: 2,
             reserved: 0,

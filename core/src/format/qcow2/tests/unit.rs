@@ -541,7 +541,8 @@ fn writing_is_refused_where_it_could_do_harm() {
         let mut image = Image::v3();
         break_it(&mut image);
         let layer = runtime.block_on(image.open(&runtime, Access::ReadOnly));
-        assert!(layer.is_ok(), "{name}: {layer:?}");
+        // Not in the reference implementation, where there is no such table.
+        assert_eq!(layer.is_ok(), *name != "no refcount table", "{name}: {layer:?}");
     }
 }
 

@@ -1,10 +1,11 @@
 //! The state of a machine, behind the disk.
 
+use super::super::{CreateOptions, DataFileOptions, create};
 use super::builder::{CLUSTER, FILL, Image, SIZE, open_file};
-use super::findings;
-use crate::format::{Layer, NewSnapshot};
+use super::{env, findings};
+use crate::format::{Layer, NewSnapshot, OpenOptions, open};
 use crate::io::testing::SimRuntime;
-use crate::io::{Access, BlockDevice, MemoryDevice, Preallocation};
+use crate::io::{Access, BlockDevice, Device, MemoryDevice, Preallocation, WriteFlags};
 use crate::{Error, ErrorKind};
 use alloc::sync::Arc;
 use alloc::vec;
@@ -112,7 +113,7 @@ fn the_tables_of_a_state_that_is_gone_are_used_again() {
         layer.flush().await.expect("durable");
         // All that is free, the cluster of the table too.
         let data = vec![3; SIZE as usize];
-        layer.write(0, data.into(), crate::io::WriteFlags::empty()).await.expect("writable");
+        layer.write(0, data.into(), WriteFlags::empty()).await.expect("writable");
         save(&layer, 0, 8, 8 * CLUSTER).await;
         let layer = bench.again(layer).await;
         assert_eq!((disk(&layer).await, load(&layer, 0, 1).await), (3, vec![8]));
@@ -151,5 +152,37 @@ fn what_cannot_be_is_refused() {
         let result = layer.write_vm_state(0, vec![1; 512].into()).await;
         assert_eq!(kind(result), ErrorKind::Denied);
         assert_eq!(load(&layer, 0, 512).await, [0; 512]);
+    });
+}
+
+/// Places in a raw data file are those of the guest, whichever table leads there. Making the disk
+/// smaller takes the file along, and the state with it.
+#[test]
+fn a_disk_in_a_raw_data_file_becomes_smaller() {
+    let runtime = SimRuntime::new(1);
+    let file: Device = Arc::new(MemoryDevice::new(0));
+    let data: Device = Arc::new(MemoryDevice::new(0));
+    let env = env(&runtime, &data);
+    runtime.block_on(async {
+        let (size, smaller) = (256 << 10, 100 << 10);
+        let options = CreateOptions {
+            data_file: Some(DataFileOptions { name: "data".into(), raw: true }),
+            cluster_size: 512,
+            size,
+            ..CreateOptions::default()
+        };
+        create(&env.runtime, &file, Some(&data), &options).await.expect("made");
+        let options = OpenOptions { access: Access::ReadWrite, ..OpenOptions::default() };
+        let layer = open(&env, file.clone(), "image", options).await.expect("it opens");
+        let all = vec![7; size as usize];
+        layer.write(0, all.into(), WriteFlags::empty()).await.expect("writable");
+        save(&layer, 0, 8, 2048).await;
+        layer.flush().await.expect("durable");
+        layer.set_len(smaller, Preallocation::Off).await.expect("smaller");
+        assert_eq!(data.len(), smaller);
+        let left = layer.read(0, smaller).await.expect("readable").to_vec();
+        assert_eq!(left, vec![7; smaller as usize]);
+        layer.close().await.expect("closed");
+        assert_eq!(findings(&layer).await.expect("a report"), []);
     });
 }
