@@ -88,9 +88,9 @@ impl<'a> Builder<'a> {
         &self,
         driver: &str,
         mut options: Options,
-        opening: Opening,
+        mut opening: Opening,
     ) -> Result<Arc<Node>> {
-        let place = self.place(&opening)?;
+        let place = self.place(&mut opening)?;
         let how = opening.settings.inherited();
         let opened = self.graph.protocols.open_node(driver, &mut options, how).await?;
         if let Some(left) = options.first() {
@@ -108,7 +108,7 @@ impl<'a> Builder<'a> {
         driver: &str,
         wanted: &[(&str, Role)],
         mut options: Options,
-        opening: Opening,
+        mut opening: Opening,
     ) -> Result<Arc<Node>> {
         let depth = opening.depth;
         let below =
@@ -118,7 +118,7 @@ impl<'a> Builder<'a> {
         if let Some((name @ "file", _)) = wanted.first() {
             first = Some(self.required(&mut options, name, below, depth).await?);
         }
-        let place = self.place(&opening)?;
+        let place = self.place(&mut opening)?;
         filters::check(driver, &options)?;
         let mut children = Vec::new();
         for (name, role) in wanted {
@@ -152,7 +152,7 @@ impl<'a> Builder<'a> {
         &self,
         format: FormatName,
         mut options: Options,
-        opening: Opening,
+        mut opening: Opening,
     ) -> Result<Arc<Node>> {
         let settings = opening.settings;
         let role = match format {
@@ -162,7 +162,7 @@ impl<'a> Builder<'a> {
         };
         let below = Settings { discard: true, detect_zeroes: DetectZeroes::Off, ..settings };
         let file = self.required(&mut options, "file", below, opening.depth).await?;
-        let place = self.place(&opening)?;
+        let place = self.place(&mut opening)?;
         let file = self.attach(file, "file", role, &opening)?;
         let has_backing = format != FormatName::Raw;
         let wanted = options.take_child("backing")?;
@@ -427,12 +427,14 @@ impl<'a> Builder<'a> {
     }
 
     /// Takes a place for the node among all others, and its name.
-    fn place(&self, opening: &Opening) -> Result<Place<'a>> {
+    fn place(&self, opening: &mut Opening) -> Result<Place<'a>> {
         opening.settings.check()?;
         if let Some(name) = &opening.name {
             check_node_name(name)?;
         }
-        self.graph.reserve(opening.name.clone())
+        let place = self.graph.reserve(opening.name.take())?;
+        opening.name = Some(place.name.clone());
+        Ok(place)
     }
 
     /// Makes the node and takes the permissions that it needs.

@@ -1,11 +1,12 @@
 //! Edges: one user's use of one node.
 
+use super::filters::filtered;
 use super::node::Node;
 use super::permission::{Claim, Role};
 use super::root::Root;
 use crate::io::{
-    BlockDevice, BoxFuture, Capabilities, DeviceInfo, Extent, ExtentFlags, Limits, Preallocation,
-    Segments, WriteFlags, ZeroFlags, check_range,
+    BlockDevice, BoxFuture, Capabilities, DebugEvent, DeviceInfo, Extent, ExtentFlags, Limits,
+    Preallocation, Segments, WriteFlags, ZeroFlags, check_range,
 };
 use crate::sync::{Mutex, RwLock};
 use crate::{Error, Result};
@@ -193,5 +194,16 @@ impl BlockDevice for Edge {
 
     fn info(&self) -> BoxFuture<'_, Result<DeviceInfo>> {
         Box::pin(async move { self.there()?.body().device.info().await })
+    }
+
+    fn event(&self, event: DebugEvent) -> Option<BoxFuture<'_, ()>> {
+        // Only a filter can have a test driver in it or below it that is told of its users' events.
+        let node = self.target().filter(|node| filtered(node.driver()).is_some())?;
+        Some(Box::pin(async move {
+            let device = node.body().device;
+            if let Some(told) = device.event(event) {
+                told.await;
+            }
+        }))
     }
 }

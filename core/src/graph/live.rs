@@ -23,7 +23,7 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use async_lock::MutexGuard;
 use core::fmt;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
 use serde_json::{Map, Value};
 
 /// The nodes of a program.
@@ -38,8 +38,8 @@ pub struct Graph {
     roots: Mutex<Vec<Weak<Root>>>,
     /// Names of nodes that are being opened.
     coming: Mutex<Vec<String>>,
-    named: AtomicU64,
-    order: AtomicU64,
+    named: AtomicU32,
+    order: Mutex<u64>,
 }
 
 impl fmt::Debug for Graph {
@@ -66,8 +66,8 @@ impl Graph {
             nodes: Mutex::default(),
             roots: Mutex::default(),
             coming: Mutex::default(),
-            named: AtomicU64::new(0),
-            order: AtomicU64::new(0),
+            named: AtomicU32::new(0),
+            order: Mutex::default(),
         })
     }
 
@@ -305,7 +305,10 @@ impl Graph {
             return Err(Error::invalid(format!("Duplicate nodes with node-name='{name}'")));
         }
         coming.push(name.clone());
-        let order = self.order.fetch_add(1, Ordering::Relaxed);
+        let mut next = self.order.lock();
+        let order = *next;
+        *next += 1;
+        drop(next);
         Ok(Place { graph: self, name, order })
     }
 

@@ -7,16 +7,16 @@ use super::open::{Inherited, take_detect_zeroes, take_discard, unmap_without_dis
 use super::options::Options;
 use super::permission::Claim;
 use super::root::Root;
-use crate::Result;
 use crate::bitmap::BitmapSet;
 use crate::format::{DetectZeroes, Layer};
 use crate::io::{Access, Device, Preallocation, Segments, WriteFlags, ZeroFlags};
 use crate::sync::{Mutex, RwLock};
+use crate::{Error, Result};
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering};
 
 /// Locks outside of this program that follow a node's permissions: those of a file.
 pub trait Locks: Send + Sync + fmt::Debug {
@@ -81,6 +81,10 @@ impl Settings {
     /// # Errors
     /// `InvalidInput`.
     pub(super) fn check(&self) -> Result<()> {
+        if self.force_share && !self.read_only {
+            let what = "force-share=on can only be used with read-only images";
+            return Err(Error::invalid(what));
+        }
         match self.detect_zeroes {
             DetectZeroes::Unmap if !self.discard => Err(unmap_without_discard()),
             _ => Ok(()),
@@ -119,9 +123,7 @@ pub struct Node {
     /// Of a node that is no image; an image has its own.
     bitmaps: Arc<BitmapSet>,
     locked: Mutex<Claim>,
-    highest_offset: AtomicU64,
-    discards: Discards,
-    threshold: AtomicU64,
+    counts: Mutex<Counts>,
     on_threshold: ThresholdPassed,
 }
 
@@ -131,11 +133,19 @@ impl fmt::Debug for Node {
     }
 }
 
-#[derive(Default)]
-struct Discards {
-    ok: AtomicU64,
-    failed: AtomicU64,
-    bytes: AtomicU64,
+/// What is counted of a node's requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// The end of the write that reached farthest, in bytes.
+    pub highest_offset: u64,
+    /// A write that ends past this offset is told of, once; 0 is none.
+    pub threshold: u64,
+    /// Discards that were carried out.
+    pub discards: u64,
+    /// Discards that failed.
+    pub failed_discards: u64,
+    /// Bytes of the discards that were carried out.
+    pub discarded: u64,
 }
 
 /// What a node is made of.
@@ -166,9 +176,7 @@ impl Node {
             owned: AtomicBool::new(false),
             bitmaps: Arc::default(),
             locked: Mutex::new(Claim::NONE),
-            highest_offset: AtomicU64::new(0),
-            discards: Discards::default(),
-            threshold: AtomicU64::new(0),
+            counts: Mutex::default(),
             on_threshold: new.on_threshold,
         });
         node.children.read().iter().for_each(|edge| edge.belongs_to(&node));
@@ -241,7 +249,10 @@ impl Node {
     /// What its bytes come from.
     #[must_use]
     pub fn primary(&self) -> Option<Arc<Self>> {
-        self.child(filters::filtered(&self.driver).unwrap_or("file"))
+        match filters::filtered(&self.driver) {
+            Some(name) => self.child(name),
+            None => self.child("data-file").or_else(|| self.child("file")),
+        }
     }
 
     /// The node that it uses under that name.
@@ -274,21 +285,15 @@ impl Node {
         self.owned.store(owned, Ordering::Release);
     }
 
-    /// The end of the write that reached farthest, in bytes.
+    /// What was counted of its requests.
     #[must_use]
-    pub fn highest_offset(&self) -> u64 {
-        self.highest_offset.load(Ordering::Relaxed)
+    pub fn counts(&self) -> Counts {
+        *self.counts.lock()
     }
 
-    /// A write that ends past this offset is told of, once; 0 is none.
-    #[must_use]
-    pub fn write_threshold(&self) -> u64 {
-        self.threshold.load(Ordering::Relaxed)
-    }
-
-    /// Sets the [threshold](Self::write_threshold).
+    /// Sets the offset past which a write is told of.
     pub fn set_write_threshold(&self, offset: u64) {
-        self.threshold.store(offset, Ordering::Relaxed);
+        self.counts.lock().threshold = offset;
     }
 
     pub(super) fn add_parent(&self, edge: &Arc<Edge>) {
@@ -423,7 +428,7 @@ impl Node {
         } else {
             device.write(offset, data, flags).await?;
         }
-        self.highest_offset.fetch_max(end, Ordering::Relaxed);
+        self.reached(end);
         Ok(())
     }
 
@@ -435,7 +440,7 @@ impl Node {
         let keeps = !is_image && !self.settings().discard;
         let flags = if keeps { flags - ZeroFlags::MAY_UNMAP } else { flags };
         device.write_zeroes(offset, len, flags).await?;
-        self.highest_offset.fetch_max(end, Ordering::Relaxed);
+        self.reached(end);
         Ok(())
     }
 
@@ -446,24 +451,20 @@ impl Node {
             return Ok(());
         }
         let result = device.discard(offset, len).await;
-        let count = match &result {
-            Ok(()) => &self.discards.ok,
-            Err(_) => &self.discards.failed,
-        };
-        count.fetch_add(1, Ordering::Relaxed);
-        if result.is_ok() {
-            self.discards.bytes.fetch_add(len, Ordering::Relaxed);
+        let mut counts = self.counts.lock();
+        match &result {
+            Ok(()) => {
+                (counts.discards, counts.discarded) = (counts.discards + 1, counts.discarded + len)
+            }
+            Err(_) => counts.failed_discards += 1,
         }
+        drop(counts);
         result
     }
 
-    /// What became of discards: how many were carried out, how many failed, and the bytes of the
-    /// first.
-    #[must_use]
-    pub fn discards(&self) -> (u64, u64, u64) {
-        let count = |number: &AtomicU64| number.load(Ordering::Relaxed);
-        let Discards { ok, failed, bytes } = &self.discards;
-        (count(ok), count(failed), count(bytes))
+    fn reached(&self, end: u64) {
+        let mut counts = self.counts.lock();
+        counts.highest_offset = counts.highest_offset.max(end);
     }
 
     pub(super) async fn flush(&self) -> Result<()> {
@@ -489,14 +490,14 @@ impl Node {
     }
 
     fn before_write(&self, end: u64) {
-        let threshold = self.threshold.load(Ordering::Relaxed);
-        if threshold > 0 && end > threshold {
-            let once =
-                self.threshold.compare_exchange(threshold, 0, Ordering::Relaxed, Ordering::Relaxed);
-            if once.is_ok() {
-                (self.on_threshold)(self, end - threshold, threshold);
+        let threshold = {
+            let mut counts = self.counts.lock();
+            if counts.threshold == 0 || end <= counts.threshold {
+                return;
             }
-        }
+            core::mem::take(&mut counts.threshold)
+        };
+        (self.on_threshold)(self, end - threshold, threshold);
     }
 
     /// True where it was opened for writing.

@@ -106,6 +106,13 @@ impl Graph {
         let settings = Settings::take(&mut options, Settings::default())?;
         settings.check()?;
         let mut edges = Vec::new();
+        if child("backing").is_none()
+            && let Some(name) = options.peek("backing")
+            && !name.is_empty()
+            && self.find(name).is_none()
+        {
+            return Err(no_node("", name));
+        }
         // The last one that was opened comes first.
         for edge in children.iter().rev() {
             let wanted = match options.take_child(edge.name())? {

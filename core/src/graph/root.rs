@@ -5,8 +5,8 @@ use super::node::Node;
 use super::permission::{Claim, Role};
 use crate::Result;
 use crate::io::{
-    BlockDevice, BoxFuture, Capabilities, DeviceInfo, Extent, Limits, Preallocation, Segments,
-    WriteFlags, ZeroFlags,
+    BlockDevice, BoxFuture, Capabilities, DebugEvent, DeviceInfo, Extent, Limits, Preallocation,
+    Segments, WriteFlags, ZeroFlags,
 };
 use crate::sync::Mutex;
 use alloc::boxed::Box;
@@ -222,5 +222,9 @@ impl BlockDevice for Root {
             let _inside = self.gate.enter().await;
             self.edge.info().await
         })
+    }
+
+    fn event(&self, event: DebugEvent) -> Option<BoxFuture<'_, ()>> {
+        self.edge.event(event)
     }
 }

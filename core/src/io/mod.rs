@@ -13,6 +13,7 @@ mod concat;
 mod device;
 mod event;
 mod extent;
+mod growing;
 mod memory;
 mod policy;
 mod runtime;
@@ -33,6 +34,7 @@ pub use device::{
 };
 pub use event::{DebugEvent, raise};
 pub use extent::{Extent, ExtentFlags, HostRange};
+pub(crate) use growing::Growing;
 pub use memory::MemoryDevice;
 pub use policy::{
     Access, Deny, OpenPolicy, Opened, Opener, Reference, ReferenceKind, SameDirectory,

@@ -1,3 +1,5 @@
+//! A job's way through the states of the schema.
+
 use super::*;
 use crate::io::testing::SimRuntime;
 use crate::monitor::{Events, Subscription};

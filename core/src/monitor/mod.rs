@@ -7,6 +7,7 @@
 //! | `block` | the commands on nodes, bitmaps, snapshots and jobs |
 //! | `commands` | what executes commands: a name and arguments in, a value out |
 //! | `arguments` | a command's arguments, taken one by one |
+//! | `texts` | values that a command line gives as texts |
 //! | `sets` | several sets of commands as one |
 //! | `control` | the commands of `control.json` |
 //! | `event` | what happened, and everybody who wants to be told |
@@ -26,6 +27,7 @@ mod session;
 mod sets;
 #[cfg(all(test, feature = "testing"))]
 mod tests;
+mod texts;
 
 pub use arguments::{Arguments, not_accepted, wrong_type};
 pub use block::BlockCommands;
@@ -38,3 +40,4 @@ pub use session::{
     MAX_OUTPUT, MAX_QUEUE, MAX_QUEUED_BYTES, Request, Session, SessionOptions, Ticket, Version,
 };
 pub use sets::{Check, CommandSets};
+pub use texts::read_texts;

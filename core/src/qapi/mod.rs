@@ -36,7 +36,6 @@ mod qom;
 pub mod schema;
 mod sockets;
 mod tables;
-mod texts;
 mod transaction;
 mod validate;
 
@@ -52,7 +51,6 @@ pub use job::*;
 pub use qom::*;
 pub use sockets::*;
 pub use tables::{Command, Event, command, commands, event, events, types};
-pub use texts::read_texts;
 pub use transaction::*;
 pub use validate::{Invalid, parse, validate};
 

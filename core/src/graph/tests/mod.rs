@@ -1,3 +1,4 @@
+//! Options as text, images opened from them, and the live graph.
 #![cfg(all(feature = "testing", feature = "raw", feature = "qcow2"))]
 
 mod live;

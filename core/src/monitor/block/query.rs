@@ -162,7 +162,7 @@ async fn node_info(node: &Arc<Node>, flat: bool) -> Result<BlockDeviceInfo> {
             direct: settings.direct,
             no_flush: settings.no_flush,
         },
-        write_threshold: node.write_threshold(),
+        write_threshold: node.counts().threshold,
         dirty_bitmaps: (!bitmaps.is_empty()).then_some(bitmaps),
         ..BlockDeviceInfo::default()
     })
@@ -241,15 +241,19 @@ async fn passed_on(node: &Arc<Node>) -> Result<(Option<u64>, Option<bool>)> {
 }
 
 fn discards(node: &Node) -> BlockStatsSpecificFile {
-    let (discard_nb_ok, discard_nb_failed, discard_bytes_ok) = node.discards();
-    BlockStatsSpecificFile { discard_nb_ok, discard_nb_failed, discard_bytes_ok }
+    let counts = node.counts();
+    BlockStatsSpecificFile {
+        discard_nb_ok: counts.discards,
+        discard_nb_failed: counts.failed_discards,
+        discard_bytes_ok: counts.discarded,
+    }
 }
 
 /// The schema's `BlockStats` of a node, with those of what it reads from.
 fn node_stats(node: &Arc<Node>, depth: usize) -> BlockStats {
     let parent = node.primary().filter(|_| depth < MAX_CHAIN);
     let stats = BlockDeviceStats {
-        wr_highest_offset: node.highest_offset(),
+        wr_highest_offset: node.counts().highest_offset,
         ..BlockDeviceStats::default()
     };
     let driver_specific = match node.driver() {

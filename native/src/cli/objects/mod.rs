@@ -26,6 +26,7 @@ use sectora_core::filter::{ThrottleGroup, ThrottleLimits};
 use sectora_core::graph::{OptionValue, Options};
 use sectora_core::image::{Secrets, list_items, no_secret};
 use sectora_core::io::Runtime;
+use sectora_core::monitor::read_texts;
 use sectora_core::qapi;
 use sectora_core::qapi::schema::Qapi;
 use sectora_core::sync::Mutex;
@@ -412,7 +413,7 @@ impl Definition {
             }
         }
         let wrong = |e: qapi::Invalid| Failure::new(e.desc);
-        qapi::read_texts(ThrottleLimits::schema(), &mut members).map_err(wrong)?;
+        read_texts(ThrottleLimits::schema(), &mut members).map_err(wrong)?;
         qapi::parse(members).map_err(wrong)
     }
 

@@ -16,7 +16,7 @@ use sectora_core::job::Jobs;
 use sectora_core::json::Layout;
 use sectora_core::monitor::{
     Arguments, BlockCommands, Call, CommandSets, Commands, Control, Ended, Events, QapiErrorClass,
-    QmpResult, Session, SessionOptions, Version, serve,
+    QmpResult, Session, SessionOptions, Version, read_texts, serve,
 };
 use sectora_core::qapi;
 use sectora_core::sync::Mutex;
@@ -192,7 +192,7 @@ impl Daemon {
     ) -> Result<(), Failure> {
         if let Some(schema) = qapi::command(command).and_then(|command| command.arguments) {
             // On a command line everything is a text.
-            qapi::read_texts(schema(), &mut arguments).map_err(|e| Failure::new(e.desc))?;
+            read_texts(schema(), &mut arguments).map_err(|e| Failure::new(e.desc))?;
         }
         let call = Call { arguments, out_of_band: false };
         match self.commands.call(command, call).await {

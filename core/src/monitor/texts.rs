@@ -3,15 +3,15 @@
 //! `read-only=on,size=1k` has nothing but texts. They become what the type asks for; what cannot is
 //! refused in QEMU's words (version 10.0.2).
 
-use super::Invalid;
-use super::schema::{Builtin, Schema, Shape};
 use crate::image::parse_size;
+use crate::qapi::Invalid;
+use crate::qapi::schema::{Builtin, Schema, Shape};
 use alloc::format;
 use alloc::string::String;
 use serde_json::{Map, Number, Value};
 
 /// Makes of the texts in `members` what a type asks for. What does not fit the type otherwise stays:
-/// [`validate`](super::validate) refuses it.
+/// [`validate`](crate::qapi::validate) refuses it.
 ///
 /// # Errors
 /// For texts that are not of their type.
@@ -84,7 +84,7 @@ fn builtin(kind: Builtin, name: &str, text: &str) -> Result<Option<Value>, Inval
 mod tests {
     use super::*;
     use crate::qapi::schema::Qapi;
-    use crate::qapi::{BlockdevOptions, validate};
+    use crate::qapi::{BlockdevCreateOptionsFile, BlockdevOptions, validate};
     use serde_json::json;
 
     fn read(value: Value) -> Result<Value, String> {
@@ -97,14 +97,17 @@ mod tests {
     #[test]
     fn texts_become_what_their_type_asks_for() {
         let given = json!({
-            "driver": "raw", "node-name": "1", "read-only": "on", "offset": "1k",
-            "file": { "driver": "null-co", "size": "2M", "latency-ns": "7" }, "cache": { "direct": "off" },
+            "driver": "raw", "node-name": "1", "read-only": "on", "offset": "1024",
+            "file": { "driver": "null-co", "size": "2097152", "latency-ns": "7" }, "cache": { "direct": "off" },
         });
         let want = json!({
             "driver": "raw", "node-name": "1", "read-only": true, "offset": 1024,
             "file": { "driver": "null-co", "size": 2 << 20, "latency-ns": 7 }, "cache": { "direct": false },
         });
         assert_eq!(read(given).unwrap(), want);
+        let mut sized = json!({ "filename": "a", "size": "2M" }).as_object().unwrap().clone();
+        read_texts(BlockdevCreateOptionsFile::schema(), &mut sized).unwrap();
+        assert_eq!(sized["size"], 2 << 20);
         let wrong = json!({ "driver": "raw", "file": "x", "read-only": "maybe" });
         assert_eq!(read(wrong).unwrap_err(), "Parameter 'read-only' expects 'on' or 'off'");
     }
