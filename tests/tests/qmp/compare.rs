@@ -130,7 +130,7 @@ impl Names {
                 // How far a file reaches behind what is in it is each program's own.
                 let is_file = members.get("format").is_some_and(|format| format == "file");
                 let kept = members.iter().filter(|(key, _)| {
-                    !SKIPPED.contains(&key.as_str()) && !(is_file && *key == "virtual-size")
+                    !(SKIPPED.contains(&key.as_str()) || is_file && *key == "virtual-size")
                 });
                 let plain: Map<String, Value> =
                     kept.map(|(key, value)| (key.clone(), self.plain(value))).collect();

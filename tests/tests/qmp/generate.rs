@@ -46,8 +46,11 @@ fn flag(rng: &mut Rng) -> bool {
     rng.chance(50)
 }
 
+/// How often a command comes, its name, and its arguments.
+type Kind = (u64, &'static str, fn(&mut Rng) -> Value);
+
 fn any(rng: &mut Rng) -> (&'static str, Value) {
-    let table: [(u64, &'static str, fn(&mut Rng) -> Value); 34] = [
+    let table: [Kind; 34] = [
         (14, "blockdev-add", add),
         (7, "blockdev-del", |r| json!({ "node-name": node(r) })),
         (8, "blockdev-reopen", reopen),
