@@ -250,6 +250,14 @@ impl Graph {
     /// # Errors
     /// `InUse` where somebody does not allow it, and those of the driver.
     pub async fn resize(&self, node: &Arc<Node>, size: u64) -> Result<()> {
+        let mut below = Some(node.clone());
+        while let Some(next) = below {
+            if next.settings().read_only {
+                return Err(Error::denied("Image is read-only"));
+            }
+            let passes = next.image().is_none() || next.driver() == "raw";
+            below = next.primary().filter(|_| passes);
+        }
         let all = Permissions::all();
         let root = self.attach("", node, Claim { taken: Permissions::RESIZE, shared: all }).await?;
         let resized = root.set_len(size, Preallocation::Off).await;

@@ -92,8 +92,13 @@ impl Graph {
         if node.options().has("force-share") && !options.has("force-share") {
             return Err(cannot_reset("force-share"));
         }
+        let settings = Settings::take(&mut options, Settings::default())?;
+        settings.check()?;
         let driver = options.take_string("driver").unwrap_or_default();
         let children = node.children();
+        if children.is_empty() {
+            refuse_reset(&node, &options)?;
+        }
         let child = |name: &str| children.iter().find(|edge| edge.name() == name).cloned();
         let names_backing = match node.image() {
             Some(image) => image.driver().describe().await?.backing.is_some(),
@@ -103,15 +108,20 @@ impl Graph {
         if backing.is_some() && !options.has_child("backing") {
             return Err(Error::invalid(format!("backing is missing for '{name}'")));
         }
-        let settings = Settings::take(&mut options, Settings::default())?;
-        settings.check()?;
         let mut edges = Vec::new();
-        if child("backing").is_none()
-            && let Some(name) = options.peek("backing")
-            && !name.is_empty()
-            && self.find(name).is_none()
-        {
-            return Err(no_node("", name));
+        // What is named has to be there, whether the driver has such a child or not.
+        for name in ["backing", "file"] {
+            let wanted = options.peek(name).filter(|wanted| !wanted.is_empty());
+            if let Some(wanted) = wanted.filter(|_| child(name).is_none()) {
+                self.find(wanted).ok_or_else(|| no_node("", wanted))?;
+                if name == "backing" {
+                    return Err(Error::invalid(format!(
+                        "Driver '{}' of node '{}' does not support backing files",
+                        node.driver(),
+                        node.name()
+                    )));
+                }
+            }
         }
         // The last one that was opened comes first.
         for edge in children.iter().rev() {
@@ -137,9 +147,6 @@ impl Graph {
                 return Err(cycle(below.name(), edge.name(), &name));
             }
             edges.push((edge.clone(), wanted));
-        }
-        if node.children().is_empty() {
-            refuse_reset(&node, &options)?;
         }
         if driver != node.driver() {
             return Err(cannot_change("driver"));

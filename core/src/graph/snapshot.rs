@@ -7,7 +7,7 @@ use super::live::Graph;
 use super::node::{Node, Settings};
 use super::options::{OptionValue, Options};
 use crate::format::FormatName;
-use crate::image::{OptionSet, create};
+use crate::image::{NewImage, OptionSet, create};
 use crate::{Error, ErrorKind, Result};
 use alloc::format;
 use alloc::string::ToString;
@@ -44,6 +44,9 @@ impl Graph {
     /// The same for an overlay that is in the graph already, in a change that somebody else began.
     pub(super) async fn put_on_top(&self, node: &Arc<Node>, overlay: &Arc<Node>) -> Result<()> {
         self.refuse_busy(node)?;
+        if !overlay.parents().is_empty() {
+            return Err(Error::new(ErrorKind::InUse, "The overlay is already in use"));
+        }
         if filtered(overlay.driver()).is_some() {
             return Err(Error::unsupported("Filters cannot be used as overlays"));
         }
@@ -56,9 +59,6 @@ impl Graph {
         }
         if Arc::ptr_eq(node, overlay) || uses(node, overlay) {
             return Err(cycle(node.name(), "backing", overlay.name()));
-        }
-        if !overlay.parents().is_empty() {
-            return Err(Error::new(ErrorKind::InUse, "The overlay is already in use"));
         }
         let drained = self.drain(node).await;
         node.flush().await?;
@@ -153,8 +153,12 @@ impl Graph {
                 "Backing file not supported for file format '{format}'"
             )));
         }
-        set.set("backing_fmt", node.driver())?;
-        let image = set.image()?;
+        let mut image = set.image()?;
+        if let NewImage::Qcow2(options) = &mut image
+            && let Some(backing) = &mut options.backing
+        {
+            backing.format = Some(node.driver().into());
+        }
         let driver = file.take_text("driver").unwrap_or_else(|| "file".into());
         let mut new = file.clone();
         new.set("size", OptionValue::Number("0".into()));

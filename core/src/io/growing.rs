@@ -1,48 +1,62 @@
-//! A device that writes make longer, over one that has to be told its length.
+//! A place for a new image in something that is there: it begins empty, grows with what is written,
+//! and never gets shorter than what it is in.
 
 use super::{
     BlockDevice, BoxFuture, Capabilities, DebugEvent, Device, DeviceInfo, Extent, Limits,
     Preallocation, Segments, WriteFlags, ZeroFlags,
 };
+use crate::sync;
 use crate::{Error, Result};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use async_lock::Mutex;
 
-/// Sets the length of `inner` before a write that ends past it.
+/// Shows a length of its own, of which `inner` has at least as much. What lies past it reads as
+/// zeroes once it is reached again.
 #[derive(Debug)]
 pub(crate) struct Growing {
     inner: Device,
-    /// One write at a time makes it longer.
-    growth: Mutex<()>,
+    len: sync::Mutex<u64>,
+    /// One change of the length at a time.
+    change: Mutex<()>,
 }
 
 impl Growing {
-    /// `device` itself where it grows by itself.
-    pub(crate) fn over(device: Device) -> Device {
-        match device.capabilities().contains(Capabilities::GROW) {
-            true => device,
-            false => alloc::sync::Arc::new(Self { inner: device, growth: Mutex::new(()) }),
-        }
+    /// A place as long as `device`.
+    pub(crate) fn over(device: Device) -> Self {
+        let len = sync::Mutex::new(device.len());
+        Self { inner: device, len, change: Mutex::new(()) }
     }
 
     async fn reach(&self, offset: u64, len: u64) -> Result<()> {
         let end = offset.checked_add(len);
         let end = end.ok_or_else(|| Error::invalid("a write ends past the end of all files"))?;
-        if end <= self.inner.len() {
-            return Ok(());
-        }
-        let _growth = self.growth.lock().await;
-        match end > self.inner.len() {
-            true => self.inner.set_len(end, Preallocation::Off).await,
+        match end > self.len() {
+            true => self.change_len(end, true, Preallocation::Off).await,
             false => Ok(()),
         }
+    }
+
+    async fn change_len(&self, len: u64, only_grow: bool, how: Preallocation) -> Result<()> {
+        let _change = self.change.lock().await;
+        let old = self.len();
+        if only_grow && len <= old {
+            return Ok(());
+        }
+        let there = self.inner.len();
+        if len < old {
+            self.inner.write_zeroes(len, there - len, ZeroFlags::MAY_UNMAP).await?;
+        } else if len > there {
+            self.inner.set_len(len, how).await?;
+        }
+        *self.len.lock() = len;
+        Ok(())
     }
 }
 
 impl BlockDevice for Growing {
     fn len(&self) -> u64 {
-        self.inner.len()
+        *self.len.lock()
     }
 
     fn limits(&self) -> Limits {
@@ -84,7 +98,7 @@ impl BlockDevice for Growing {
     }
 
     fn set_len(&self, len: u64, preallocation: Preallocation) -> BoxFuture<'_, Result<()>> {
-        self.inner.set_len(len, preallocation)
+        Box::pin(self.change_len(len, false, preallocation))
     }
 
     fn extents(&self, offset: u64, len: u64) -> BoxFuture<'_, Result<Vec<Extent>>> {

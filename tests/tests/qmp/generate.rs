@@ -316,7 +316,7 @@ fn job(rng: &mut Rng) -> Value {
 fn create(rng: &mut Rng) -> Value {
     let options = match rng.chance(50) {
         true => {
-            json!({ "driver": "file", "filename": rng.pick(&["new0", "raw"]), "size": 1 << 20 })
+            json!({ "driver": "file", "filename": rng.pick(&["new0", "new1"]), "size": 1 << 20 })
         }
         false => json!({ "driver": "qcow2", "file": node(rng), "size": 2 << 20 }),
     };

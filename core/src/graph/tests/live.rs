@@ -118,7 +118,10 @@ fn wrong_options_are_refused_in_the_words_of_the_reference() {
     let world = World::new(1);
     for (options, want) in [
         ("{'driver': 'raw', 'file': 'x'}", "'node-name' must be specified for the root node"),
-        ("{'driver': 'raw', 'node-name': '1', 'file': 'x'}", "Invalid node-name: '1'"),
+        (
+            "{'driver': 'raw', 'node-name': '1', 'file': {'driver': 'file', 'filename': 'raw'}}",
+            "Invalid node-name: '1'",
+        ),
         ("{'driver': 'raw', 'node-name': 'n'}", "A block device must be specified for \"file\""),
         (
             "{'driver': 'raw', 'node-name': 'n', 'file': 'x'}",
@@ -213,8 +216,8 @@ fn a_snapshot_takes_the_place_of_what_it_stands_on() {
     let third = world.image("c");
     let busy = world.sim.block_on(world.graph.snapshot(&base, &third)).unwrap_err().to_string();
     assert_eq!(busy, "Node 'a' is busy: node is used as backing hd of 'b'");
-    let full = world.sim.block_on(world.graph.snapshot(&third, &overlay)).unwrap_err().to_string();
-    assert_eq!(full, "The overlay already has a backing image");
+    let used = world.sim.block_on(world.graph.snapshot(&third, &overlay)).unwrap_err().to_string();
+    assert_eq!(used, "The overlay is already in use");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use super::{BlockCommands, nothing, options_of, told};
 use crate::format::FormatName;
 use crate::graph::{ChildOptions, Claim, Graph, Node, Options, Permissions, Root};
 use crate::image::{OptionSet, amend_encryption, amend_encryption_options, create};
-use crate::io::{BoxFuture, Growing};
+use crate::io::{BoxFuture, Device, Growing};
 use crate::job::{Job, JobOptions, JobVerb};
 use crate::monitor::{QmpError, QmpResult};
 use crate::qapi::{
@@ -180,8 +180,9 @@ async fn create_image(graph: &Graph, format: FormatName, mut options: Options) -
             Some(data) => Some(attach(graph, data).await?),
             None => None,
         };
-        let device = Growing::over(root.clone());
-        let data_device = data_root.clone().map(|root| Growing::over(root));
+        let place = |root: &Arc<Root>| Arc::new(Growing::over(root.clone())) as Device;
+        let device = place(&root);
+        let data_device = data_root.as_ref().map(place);
         let runtime = &graph.env().runtime;
         let made = create(runtime, &device, data_device.as_ref(), &image).await;
         match data_root {

@@ -44,9 +44,6 @@ impl BlockCommands {
         let size = u64::try_from(size)
             .map_err(|_| QmpError::generic("Parameter 'size' expects a >0 size"))?;
         self.graph.refuse_busy(&node)?;
-        if node.settings().read_only {
-            return Err(QmpError::generic("Image is read-only"));
-        }
         self.graph.resize(&node, size).await?;
         Ok(nothing())
     }
@@ -67,6 +64,11 @@ impl BlockCommands {
             return Err(QmpError::generic("Need a root block node"));
         }
         let node = self.graph.lookup(None, Some(&image_node_name))?;
+        let Some(below) = node.child("backing") else {
+            return Err(QmpError::generic(
+                "not allowing backing file change on an image without a backing file",
+            ));
+        };
         let mut next = Some(top);
         while let Some(above) = next.filter(|above| !Arc::ptr_eq(above, &node)) {
             next = above.below();
@@ -75,11 +77,6 @@ impl BlockCommands {
                 return Err(QmpError::generic(what));
             }
         }
-        let Some(below) = node.child("backing") else {
-            return Err(QmpError::generic(
-                "not allowing backing file change on an image without a backing file",
-            ));
-        };
         let name = BackingRef { name: backing_file, format: Some(below.driver().into()) };
         let changed = self.graph.set_backing_name(&node, name).await;
         changed.map_err(|e| match e.kind() {

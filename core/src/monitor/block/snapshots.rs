@@ -11,6 +11,7 @@ use crate::qapi::{
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::str::FromStr;
 use serde_json::{Map, Value};
 
@@ -69,6 +70,9 @@ impl BlockCommands {
     ) -> QmpResult<(Arc<Layer>, SnapshotInfo)> {
         let BlockdevSnapshotInternal { device, name } = args;
         let node = self.root_node(&device)?;
+        if node.settings().read_only {
+            return Err(QmpError::generic(format!("Device '{device}' is read only")));
+        }
         let (image, list) = snapshots(&node, &device)?;
         if name.is_empty() {
             return Err(QmpError::generic("Name is empty"));
@@ -103,9 +107,7 @@ impl BlockCommands {
         if id.is_none() && name.is_none() {
             return Err(QmpError::generic("Name or id must be provided"));
         }
-        let (image, list) = snapshots(&node, &device).map_err(|_| {
-            QmpError::generic("Failed to get a snapshot list: Operation not supported")
-        })?;
+        let (image, list) = snapshots(&node, &device).map_err(|_| no_list())?;
         let matches = |known: &&SnapshotInfo| {
             id.as_ref().is_none_or(|id| known.id == *id)
                 && name.as_ref().is_none_or(|name| known.name == *name)
@@ -134,14 +136,27 @@ impl BlockCommands {
     }
 }
 
-fn snapshots(node: &Node, device: &str) -> QmpResult<(Arc<Layer>, alloc::vec::Vec<SnapshotInfo>)> {
-    let image = node.image();
-    let list = image.as_ref().and_then(|image| image.driver().snapshots()).map(|s| s.list());
-    match (image, list) {
-        (Some(image), Some(list)) => Ok((image, list)),
-        _ => Err(QmpError::generic(format!(
-            "Block format '{}' used by device '{device}' does not support internal snapshots",
-            node.driver()
-        ))),
+/// The image in which a node's snapshots are: its own, or that of what it passes on.
+fn snapshots(node: &Arc<Node>, device: &str) -> QmpResult<(Arc<Layer>, Vec<SnapshotInfo>)> {
+    let mut below = Some(node.clone());
+    while let Some(next) = below {
+        if let Some(image) = next.image()
+            && let Some(snapshots) = image.driver().snapshots()
+        {
+            if image.data_file().is_some() {
+                return Err(no_list());
+            }
+            let list = snapshots.list();
+            return Ok((image, list));
+        }
+        below = next.primary();
     }
+    Err(QmpError::generic(format!(
+        "Block format '{}' used by device '{device}' does not support internal snapshots",
+        node.driver()
+    )))
+}
+
+fn no_list() -> QmpError {
+    QmpError::generic("Failed to get a snapshot list: Operation not supported")
 }

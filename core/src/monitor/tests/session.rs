@@ -247,7 +247,7 @@ fn the_sets_are_one() {
         assert_eq!(checked.call("echo", call()).await, Err(QmpError::generic("no")));
         assert!(checked.call("query-version", call()).await.is_ok());
         let known = checked.call("query-commands", call()).await.unwrap();
-        assert_eq!(known.as_array().map(Vec::len), Some(6));
+        assert_eq!(known.as_array().map(Vec::len), Some(7));
         assert_eq!(checked.call("x", call()).await, Err(QmpError::command_not_found("x")));
     });
 }

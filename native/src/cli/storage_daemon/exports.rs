@@ -166,21 +166,37 @@ impl Exports {
         nbd: &BlockExportOptionsNbd,
         node: &Arc<Node>,
     ) -> QmpResult<()> {
+        let writable = options.writable == Some(true);
+        let read = Permissions::CONSISTENT_READ;
+        let taken = if writable { read | Permissions::WRITE } else { read };
+        let claim = Claim { taken, shared: Permissions::all() - Permissions::RESIZE };
+        let root = self.graph.attach("", node, claim).await?;
+        let added = self.serve_nbd(options, nbd, node, &root);
+        if added.is_err() {
+            self.graph.detach(&root).await?;
+        }
+        added
+    }
+
+    /// Serves what a root shows.
+    fn serve_nbd(
+        &self,
+        options: &BlockExportOptions,
+        nbd: &BlockExportOptionsNbd,
+        node: &Arc<Node>,
+        root: &Arc<Root>,
+    ) -> QmpResult<()> {
+        let writable = options.writable == Some(true);
         let server = self.server.lock().as_ref().map(|server| server.server.clone());
         let server = server.ok_or_else(|| QmpError::generic("NBD server not running"))?;
         let name = nbd.base.name.as_deref().unwrap_or(&options.node_name);
         if server.exports().iter().any(|export| export.name() == name) {
             return Err(QmpError::generic(format!("NBD server already has export named '{name}'")));
         }
-        let writable = options.writable == Some(true);
-        let read = Permissions::CONSISTENT_READ;
-        let taken = if writable { read | Permissions::WRITE } else { read };
-        let claim = Claim { taken, shared: Permissions::all() - Permissions::RESIZE };
         let mut bitmaps = Vec::new();
         for wanted in nbd.bitmaps.iter().flatten() {
             bitmaps.push(self.bitmap(node, wanted, writable)?);
         }
-        let root = self.graph.attach("", node, claim).await?;
         let how = ExportOptions {
             description: nbd.base.description.clone(),
             read_only: !writable,
@@ -190,20 +206,14 @@ impl Exports {
             discard: true,
             ..ExportOptions::default()
         };
-        let export = || -> sectora_core::Result<()> {
-            let mut export = Export::new(name, root.clone() as Device, how)?;
-            for bitmap in &bitmaps {
-                export.add_context(Box::new(BitmapContext::new(bitmap.clone())))?;
-            }
-            server.add(Arc::new(export))
-        };
-        if let Err(error) = export() {
-            self.graph.detach(&root).await?;
-            return Err(error.into());
+        let mut export = Export::new(name, root.clone() as Device, how)?;
+        for bitmap in &bitmaps {
+            export.add_context(Box::new(BitmapContext::new(bitmap.clone())))?;
         }
+        server.add(Arc::new(export))?;
         bitmaps.iter().for_each(|bitmap| bitmap.set_busy(true));
         let (id, name) = (options.id.clone(), name.to_owned());
-        self.list.lock().push(Served { id, name, root, bitmaps });
+        self.list.lock().push(Served { id, name, root: root.clone(), bitmaps });
         Ok(())
     }
 
