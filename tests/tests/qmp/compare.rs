@@ -58,7 +58,16 @@ pub(crate) fn compare(lines: &[String], theirs: &Talk, ours: &Talk) -> Verdict {
     if ours.died || theirs.answers.len() != ours.answers.len() {
         return Verdict::Differ(format!("ours ended early\n{}", lines.join("\n")));
     }
-    if theirs.images != ours.images {
+    // An image that was made inside a disk is laid out as its maker likes.
+    let nested = lines.iter().any(|line| line.contains("blockdev-create"));
+    let told = |talk: &Talk| -> Vec<(String, String)> {
+        let plain = |text: &str| match nested {
+            true => text.split_once('\n').map_or("", |(_, rest)| rest).to_owned(),
+            false => text.to_owned(),
+        };
+        talk.images.iter().map(|(name, text)| (name.clone(), plain(text))).collect()
+    };
+    if told(theirs) != told(ours) {
         let differ: Vec<String> = theirs
             .images
             .iter()
