@@ -56,7 +56,14 @@ pub(crate) fn compare(lines: &[String], theirs: &Talk, ours: &Talk) -> Verdict {
         return Verdict::Differ(out);
     }
     if ours.died || theirs.answers.len() != ours.answers.len() {
-        return Verdict::Differ(format!("ours ended early\n{}", lines.join("\n")));
+        let (here, there) = (ours.answers.len(), theirs.answers.len());
+        let last = ours.answers.last();
+        return Verdict::Differ(format!(
+            "ours ended early ({:?}), after {here} answers of {there}, the last {last:?}\n{}\n{}",
+            ours.status,
+            ours.complaints,
+            lines.join("\n")
+        ));
     }
     // An image that was made inside a disk is laid out as its maker likes.
     let nested = lines.iter().any(|line| line.contains("blockdev-create"));

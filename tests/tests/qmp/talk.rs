@@ -2,9 +2,9 @@
 
 use sectora_tests::succeed;
 use serde_json::Value;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Seek, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -28,6 +28,10 @@ pub(crate) struct Talk {
     pub(crate) answers: Vec<Vec<Value>>,
     /// It ended before it was told to.
     pub(crate) died: bool,
+    /// How it ended, where it was not killed by us.
+    pub(crate) status: Option<ExitStatus>,
+    /// What it complained of.
+    pub(crate) complaints: String,
     /// The contents of each image afterwards, as the reference reads them.
     pub(crate) images: Vec<(String, String)>,
 }
@@ -68,12 +72,13 @@ impl World {
             let entry = entry.expect("a file");
             std::fs::copy(entry.path(), folder.path().join(entry.file_name())).expect("a copy");
         }
+        let mut complaints = tempfile::tempfile().expect("a scratch file");
         let mut daemon = Command::new(program)
             .args(["--chardev", "stdio,id=m", "--monitor", "chardev=m"])
             .current_dir(folder.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(complaints.try_clone().expect("a second handle"))
             .spawn()
             .expect("the daemon starts");
         let output = daemon.stdout.take().expect("it is piped");
@@ -89,7 +94,13 @@ impl World {
                 }
             }
         });
-        let mut talk = Talk { answers: Vec::new(), died: false, images: Vec::new() };
+        let mut talk = Talk {
+            answers: Vec::new(),
+            died: false,
+            status: None,
+            complaints: String::new(),
+            images: Vec::new(),
+        };
         talk.answers.push(listen(&hear).0);
         let begin = r#"{"execute":"qmp_capabilities"}"#.to_owned();
         let end = r#"{"execute":"quit"}"#.to_owned();
@@ -109,15 +120,22 @@ impl World {
             }
         }
         drop(input);
-        let begin = Instant::now();
-        while daemon.try_wait().expect("it was started").is_none() {
-            if talk.died || begin.elapsed() > PATIENCE {
+        let end = Instant::now() + PATIENCE;
+        talk.status = loop {
+            if let Some(status) = daemon.try_wait().expect("it was started") {
+                break Some(status);
+            }
+            if Instant::now() > end {
                 // It hangs: only this one is ended.
                 talk.died = true;
                 let _ = daemon.kill();
+                daemon.wait().expect("it was started");
+                break None;
             }
             std::thread::sleep(Duration::from_millis(1));
-        }
+        };
+        // There may be nothing, or no text.
+        let _ = complaints.rewind().and_then(|()| complaints.read_to_string(&mut talk.complaints));
         reader.join().expect("the reader ends with the daemon");
         if !talk.died {
             talk.images = images(folder.path());
