@@ -348,7 +348,7 @@ impl<'a> Builder<'a> {
                 ChildOptions::Inline(file) => self.node(file, below, 1).await?,
                 _ => return Err(Error::invalid("A block device must be specified for \"file\"")),
             };
-            let device = file.body().device;
+            let device = file.device();
             let format = format::probe(&device).await?;
             options.set_default("driver", format.as_str());
             options.set("file", OptionValue::Text(file.name().to_owned()));

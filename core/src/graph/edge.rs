@@ -133,16 +133,16 @@ impl Edge {
 
 impl BlockDevice for Edge {
     fn len(&self) -> u64 {
-        self.target.read().as_ref().map_or(0, |node| node.body().device.len())
+        self.target.read().as_ref().map_or(0, |node| node.device().len())
     }
 
     fn limits(&self) -> Limits {
-        self.target.read().as_ref().map_or_else(Limits::default, |n| n.body().device.limits())
+        self.target.read().as_ref().map_or_else(Limits::default, |n| n.device().limits())
     }
 
     fn capabilities(&self) -> Capabilities {
         let none = Capabilities::empty();
-        self.target.read().as_ref().map_or(none, |node| node.body().device.capabilities())
+        self.target.read().as_ref().map_or(none, |node| node.device().capabilities())
     }
 
     fn read(&self, offset: u64, len: u64) -> BoxFuture<'_, Result<Segments>> {
@@ -182,7 +182,7 @@ impl BlockDevice for Edge {
     fn extents(&self, offset: u64, len: u64) -> BoxFuture<'_, Result<Vec<Extent>>> {
         Box::pin(async move {
             match self.target() {
-                Some(node) => node.body().device.extents(offset, len).await,
+                Some(node) => node.device().extents(offset, len).await,
                 None => {
                     check_range(offset, len, 0)?;
                     let flags = ExtentFlags::ZERO;
@@ -193,14 +193,14 @@ impl BlockDevice for Edge {
     }
 
     fn info(&self) -> BoxFuture<'_, Result<DeviceInfo>> {
-        Box::pin(async move { self.there()?.body().device.info().await })
+        Box::pin(async move { self.there()?.device().info().await })
     }
 
     fn event(&self, event: DebugEvent) -> Option<BoxFuture<'_, ()>> {
         // Only a filter can have a test driver in it or below it that is told of its users' events.
         let node = self.target().filter(|node| filtered(node.driver()).is_some())?;
         Some(Box::pin(async move {
-            let device = node.body().device;
+            let device = node.device();
             if let Some(told) = device.event(event) {
                 told.await;
             }

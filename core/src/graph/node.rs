@@ -225,6 +225,12 @@ impl Node {
         self.body.read().clone()
     }
 
+    /// The device that answers its requests.
+    #[must_use]
+    pub fn device(&self) -> Device {
+        self.body.read().device.clone()
+    }
+
     /// The image, where its driver is a format.
     #[must_use]
     pub fn image(&self) -> Option<Arc<Layer>> {
@@ -408,8 +414,7 @@ impl Node {
     }
 
     pub(super) async fn read(&self, offset: u64, len: u64) -> Result<Segments> {
-        let device = self.body.read().device.clone();
-        device.read(offset, len).await
+        self.device().read(offset, len).await
     }
 
     pub(super) async fn write(&self, offset: u64, data: Segments, flags: WriteFlags) -> Result<()> {
@@ -468,8 +473,7 @@ impl Node {
     }
 
     pub(super) async fn flush(&self) -> Result<()> {
-        let device = self.body.read().device.clone();
-        device.flush().await
+        self.device().flush().await
     }
 
     pub(super) async fn set_len(&self, len: u64, preallocation: Preallocation) -> Result<()> {

@@ -11,6 +11,7 @@ use crate::format::{
 };
 use crate::image::no_secret;
 use crate::io::{Access, BoxFuture, Device, Opened};
+use crate::qapi::is_id;
 use crate::{Error, ErrorKind, Result};
 use alloc::borrow::ToOwned;
 use alloc::boxed::Box;
@@ -412,10 +413,7 @@ pub(super) fn unmap_without_discard() -> Error {
 
 /// Names of nodes begin with a letter; letters, digits, `-`, `.` and `_` follow, 31 at most.
 pub(super) fn check_node_name(name: &str) -> Result<()> {
-    let mut bytes = name.bytes();
-    let good = bytes.next().is_some_and(|b| b.is_ascii_alphabetic())
-        && bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
-    match good {
+    match is_id(name) {
         false => Err(Error::invalid(format!("Invalid node-name: '{name}'"))),
         true if name.len() > 31 => Err(Error::invalid("Node name too long")),
         true => Ok(()),

@@ -146,7 +146,7 @@ impl Graph {
         format: FormatName,
     ) -> Result<()> {
         let mut set = OptionSet::new(format)?;
-        let size = node.body().device.len();
+        let size = node.device().len();
         set.set("size", &size.to_string())?;
         if set.set("backing_file", &node.filename()).is_err() {
             return Err(Error::unsupported(format!(

@@ -4,7 +4,7 @@ use super::state::Job;
 use crate::Result;
 use crate::io::{BoxFuture, Runtime};
 use crate::monitor::{Events, QmpError, QmpResult};
-use crate::qapi::{JobStatus, JobType, JobVerb};
+use crate::qapi::{JobStatus, JobType, JobVerb, is_id};
 use crate::sync::Mutex;
 use alloc::boxed::Box;
 use alloc::format;
@@ -68,10 +68,7 @@ impl Jobs {
         options: JobOptions,
         work: impl FnOnce(Arc<Job>) -> BoxFuture<'static, Result<()>>,
     ) -> QmpResult<Arc<Job>> {
-        let mut bytes = id.bytes();
-        let good = bytes.next().is_some_and(|b| b.is_ascii_alphabetic())
-            && bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
-        if !good {
+        if !is_id(id) {
             return Err(QmpError::generic(format!("Invalid job ID '{id}'")));
         }
         if self.find(id).is_ok() {

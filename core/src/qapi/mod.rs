@@ -59,6 +59,14 @@ use alloc::string::String;
 use core::fmt::Write as _;
 use serde::Serialize;
 
+/// True for what may name a node, a job or an export: a letter, then letters, digits, `-`, `.` and `_`.
+#[must_use]
+pub fn is_id(text: &str) -> bool {
+    let mut bytes = text.bytes();
+    bytes.next().is_some_and(|b| b.is_ascii_alphabetic())
+        && bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
+}
+
 /// JSON over several lines, as QEMU's tools lay it out: four spaces a level, one member or element
 /// a line (the closing bracket of an empty one on its own line too), pure ASCII.
 ///

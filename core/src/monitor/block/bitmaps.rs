@@ -30,7 +30,7 @@ impl BlockCommands {
             return Err(QmpError::generic("Bitmap name cannot be empty"));
         }
         let node = self.graph.by_any_name(&add.node)?;
-        let device = node.body().device;
+        let device = node.device();
         let granularity = match add.granularity {
             Some(asked) if asked < 512 || !asked.is_power_of_two() => {
                 return Err(QmpError::generic("Granularity must be power of 2 and at least 512"));

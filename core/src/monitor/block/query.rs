@@ -181,7 +181,7 @@ fn children(node: &Node) -> Vec<BlockdevChild> {
 async fn image_info(node: &Arc<Node>, flat: bool, depth: usize) -> Result<ImageInfo> {
     let mut base = match node.image() {
         Some(image) => info(&image).await?.base,
-        None => info_of_device(&*node.body().device).await?,
+        None => info_of_device(&*node.device()).await?,
     };
     base = BlockNodeInfo { filename: node.filename(), format: node.driver().to_string(), ..base };
     if node.image().is_none() || node.driver() == "raw" {

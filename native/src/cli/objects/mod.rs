@@ -350,8 +350,7 @@ fn no_numbers(properties: &serde_json::Value) -> Result<(), Failure> {
 
 /// Refuses a name that none can have, which is found when the properties have been read.
 pub(super) fn check_id(id: &str) -> Result<(), Failure> {
-    let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
-    match id.starts_with(|c: char| c.is_ascii_alphabetic()) && id.chars().all(known) {
+    match qapi::is_id(id) {
         true => Ok(()),
         false => Err(Failure::new(
             "Parameter 'id' expects an identifier\n\

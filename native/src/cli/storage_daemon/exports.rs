@@ -13,7 +13,8 @@ use sectora_core::nbd::{BitmapContext, Export, ExportOptions};
 use sectora_core::qapi::{
     BlockDirtyBitmapOrStr, BlockExportDel, BlockExportInfo, BlockExportOptions,
     BlockExportOptionsBranch, BlockExportOptionsNbd, BlockExportRemoveMode, BlockExportType,
-    NbdServerAddOptions, NbdServerOptionsLegacy, NbdServerRemove, SocketAddressLegacy, parse,
+    NbdServerAddOptions, NbdServerOptionsLegacy, NbdServerRemove, SocketAddressLegacy, is_id,
+    parse,
 };
 use sectora_core::sync::Mutex;
 use serde_json::{Map, Value, json};
@@ -378,12 +379,6 @@ fn mode_of(mode: Option<BlockExportRemoveMode>) -> RemoveMode {
         Some(BlockExportRemoveMode::Hard) => RemoveMode::Hard,
         None | Some(BlockExportRemoveMode::Safe) => RemoveMode::Safe,
     }
-}
-
-fn is_id(id: &str) -> bool {
-    let mut bytes = id.bytes();
-    bytes.next().is_some_and(|b| b.is_ascii_alphabetic())
-        && bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
 }
 
 fn in_words(failure: &Failure) -> QmpError {
