@@ -7,7 +7,7 @@
 use super::build::Builder;
 use super::edge::{Edge, User};
 use super::filters::Filter;
-use super::node::{Node, ThresholdPassed};
+use super::node::Node;
 use super::open::Protocols;
 use super::options::Options;
 use super::permission::{Claim, Permissions, agree};
@@ -18,13 +18,12 @@ use crate::monitor::Events;
 use crate::sync::Mutex;
 use crate::{Error, ErrorKind, Result};
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use async_lock::MutexGuard;
 use core::fmt;
 use core::sync::atomic::{AtomicU32, Ordering};
-use serde_json::{Map, Value};
 
 /// The nodes of a program.
 pub struct Graph {
@@ -162,6 +161,7 @@ impl Graph {
     /// only read.
     pub async fn attach(&self, name: &str, node: &Arc<Node>, claim: Claim) -> Result<Arc<Root>> {
         let _change = self.change().await;
+        refuse_change_of_inactive(node, claim)?;
         let root = Root::new(name, claim);
         root.edge().point(Some(node.clone()));
         if let Err(error) = self.refresh() {
@@ -204,6 +204,7 @@ impl Graph {
     /// Those of the format; nothing has changed then.
     pub async fn set_backing_name(&self, node: &Arc<Node>, name: BackingRef) -> Result<()> {
         let _change = self.change().await;
+        node.refuse_inactive()?;
         let drained = self.drain(node).await;
         let was = node.settings().read_only;
         self.set_read_only(node, false).await?;
@@ -251,6 +252,7 @@ impl Graph {
     /// `InUse` where somebody does not allow it, and those of the driver.
     pub async fn resize(&self, node: &Arc<Node>, size: u64) -> Result<()> {
         let mut below = Some(node.clone());
+        refuse_change_of_inactive(node, Claim { taken: Permissions::RESIZE, ..Claim::NONE })?;
         while let Some(next) = below {
             if next.settings().read_only {
                 return Err(Error::denied("Image is read-only"));
@@ -369,11 +371,13 @@ impl Graph {
                 let planned = wanted.iter().find(|(other, _)| Arc::ptr_eq(other, edge));
                 let claim = match (planned, edge.user()) {
                     (Some((_, claim)), _) => *claim,
-                    (None, User::Root(root)) => {
+                    (None, User::Root(root)) if node.settings().active => {
                         root.upgrade().map_or(Claim::NONE, |root| root.wanted())
                     }
+                    // Nobody does anything with it.
+                    (None, User::Root(_)) => Claim::NONE,
                     // It is not known yet whether it will write.
-                    (None, _) => edge.role().claim(Claim::NONE, false),
+                    (None, _) => edge.role().claim_unused(false),
                 };
                 claims.push((edge, claim));
             }
@@ -381,7 +385,7 @@ impl Graph {
             let all = claims.iter().fold(Claim::NONE, |all, (_, claim)| all.join(*claim));
             let changing = Permissions::WRITE | Permissions::WRITE_UNCHANGED | Permissions::RESIZE;
             let coming = users.iter().fold(all, |all, edge| match edge.user() {
-                User::Coming { writable, .. } => all.join(edge.role().claim(Claim::NONE, writable)),
+                User::Coming { writable, .. } => all.join(edge.role().claim_unused(writable)),
                 _ => all,
             });
             if coming.taken.intersects(changing) && !node.is_writable() {
@@ -452,18 +456,6 @@ impl Graph {
         }
         drained
     }
-
-    /// What a node calls when a write goes past its threshold.
-    pub(super) fn on_threshold(&self) -> ThresholdPassed {
-        let events = self.events.clone();
-        Arc::new(move |node, exceeded, threshold| {
-            let mut data = Map::new();
-            data.insert("node-name".to_string(), Value::from(node.name()));
-            data.insert("amount-exceeded".to_string(), Value::from(exceeded));
-            data.insert("write-threshold".to_string(), Value::from(threshold));
-            events.emit("BLOCK_WRITE_THRESHOLD", data);
-        })
-    }
 }
 
 /// The name and the place of a node that is being opened; dropping it gives the name back.
@@ -503,6 +495,15 @@ impl Drop for Drained {
         self.holding.iter().for_each(|filter| filter.release(false));
         self.roots.iter().for_each(|root| root.gate().open());
     }
+}
+
+fn refuse_change_of_inactive(node: &Node, claim: Claim) -> Result<()> {
+    let changes = claim.taken - Permissions::CONSISTENT_READ;
+    if node.settings().active || changes.is_empty() {
+        return Ok(());
+    }
+    let what = changes.in_words();
+    Err(Error::denied(format!("Permission '{what}' unavailable on inactive node")))
 }
 
 pub(super) fn no_node(device: &str, node_name: &str) -> Error {

@@ -130,6 +130,8 @@ pub(super) fn find(node: &Node, name: &str) -> Result<Arc<DirtyBitmap>> {
 
 fn can_store(node: &Node, bitmap: &DirtyBitmap) -> QmpResult<()> {
     let can = match node.image() {
+        // It would be forgotten when the node is read anew.
+        Some(_) if !node.settings().active => Err(Error::denied("the node is inactive")),
         Some(image) => image.driver().can_store_bitmap(bitmap),
         None => Err(Error::unsupported("Operation not supported")),
     };

@@ -78,6 +78,8 @@ commands! {
     "blockdev-add" => blockdev_add,
     "blockdev-reopen" => blockdev_reopen,
     "blockdev-del" => blockdev_del,
+    "blockdev-set-active" => blockdev_set_active,
+    "x-blockdev-change" => x_blockdev_change,
     "block_resize" => block_resize,
     "block-set-write-threshold" => block_set_write_threshold,
     "change-backing-file" => change_backing_file,

@@ -3,8 +3,9 @@
 use super::{BlockCommands, told};
 use crate::Result;
 use crate::bitmap::{BitmapSet, DirtyBitmap};
+use crate::filter::CopyBeforeWrite;
 use crate::format::DetectZeroes;
-use crate::graph::{Edge, Node, Permissions};
+use crate::graph::{Edge, Filter, Node, Permissions};
 use crate::image::{info, info_of_device};
 use crate::monitor::{QmpError, QmpResult};
 use crate::qapi::{
@@ -54,9 +55,6 @@ impl BlockCommands {
     pub(super) async fn x_debug_query_block_graph(&self, arguments: Arguments) -> QmpResult<Value> {
         none(arguments)?;
         let mut graph = Numbered::default();
-        for root in self.graph.roots() {
-            graph.number(Arc::as_ptr(&root).addr());
-        }
         let (mut nodes, mut edges) = (Vec::new(), Vec::new());
         for root in self.graph.roots() {
             let id = graph.number(Arc::as_ptr(&root).addr());
@@ -140,7 +138,10 @@ async fn node_info(node: &Arc<Node>, flat: bool) -> Result<BlockDeviceInfo> {
         depth += 1;
         below = next.below();
     }
-    let bitmaps = bitmap_info(&node.bitmaps());
+    let mut bitmaps = bitmap_info(&node.bitmaps());
+    if let Some(Filter::CopyBeforeWrite(filter)) = node.body().filter {
+        bitmaps.extend(copy_info(&filter));
+    }
     Ok(BlockDeviceInfo {
         file: node.filename(),
         node_name: Some(node.name().to_string()),
@@ -149,7 +150,7 @@ async fn node_info(node: &Arc<Node>, flat: bool) -> Result<BlockDeviceInfo> {
         backing_file: backing.map(|below| below.filename()),
         backing_file_depth: depth,
         children: children(node),
-        active: true,
+        active: settings.active,
         encrypted: image.base.encrypted == Some(true),
         detect_zeroes: match settings.detect_zeroes {
             DetectZeroes::Off => BlockdevDetectZeroesOptions::Off,
@@ -217,6 +218,20 @@ pub(super) fn bitmap_info(set: &BitmapSet) -> Vec<BlockDirtyInfo> {
     set.all().iter().rev().map(one).collect()
 }
 
+/// The bitmaps without names of a copy: what belongs to it, what is copied, what is not.
+fn copy_info(filter: &CopyBeforeWrite) -> [BlockDirtyInfo; 3] {
+    let (all, done, missing) = filter.progress();
+    [all, done, missing].map(|count| BlockDirtyInfo {
+        name: None,
+        count,
+        granularity: u32::try_from(filter.cluster_size()).unwrap_or(u32::MAX),
+        recording: false,
+        busy: false,
+        persistent: false,
+        inconsistent: None,
+    })
+}
+
 /// The cluster size of what a node stands on, and whether that is dirty, where it tells.
 async fn passed_on(node: &Arc<Node>) -> Result<(Option<u64>, Option<bool>)> {
     let mut node = node.clone();
@@ -229,7 +244,9 @@ async fn passed_on(node: &Arc<Node>) -> Result<(Option<u64>, Option<bool>)> {
             }
         }
         let next = match node.driver() {
-            "quorum" | "null-co" | "null-aio" | "nbd" => return Ok((None, None)),
+            "quorum" | "null-co" | "null-aio" | "nbd" | "snapshot-access" => {
+                return Ok((None, None));
+            }
             _ => node.primary(),
         };
         match next {
