@@ -99,7 +99,8 @@ impl Graph {
     /// # Errors
     /// `NotFound`.
     pub fn lookup(&self, device: Option<&str>, node_name: Option<&str>) -> Result<Arc<Node>> {
-        let found = node_name.and_then(|name| self.find(name));
+        let found = device.and_then(|name| self.of_device(name));
+        let found = found.or_else(|| node_name.and_then(|name| self.find(name)));
         found.ok_or_else(|| no_node(device.unwrap_or_default(), node_name.unwrap_or_default()))
     }
 
@@ -108,7 +109,14 @@ impl Graph {
     /// # Errors
     /// `NotFound`.
     pub fn by_any_name(&self, name: &str) -> Result<Arc<Node>> {
-        self.find(name).ok_or_else(|| no_node(name, name))
+        let found = self.of_device(name).or_else(|| self.find(name));
+        found.ok_or_else(|| no_node(name, name))
+    }
+
+    /// The node of the device of that name.
+    fn of_device(&self, name: &str) -> Option<Arc<Node>> {
+        let named = |root: &Arc<Root>| !name.is_empty() && root.name() == name;
+        self.roots().into_iter().find(named)?.node()
     }
 
     /// Adds the node that `options` describe, with its children (`blockdev-add`).
@@ -147,7 +155,9 @@ impl Graph {
             return Err(Error::denied(format!("Node {name} is not owned by the monitor")));
         }
         if !node.parents().is_empty() {
-            let what = format!("Block device {name} is in use");
+            let named = !node.device_name().is_empty();
+            let what = if named { "Node" } else { "Block device" };
+            let what = format!("{what} {name} is in use");
             return Err(Error::new(ErrorKind::InUse, what));
         }
         node.set_owned(false);
@@ -304,6 +314,10 @@ impl Graph {
     /// # Errors
     /// `InvalidInput` where there is a node of that name.
     pub(super) fn reserve(&self, name: Option<String>) -> Result<Place<'_>> {
+        if let Some(name) = name.as_deref().filter(|name| self.of_device(name).is_some()) {
+            let what = format!("node-name={name} is conflicting with a device id");
+            return Err(Error::invalid(what));
+        }
         let name = name.unwrap_or_else(|| {
             let number = self.named.fetch_add(1, Ordering::Relaxed);
             let mut random = [0];

@@ -39,7 +39,7 @@ mod root;
 mod snapshot;
 mod tell;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub(crate) use reference::open_described;
 

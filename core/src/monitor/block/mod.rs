@@ -10,7 +10,10 @@ mod query;
 mod snapshots;
 mod transaction;
 
+pub(super) use query::none;
+
 use super::{Call, Commands, QmpResult};
+use crate::backend::Backends;
 use crate::graph::{Graph, Options};
 use crate::io::BoxFuture;
 use crate::job::Jobs;
@@ -27,13 +30,21 @@ use serde_json::{Map, Value};
 pub struct BlockCommands {
     graph: Arc<Graph>,
     jobs: Arc<Jobs>,
+    backends: Arc<Backends>,
 }
 
 impl BlockCommands {
     /// Commands on `graph`; `jobs` has what they start.
     #[must_use]
     pub fn new(graph: Arc<Graph>, jobs: Arc<Jobs>) -> Self {
-        Self { graph, jobs }
+        let backends = Backends::new(graph.clone());
+        Self { graph, jobs, backends }
+    }
+
+    /// The named backends over the graph.
+    #[must_use]
+    pub fn backends(&self) -> &Arc<Backends> {
+        &self.backends
     }
 
     /// The graph.
@@ -116,7 +127,7 @@ fn nothing() -> Value {
 }
 
 /// A value as it stands on the wire.
-fn told(value: &impl Serialize) -> QmpResult<Value> {
+pub(super) fn told(value: &impl Serialize) -> QmpResult<Value> {
     serde_json::to_value(value)
         .map_err(|e| crate::Error::bug(alloc::format!("cannot be written as JSON: {e}")).into())
 }
