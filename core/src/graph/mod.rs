@@ -12,6 +12,7 @@
 //! | `reopen` | nodes opened again with other options |
 //! | `active` | nodes that another program has meanwhile |
 //! | `children` | children that come and go |
+//! | `commit` | what an image holds written into the one below it |
 //! | `tell` | what nodes tell without being asked |
 //! | `snapshot` | one node put on top of another while it is used |
 //! | `filters` | nodes of filters and test drivers |
@@ -24,6 +25,7 @@
 mod active;
 mod build;
 mod children;
+mod commit;
 mod drivers;
 mod edge;
 mod filters;

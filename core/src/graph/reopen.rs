@@ -242,30 +242,39 @@ impl Graph {
                 node.take_body(image)
             }
             None if self.protocols.has_driver(node.driver()) => {
-                let mut options = plan.options.clone();
-                options.take_text("node-name");
-                options.take_string("driver");
-                Settings::take(&mut options, Settings::default())?;
-                let how = plan.settings.inherited();
-                let opened = self.protocols.open_node(node.driver(), &mut options, how).await?;
-                let (old, claim) = (node.body(), node.locked());
-                if let (Some(old), Some(new)) = (&old.locks, &opened.locks) {
-                    old.set(Claim::NONE)?;
-                    if let Err(error) = new.set(claim) {
-                        old.set(claim)?;
-                        return Err(error);
-                    }
-                }
-                node.set_body(Body {
-                    device: opened.device,
-                    image: None,
-                    locks: opened.locks,
-                    filter: None,
-                });
-                Ok(())
+                self.open_protocol_again(node, plan.options.clone(), plan.settings).await
             }
             None => Ok(()),
         }
+    }
+
+    /// Opens what comes from the host again, with the locks that are held.
+    pub(super) async fn open_protocol_again(
+        &self,
+        node: &Arc<Node>,
+        mut options: Options,
+        settings: Settings,
+    ) -> Result<()> {
+        options.take_text("node-name");
+        options.take_string("driver");
+        Settings::take(&mut options, Settings::default())?;
+        let how = settings.inherited();
+        let opened = self.protocols.open_node(node.driver(), &mut options, how).await?;
+        let (old, claim) = (node.body(), node.locked());
+        if let (Some(old), Some(new)) = (&old.locks, &opened.locks) {
+            old.set(Claim::NONE)?;
+            if let Err(error) = new.set(claim) {
+                old.set(claim)?;
+                return Err(error);
+            }
+        }
+        node.set_body(Body {
+            device: opened.device,
+            image: None,
+            locks: opened.locks,
+            filter: None,
+        });
+        Ok(())
     }
 
     /// Makes nodes what they were.

@@ -127,3 +127,32 @@ fn a_point_in_time_stays_while_the_disk_changes() {
     let error = world.sim.block_on(plain.device().read_array::<1>(0)).unwrap_err();
     assert!(error.what().contains("keeps no point in time"), "{error}");
 }
+
+#[test]
+fn what_an_image_holds_is_written_into_the_one_below() {
+    let world = World::new(1);
+    let top = world
+        .add(
+            "{'driver': 'qcow2', 'node-name': 'top', 'file': {'driver': 'file', 'filename': \
+             'on-base'}}",
+        )
+        .unwrap();
+    let root = world.attach(&top, true).unwrap();
+    for (at, byte) in [(0, 1), (1 << 18, 2), (SIZE - 512, 3)] {
+        world.write(&root, at, byte);
+    }
+    world.sim.block_on(world.graph.commit(&top)).unwrap();
+    let below = top.child("backing").unwrap();
+    assert!(below.settings().read_only, "it is only read again");
+    let get =
+        |node: &Arc<Node>, at| world.sim.block_on(node.device().read_array::<1>(at)).unwrap()[0];
+    for (at, byte) in [(0, 1), (512, 0), (1 << 18, 2), (SIZE - 512, 3)] {
+        assert_eq!((get(&top, at), get(&below, at)), (byte, byte), "{at}");
+    }
+    let extents = world.sim.block_on(top.device().extents(0, SIZE)).unwrap();
+    assert!(extents.iter().all(|extent| extent.depth > 0), "nothing is left in it: {extents:?}");
+    world.write(&root, 0, 9);
+    assert_eq!((get(&top, 0), get(&below, 0)), (9, 1));
+    let bottom = world.sim.block_on(world.graph.commit(&below)).unwrap_err();
+    assert!(bottom.what().contains("no backing file to commit to"), "{bottom}");
+}
