@@ -23,8 +23,7 @@ impl Graph {
     pub async fn commit(&self, node: &Arc<Node>) -> Result<()> {
         let _change = self.change().await;
         node.refuse_inactive()?;
-        let image = node.image().filter(|image| image.backing().is_some());
-        let (Some(image), Some(below)) = (image, node.child("backing")) else {
+        let (Some(image), Some(below)) = (node.image(), node.child("backing")) else {
             let what = format!("node '{}' has no backing file to commit to", node.name());
             return Err(Error::unsupported(what));
         };

@@ -155,8 +155,7 @@ impl Graph {
             return Err(Error::denied(format!("Node {name} is not owned by the monitor")));
         }
         if !node.parents().is_empty() {
-            let named = !node.device_name().is_empty();
-            let what = if named { "Node" } else { "Block device" };
+            let what = if node.is_used_from_outside() { "Node" } else { "Block device" };
             let what = format!("{what} {name} is in use");
             return Err(Error::new(ErrorKind::InUse, what));
         }

@@ -407,6 +407,12 @@ impl Node {
         Ok(())
     }
 
+    /// True where somebody outside of the graph uses it.
+    #[must_use]
+    pub fn is_used_from_outside(&self) -> bool {
+        self.parents().iter().any(|edge| matches!(edge.user(), User::Root(_)))
+    }
+
     /// True where another node reads from it.
     #[must_use]
     pub fn is_below_another(&self) -> bool {

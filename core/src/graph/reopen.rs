@@ -208,7 +208,17 @@ impl Graph {
                 edge.point(target.clone());
             }
         }
-        self.refresh()?;
+        self.refresh().map_err(|error| {
+            // Who writes did so before.
+            let only_read = plans.iter().find(|plan| plan.settings.read_only);
+            match only_read.filter(|_| error.kind() == ErrorKind::Denied) {
+                Some(plan) => Error::denied(format!(
+                    "Read-only block node '{}' cannot support read-write users",
+                    plan.node.name()
+                )),
+                None => error,
+            }
+        })?;
         for (was, plan) in undo.iter_mut().zip(&plans) {
             if let (Some(filter), Some(change)) = (&was.body.filter, &plan.change) {
                 was.change = filter.change(change)?;

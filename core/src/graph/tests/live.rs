@@ -28,7 +28,7 @@ fn nodes_come_with_their_children_and_go_with_them() {
     assert_eq!(world.names().len(), 6, "a failed node leaves no trace");
     assert_eq!(world.remove("file-a").unwrap_err(), "Node file-a is not owned by the monitor");
     let user = world.attach(&world.graph.find("a").unwrap(), false).unwrap();
-    assert_eq!(world.remove("a").unwrap_err(), "Block device a is in use");
+    assert_eq!(world.remove("a").unwrap_err(), "Node a is in use");
     world.sim.block_on(world.graph.detach(&user)).unwrap();
     assert_eq!(world.remove("x").unwrap_err(), "Failed to find node with node-name='x'");
     world.remove("top").unwrap();
@@ -85,7 +85,7 @@ fn users_of_one_node_have_to_get_along() {
     let claim = image.children()[0].claim();
     let changing = Permissions::WRITE | Permissions::RESIZE;
     assert_eq!(claim.taken, Permissions::CONSISTENT_READ | changing);
-    assert_eq!(world.remove("a").unwrap_err(), "Block device a is in use");
+    assert_eq!(world.remove("a").unwrap_err(), "Node a is in use");
     world.sim.block_on(world.graph.detach(&root)).unwrap();
     world.remove("a").unwrap();
 }
@@ -111,7 +111,10 @@ fn an_image_is_opened_again_with_other_options_and_children() {
         "Cannot find device='' nor node-name='x'"
     );
     let read_only = with(", 'backing': null, 'read-only': true");
-    assert_eq!(world.reopen(&[&read_only]).unwrap_err(), "Block node is read-only");
+    assert_eq!(
+        world.reopen(&[&read_only]).unwrap_err(),
+        "Read-only block node 'a' cannot support read-write users"
+    );
     assert_eq!(image.child("backing").unwrap().name(), "b", "all or nothing");
     world.write(&root, 512, 8);
     world.reopen(&[&with(", 'backing': null")]).unwrap();

@@ -1,11 +1,12 @@
 //! Commands on dirty bitmaps.
 
-use super::{BlockCommands, nothing};
+use super::{BlockCommands, nothing, told};
 use crate::bitmap::{DirtyBitmap, default_granularity};
 use crate::graph::Node;
 use crate::monitor::{QmpError, QmpResult};
 use crate::qapi::{
-    BlockDirtyBitmap, BlockDirtyBitmapAdd, BlockDirtyBitmapMerge, BlockDirtyBitmapOrStr, parse,
+    BlockDirtyBitmap, BlockDirtyBitmapAdd, BlockDirtyBitmapMerge, BlockDirtyBitmapOrStr,
+    BlockDirtyBitmapSha256, parse,
 };
 use crate::{Error, Result};
 use alloc::format;
@@ -106,6 +107,16 @@ impl BlockCommands {
         }
         target.merge(&whole)?;
         Ok(())
+    }
+
+    pub(super) async fn x_debug_block_dirty_bitmap_sha256(
+        &self,
+        arguments: Arguments,
+    ) -> QmpResult<Value> {
+        let (node, name) = self.bitmap(arguments)?;
+        let digest = find(&node, &name)?.sha256();
+        let sha256 = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        told(&BlockDirtyBitmapSha256 { sha256 })
     }
 
     fn bitmap(&self, arguments: Arguments) -> QmpResult<(Arc<Node>, String)> {

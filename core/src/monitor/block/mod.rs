@@ -109,6 +109,7 @@ commands! {
     "block-dirty-bitmap-enable" => block_dirty_bitmap_enable,
     "block-dirty-bitmap-disable" => block_dirty_bitmap_disable,
     "block-dirty-bitmap-merge" => block_dirty_bitmap_merge,
+    "x-debug-block-dirty-bitmap-sha256" => x_debug_block_dirty_bitmap_sha256,
     "blockdev-create" => blockdev_create,
     "x-blockdev-amend" => x_blockdev_amend,
     "query-jobs" => query_jobs,

@@ -4,6 +4,7 @@
 use super::super::output::{complain, print};
 use super::commands::{COMMANDS, Command, Verb};
 use super::getopt::Options;
+use super::live;
 use super::numbers::{bytes, integer};
 use super::session::{Done, Session, say};
 use sectora_core::filter::blkdebug_event;
@@ -35,13 +36,15 @@ pub(super) fn sigraise(words: &[&str]) -> Done {
 }
 
 /// `help`.
-pub(super) fn help(words: &[&str]) -> Done {
+pub(super) fn help(session: &Session, words: &[&str]) -> Done {
+    let there = |command: &&Command| !session.live || live::has(command.verb);
     let Some(called) = words.get(1) else {
-        let mut text: String = COMMANDS.iter().map(|command| command.line(command.name)).collect();
+        let all = COMMANDS.iter().filter(there);
+        let mut text: String = all.map(|command| command.line(command.name)).collect();
         text.push_str("\nUse 'help commandname' for extended help.\n");
         return Ok(print(&text)?);
     };
-    match Command::find(called) {
+    match Command::find(called).filter(there) {
         None => Err(say(format!("command {called} not found"))),
         Some(command) => Ok(print(&format!("{}{}", command.line(called), command.help))?),
     }

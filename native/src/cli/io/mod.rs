@@ -276,7 +276,7 @@ async fn execute(session: &mut Session, line: &str) -> Done<bool> {
         Verb::Reopen => files::reopen(session, command, &words).await?,
         Verb::Sleep => control::sleep(session, &words).await?,
         Verb::Sigraise => control::sigraise(&words)?,
-        Verb::Help => control::help(&words)?,
+        Verb::Help => control::help(session, &words)?,
         Verb::Break | Verb::RemoveBreak | Verb::Resume => {
             control::breakpoint(session, command, &words)?
         }

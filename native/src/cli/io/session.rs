@@ -134,7 +134,11 @@ impl Session {
 
     /// A line on standard error, in the program's name.
     pub(super) fn complain(&self, text: &str) -> Stop {
-        complain(&format!("{}: {text}", self.program.name()));
+        match self.live {
+            // The program's name says nothing there.
+            true => complain(text),
+            false => complain(&format!("{}: {text}", self.program.name())),
+        }
         Stop::Failed
     }
 

@@ -3,6 +3,7 @@
 use super::chardev::{CharDevices, Chardev, Description};
 use super::exports::Exports;
 use super::human::HumanMonitor;
+use super::iothread::IothreadCommands;
 use super::qom::ObjectCommands;
 use crate::cli::failure::{Failure, told};
 use crate::cli::nodes::Nodes;
@@ -110,7 +111,8 @@ impl Daemon {
         let graph = Graph::new(env, nodes, events.clone());
         let jobs = Jobs::new(runtime.clone(), events.clone());
         let blocks = Arc::new(BlockCommands::new(graph.clone(), jobs));
-        let exports = Exports::new(graph, objects.clone());
+        let iothreads = IothreadCommands { graph: graph.clone(), objects: objects.clone() };
+        let exports = Exports::new(graph, blocks.backends().clone(), objects.clone());
         let quit = Arc::new(Quit {
             asked: Notify::new(),
             answered: Notify::new(),
@@ -123,6 +125,7 @@ impl Daemon {
             .with(chardevs.clone())
             .with(exports.clone())
             .with(blocks.clone())
+            .with(Arc::new(iothreads))
             .with(quit.clone());
         if devices {
             let backends = blocks.backends().clone();

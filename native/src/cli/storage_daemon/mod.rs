@@ -11,12 +11,14 @@
 //! | `chardev` | character devices |
 //! | `qom`, `types` | objects by QMP, and their types |
 //! | `human` | commands for people |
+//! | `iothread` | where requests of a node run |
 //! | `pid_file` | the file that tells the process |
 
 mod chardev;
 mod daemon;
 mod exports;
 mod human;
+mod iothread;
 mod keyval;
 mod line;
 mod pid_file;

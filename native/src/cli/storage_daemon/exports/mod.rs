@@ -12,6 +12,7 @@ use crate::cli::objects::Objects;
 use crate::export::RemoveMode;
 use nbd::Server;
 use sectora_core::Error;
+use sectora_core::backend::{Backends, User};
 use sectora_core::graph::{Claim, Graph, Node, Permissions, Root};
 use sectora_core::io::{BoxFuture, Device};
 use sectora_core::monitor::{Arguments, Call, Commands, QmpError, QmpResult};
@@ -38,6 +39,7 @@ const NAMES: [&str; 7] = [
 #[derive(Debug)]
 pub(super) struct Exports {
     graph: Arc<Graph>,
+    backends: Arc<Backends>,
     objects: Objects,
     /// Held for the length of a change.
     change: tokio::sync::Mutex<()>,
@@ -61,23 +63,50 @@ trait Running: Send + Sync + fmt::Debug {
 #[derive(Debug)]
 struct Served {
     id: String,
-    root: Arc<Root>,
+    source: Source,
     running: Arc<dyn Running>,
     /// It is about to end.
     shutting_down: bool,
 }
 
+/// Where what an export shows comes from.
+#[derive(Clone, Debug)]
+enum Source {
+    /// A node, by a use of its own.
+    Node(Arc<Root>),
+    /// A named backend, as its guest.
+    Backend(Arc<User>),
+}
+
+impl Source {
+    fn root(&self) -> &Arc<Root> {
+        match self {
+            Self::Node(root) => root,
+            Self::Backend(user) => user.backend().root(),
+        }
+    }
+}
+
 /// What an export shows.
 struct Shown {
     node: Arc<Node>,
-    root: Arc<Root>,
+    source: Source,
     device: Device,
 }
 
+impl Served {
+    /// The name of the node that is served.
+    fn node_name(&self) -> String {
+        let node = self.source.root().node();
+        node.map(|node| node.name().to_owned()).unwrap_or_default()
+    }
+}
+
 impl Exports {
-    pub(super) fn new(graph: Arc<Graph>, objects: Objects) -> Arc<Self> {
+    pub(super) fn new(graph: Arc<Graph>, backends: Arc<Backends>, objects: Objects) -> Arc<Self> {
         Arc::new(Self {
             graph,
+            backends,
             objects,
             change: tokio::sync::Mutex::default(),
             server: Mutex::default(),
@@ -130,50 +159,82 @@ impl Exports {
         };
         match added {
             Ok(running) => {
-                let (id, root) = (options.id, shown.root);
-                self.list.lock().push(Served { id, root, running, shutting_down: false });
+                let (id, source) = (options.id, shown.source);
+                self.list.lock().push(Served { id, source, running, shutting_down: false });
                 Ok(())
             }
             Err(error) => {
-                self.graph.detach(&shown.root).await?;
+                self.let_go(&shown.source).await?;
                 Err(error)
             }
         }
     }
 
-    /// What the node that `options` name shows, with the rights that they ask for.
+    /// What the node or the named backend that `options` name shows, with the rights that they ask
+    /// for.
     async fn show(&self, options: &BlockExportOptions) -> QmpResult<Shown> {
-        let node = self.graph.lookup(None, Some(&options.node_name))?;
+        let writable = options.writable == Some(true);
+        let backend = self.backends.find(&options.node_name);
+        let node = match backend.as_ref().and_then(|backend| backend.root().node()) {
+            Some(node) => node,
+            None => self.graph.lookup(None, Some(&options.node_name))?,
+        };
         if let Some(id) = &options.iothread
             && self.objects.numbers(id).is_none()
         {
             return Err(QmpError::generic(format!("iothread \"{id}\" not found")));
         }
-        let writable = options.writable == Some(true);
         if writable && node.settings().read_only {
             return Err(QmpError::generic("Cannot export read-only node as writable"));
+        }
+        if options.allow_inactive != Some(true) && !node.settings().active {
+            self.graph.set_active(Some(&node), true).await?;
+        }
+        if let Some(backend) = backend {
+            if writable && backend.is_read_only() {
+                return Err(QmpError::generic("Cannot export read-only device as writable"));
+            }
+            let source = Source::Backend(Arc::new(backend.enter()));
+            return Ok(Shown { node, source, device: backend });
         }
         let read = Permissions::CONSISTENT_READ;
         let taken = if writable { read | Permissions::WRITE } else { read };
         let claim = Claim { taken, shared: Permissions::all() - Permissions::RESIZE };
-        let root = self.graph.attach("", &node, claim).await?;
-        Ok(Shown { node, device: root.clone(), root })
+        // Of a node that is inactive nothing is done until it is active.
+        let root = match node.settings().active {
+            true => self.graph.attach("", &node, claim).await?,
+            false => {
+                let root = self.graph.attach("", &node, Claim::NONE).await?;
+                self.graph.set_claim(&root, claim).await?;
+                root
+            }
+        };
+        Ok(Shown { node, device: root.clone(), source: Source::Node(root) })
+    }
+
+    /// Ends the use of what an export showed.
+    async fn let_go(&self, source: &Source) -> sectora_core::Result<()> {
+        match source {
+            Source::Node(root) => self.graph.detach(root).await,
+            // Its last use ends with the export.
+            Source::Backend(_) => Ok(()),
+        }
     }
 
     async fn remove(&self, id: &str, mode: RemoveMode) -> QmpResult<()> {
-        let (running, root) = {
+        let (running, source) = {
             let list = self.list.lock();
             let found = list.iter().find(|served| served.id == id);
             let found =
                 found.ok_or_else(|| QmpError::generic(format!("Export '{id}' is not found")))?;
-            (found.running.clone(), found.root.clone())
+            (found.running.clone(), found.source.clone())
         };
         running.remove(mode).await.map_err(|error| match mode {
             RemoveMode::Safe => QmpError::generic(format!("export '{id}' still in use")),
             RemoveMode::Hard => error.into(),
         })?;
         self.list.lock().retain(|served| served.id != id);
-        let detached = self.graph.detach(&root).await;
+        let detached = self.let_go(&source).await;
         let mut data = Map::new();
         data.insert("id".into(), id.into());
         self.graph.events().emit("BLOCK_EXPORT_DELETED", data);
@@ -184,7 +245,7 @@ impl Exports {
         let info = |served: &Served| BlockExportInfo {
             id: served.id.clone(),
             r#type: served.running.kind(),
-            node_name: served.root.node().map(|node| node.name().to_owned()).unwrap_or_default(),
+            node_name: served.node_name(),
             shutting_down: served.shutting_down,
         };
         let all: Vec<BlockExportInfo> = self.list.lock().iter().rev().map(info).collect();

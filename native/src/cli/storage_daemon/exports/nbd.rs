@@ -201,7 +201,7 @@ pub(super) fn by_device(
         id: name,
         fixed_iothread: None,
         iothread: None,
-        node_name: node.name().to_owned(),
+        node_name: options.device,
         writable: Some(writable),
         writethrough: None,
         allow_inactive: None,

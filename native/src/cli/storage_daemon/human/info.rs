@@ -25,8 +25,7 @@ pub(super) async fn block(
 ) -> QmpResult<String> {
     let mut parts = Vec::new();
     if nodes {
-        let how = json!({ "flat": !verbose });
-        let all: Vec<BlockDeviceInfo> = query(of, "query-named-block-nodes", how).await?;
+        let all: Vec<BlockDeviceInfo> = query(of, "query-named-block-nodes", json!({})).await?;
         for info in all {
             let name = info.node_name.clone().unwrap_or_default();
             if device.is_none_or(|device| device == name) {
