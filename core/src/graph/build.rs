@@ -92,15 +92,17 @@ impl<'a> Builder<'a> {
         mut opening: Opening,
     ) -> Result<Arc<Node>> {
         let place = self.place(&mut opening)?;
-        let how = opening.settings.inherited();
-        let opened = self.graph.protocols.open_node(driver, &mut options, how).await?;
+        let (opened, only_read) =
+            self.graph.open_protocol(driver, &mut options, opening.settings).await?;
         if let Some(left) = options.first() {
             return Err(Error::invalid(format!(
                 "Block protocol '{driver}' doesn't support the option '{left}'"
             )));
         }
         let body = Body { device: opened.device, image: None, locks: opened.locks, filter: None };
-        self.finish(place, opening, driver, opened.filename, body, Vec::new())
+        let node = self.finish(place, opening, driver, opened.filename, body, Vec::new())?;
+        node.set_only_read(only_read.as_ref());
+        Ok(node)
     }
 
     /// A node of a filter or a test driver.
@@ -155,7 +157,7 @@ impl<'a> Builder<'a> {
         mut options: Options,
         mut opening: Opening,
     ) -> Result<Arc<Node>> {
-        let settings = opening.settings;
+        let mut settings = opening.settings;
         let role = match format {
             FormatName::Raw if options.has("offset") || options.has("size") => Role::Window,
             FormatName::Raw => Role::Filtered,
@@ -163,6 +165,10 @@ impl<'a> Builder<'a> {
         };
         let below = Settings { discard: true, detect_zeroes: DetectZeroes::Off, ..settings };
         let file = self.required(&mut options, "file", below, opening.depth).await?;
+        if settings.auto_read_only && file.why_only_read().is_some() {
+            settings.read_only = true;
+            opening.settings.read_only = true;
+        }
         let place = self.place(&mut opening)?;
         let file = self.attach(file, "file", role, &opening)?;
         let has_backing = format != FormatName::Raw;

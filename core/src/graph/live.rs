@@ -404,6 +404,11 @@ impl Graph {
             if coming.taken.intersects(changing) && !node.is_writable() {
                 return Err(Error::denied("Block node is read-only"));
             }
+            if coming.taken.intersects(changing)
+                && let Some(why) = node.why_only_read()
+            {
+                return Err(Error::denied(why));
+            }
             for edge in node.children() {
                 let claim = node.claim_of(&edge, all);
                 wanted.push((edge, claim));
