@@ -269,6 +269,13 @@ impl Graph {
             let passes = next.image().is_none() || next.driver() == "raw";
             below = next.primary().filter(|_| passes);
         }
+        if node.driver() == "host_device" {
+            // It is as long as it is; a smaller disk in it is one all the same.
+            return match size <= node.device().len() {
+                true => Ok(()),
+                false => Err(Error::invalid("Cannot grow device files")),
+            };
+        }
         let all = Permissions::all();
         let root = self.attach("", node, Claim { taken: Permissions::RESIZE, shared: all }).await?;
         let resized = root.set_len(size, Preallocation::Off).await;
