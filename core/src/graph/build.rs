@@ -7,7 +7,7 @@ use super::live::{Graph, Place};
 use super::node::{Body, NewNode, Node, Settings};
 use super::open::check_node_name;
 use super::options::{ChildOptions, OptionValue, Options};
-use super::permission::Role;
+use super::permission::{Claim, Role};
 use super::snapshot::uses;
 use crate::format::detect::MAX_CHAIN;
 use crate::format::{
@@ -70,7 +70,7 @@ impl<'a> Builder<'a> {
             let Some(driver) = options.take_string("driver") else {
                 return Err(Error::invalid("Must specify either driver or file"));
             };
-            let opening = Opening { name, given, settings, depth };
+            let opening = Opening { name, given, settings, depth, more: Claim::NONE };
             if self.graph.protocols.has_driver(&driver) {
                 return self.protocol(&driver, options, opening).await;
             }
@@ -123,6 +123,7 @@ impl<'a> Builder<'a> {
         }
         let place = self.place(&mut opening)?;
         filters::check(driver, &options)?;
+        opening.more = filters::claim_more(driver, &mut options)?;
         let mut children = Vec::new();
         for (name, role) in wanted {
             if *role == Role::Copy {
@@ -437,7 +438,7 @@ impl<'a> Builder<'a> {
             let user = opening.name.as_deref().unwrap_or_default();
             return Err(inactive_child(&node, name, user));
         }
-        let edge = Edge::new(name, role, opening.user());
+        let edge = Edge::with_more(name, role, opening.user(), opening.more);
         edge.point(Some(node));
         if let Err(error) = self.graph.refresh() {
             edge.point(None);
@@ -492,6 +493,8 @@ struct Opening {
     given: Options,
     settings: Settings,
     depth: usize,
+    /// What it claims of its children in any case.
+    more: Claim,
 }
 
 impl Opening {

@@ -397,7 +397,7 @@ impl Graph {
                     // Nobody does anything with it.
                     (None, User::Root(_)) => Claim::NONE,
                     // It is not known yet whether it will write.
-                    (None, _) => edge.role().claim_unused(false),
+                    (None, _) => edge.wanted(None, false),
                 };
                 claims.push((edge, claim));
             }
@@ -405,7 +405,7 @@ impl Graph {
             let all = claims.iter().fold(Claim::NONE, |all, (_, claim)| all.join(*claim));
             let changing = Permissions::WRITE | Permissions::WRITE_UNCHANGED | Permissions::RESIZE;
             let coming = users.iter().fold(all, |all, edge| match edge.user() {
-                User::Coming { writable, .. } => all.join(edge.role().claim_unused(writable)),
+                User::Coming { writable, .. } => all.join(edge.wanted(None, writable)),
                 _ => all,
             });
             if coming.taken.intersects(changing) && !node.is_writable() {

@@ -585,9 +585,9 @@ impl Node {
 
     /// What it wants of a child of its, when its own users together want `above`.
     pub(super) fn claim_of(&self, edge: &Edge, above: Claim) -> Claim {
+        let above = (!self.parents.lock().is_empty()).then_some(above);
         match self.settings().active {
-            true if self.parents.lock().is_empty() => edge.role().claim_unused(self.is_writable()),
-            true => edge.role().claim(above, self.is_writable()),
+            true => edge.wanted(above, self.is_writable()),
             // It minds nothing that others do meanwhile.
             false => Claim { shared: Permissions::all(), ..edge.role().claim_unused(false) },
         }
