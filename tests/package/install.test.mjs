@@ -15,12 +15,14 @@ function script(name, text) {
   return run(process.execPath, [name], { cwd: folder }).trim();
 }
 
-test("the module is below its limit and holds no path of its builder", () => {
-  const file = join(dist, "sectora_bg.wasm");
-  assert.ok(statSync(file).size < 1.5 * 2 ** 20);
-  const text = readFileSync(file, "latin1");
-  assert.ok(!text.includes(TOP) && !/\/(home|root)\//.test(text));
-});
+for (const [name, limit] of [["sectora_bg.wasm", 1.5], ["sectora_monitor_bg.wasm", 2.25]]) {
+  test(`${name} is below its limit and holds no path of its builder`, () => {
+    const file = join(dist, name);
+    assert.ok(statSync(file).size < limit * 2 ** 20);
+    const text = readFileSync(file, "latin1");
+    assert.ok(!text.includes(TOP) && !/\/(home|root)\//.test(text));
+  });
+}
 
 test("every entry of the manifest is a file of the tarball", () => {
   const { exports, main, module, types } = JSON.parse(readFileSync(join(dist, "..", "package.json"), "utf8"));
@@ -40,7 +42,7 @@ test("importing starts nothing and fetches nothing", () => {
      WebAssembly.instantiate = instantiate;
      console.log(Object.keys(m).sort().join(" "));`,
   );
-  assert.equal(out, "SectoraError configure create formats measure open startEngine toJson version");
+  assert.equal(out, "QmpError SectoraError configure create formats measure open startEngine toJson version");
 });
 
 test("ES modules and CommonJS share one instance and its classes", () => {

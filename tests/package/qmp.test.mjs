@@ -1,0 +1,17 @@
+// Random sequences of QMP commands to the daemon and to the engine in the package: the same answers, the
+// same events, the same images. `cargo test -p sectora-tests --test qmp` has the sequences.
+
+import assert from "node:assert/strict";
+import { execFileSync, spawnSync } from "node:child_process";
+import { test } from "node:test";
+import { TOP, install, needsQemu } from "./support.mjs";
+
+const hasCargo = spawnSync("cargo", ["--version"]).status === 0;
+const skip = needsQemu.skip || (hasCargo ? false : "cargo is not installed");
+
+test("sequences of commands do the same as in the daemon", { skip, timeout: 1_800_000 }, () => {
+  const args = ["test", "-q", "-p", "sectora-tests", "--test", "qmp", "--", "sequences_of_commands_do_the_same_in_the_package", "--exact"];
+  const env = { SECTORA_CASES: "40", ...process.env, SECTORA_PACKAGE: install() };
+  const out = execFileSync("cargo", args, { cwd: TOP, env, encoding: "utf8", stdio: ["ignore", "pipe", "inherit"] });
+  assert.match(out, /1 passed/, out);
+});
