@@ -57,7 +57,7 @@ const STEPS = [
   { name: "units", what: "units, models, faults, crashes, contract", run: ["cargo", "test", ...HOST, "--lib", "--bins"] },
   { name: "examples", what: "examples in the documentation", run: ["cargo", "test", ...HOST, "--doc"] },
   { name: "native", what: "files, rings, locks, the program", run: suites("contract", "queues", "cli", "io", "nbd", "daemon") },
-  { name: "schema", what: "wire types and COMPAT.md against the schema", run: suites("schema") },
+  { name: "schema", what: "wire types, the package's types and COMPAT.md against the schema", run: suites("schema", "typescript") },
   { name: "oracle", what: "images of ours and theirs, both ways", run: suites("oracle", "check", "parity", "mutants", "crash", "qmp") },
   {
     name: "fuzz",

@@ -20,7 +20,8 @@ const listening = (async () => {
 })();
 
 const version = await engine.execute({ execute: "query-version" });
-say({ QMP: { version, capabilities: [] } });
+// The same as the daemon offers on its standard input; nobody asks for it.
+say({ QMP: { version, capabilities: ["oob"] } });
 
 for await (const line of createInterface({ input: process.stdin })) {
   const request = JSON.parse(line);

@@ -236,6 +236,18 @@ describe("the monitor", () => {
     await assert.rejects(engine.openNode("missing"), kind("NotFound"));
     await Promise.all([a.close(), b.close()]);
     for (const name of ["a", "b"]) await x("blockdev-del", { "node-name": name });
+    // Two images in one place would destroy each other: the second is refused, as a second program is.
+    await engine.attach("q", memory(), { writable: true });
+    const file = { driver: "file", filename: "q" };
+    await x("blockdev-add", { ...file, "node-name": "f" });
+    await job(engine, x, "j", () => x("blockdev-create", { "job-id": "j", options: { driver: "qcow2", file: "f", size: MiB } }));
+    await x("blockdev-add", { driver: "qcow2", "node-name": "a", file: "f" });
+    await assert.rejects(x("blockdev-add", { driver: "qcow2", "node-name": "b", file }), qmp("GenericError", /Failed to get .*lock/));
+    const refused = await job(engine, x, "k", () => x("blockdev-create", { "job-id": "k", options: { driver: "file", filename: "q", size: 0 } }));
+    assert.match(refused.error, /Failed to get .*lock/);
+    for (const name of ["a", "f"]) await x("blockdev-del", { "node-name": name });
+    await x("blockdev-add", { driver: "qcow2", "node-name": "b", file });
+    await x("blockdev-del", { "node-name": "b" });
     assert.deepEqual(await x("query-named-block-nodes"), []);
   });
 
