@@ -1,16 +1,27 @@
 #!/usr/bin/env node
 // The engine of the package as a daemon: QMP over standard input and output, a line a message. All files
 // of the working directory are attached under their names, and those that commands may make. For tests;
-// `SECTORA_PACKAGE` is the folder where the package is installed.
+// `SECTORA_PACKAGE` is the folder where the package is installed. With `SECTORA_MEMORY` the files are read
+// into memory, which is attached in their place and written back in the end.
 
-import { readdirSync } from "node:fs";
+import { readFileSync, readdirSync, writeFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 import { load } from "./support.mjs";
 
 const { startEngine, QmpError, toJson } = await load(process.env.SECTORA_PACKAGE);
 const engine = await startEngine();
-for (const name of readdirSync(".")) await engine.attach(name, name, { writable: true });
-for (const name of ["new0", "new1", "overlay"]) await engine.attach(name, name, { writable: true, create: true });
+const there = readdirSync(".");
+const coming = ["new0", "new1", "overlay"];
+/** What stands for the files, by name. */
+const memory = new Map();
+for (const name of [...there, ...coming]) {
+  if (process.env.SECTORA_MEMORY) {
+    const contents = there.includes(name) ? readFileSync(name) : Buffer.alloc(0);
+    memory.set(name, new Uint8Array(new ArrayBuffer(contents.length, { maxByteLength: 2 ** 26 })));
+    memory.get(name).set(contents);
+  }
+  await engine.attach(name, memory.get(name) ?? name, { writable: true, create: coming.includes(name) });
+}
 
 const say = (message) => process.stdout.write(`${toJson(message, 0)}\n`);
 
@@ -44,4 +55,5 @@ for await (const line of createInterface({ input: process.stdin })) {
 }
 await engine.close();
 await listening;
+for (const [name, bytes] of memory) if (there.includes(name) || bytes.length > 0) writeFileSync(name, bytes);
 say({ return: {} });
