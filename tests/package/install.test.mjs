@@ -99,9 +99,25 @@ const CONSUMER = `
   try { await image.check(); } catch (e) { if (e instanceof SectoraError && e.kind === "Unsupported") e.offset satisfies bigint | undefined; }
   // @ts-expect-error: no such kind
   if (new SectoraError("Io", "x").kind === "Oops") await image.close();
+  const engine: Engine = await startEngine();
+  await engine.attach("a", bytes, { writable: true });
+  const options: qapi.BlockdevOptions = { driver: "qcow2", "node-name": "n", file: { driver: "file", filename: "a" }, backing: null, "cache-size": 1048576 };
+  await engine.execute({ execute: "blockdev-add", arguments: options });
+  for (const { image, ro } of await engine.execute({ execute: "query-named-block-nodes", id: 7 })) [image["virtual-size"], ro] satisfies [bigint, boolean];
+  for await (const { event, data, timestamp } of engine.events(["JOB_STATUS_CHANGE", "BLOCK_WRITE_THRESHOLD"])) {
+    if (event === "JOB_STATUS_CHANGE") data.status satisfies string;
+    else [data["amount-exceeded"], timestamp.seconds] satisfies [bigint, number];
+  }
+  // @ts-expect-error: no such command
+  await engine.execute({ execute: "nonsense" });
+  // @ts-expect-error: it has to have arguments
+  await engine.execute({ execute: "blockdev-add" });
+  // @ts-expect-error: a member that the driver does not have
+  ({ driver: "null-co", filename: "a" }) satisfies qapi.BlockdevOptions;
+  try { await (await engine.openNode("n", { writable: true })).write(0n, bytes); } catch (e) { if (e instanceof QmpError && e.class === "DeviceNotFound") e.desc satisfies string; }
   void [size, stream, toJson(info)];
 `;
-const NAMES = "open, SectoraError, toJson, type Image, type ImageInfo, type Reference";
+const NAMES = "open, startEngine, QmpError, SectoraError, toJson, type Engine, type Image, type ImageInfo, type Reference, type qapi";
 
 function typeCheck(name, text, options) {
   const file = join(folder, name);

@@ -184,6 +184,7 @@ export class LocalMonitor {
       if (handle && !monitors.hasStopped) {
         await Promise.all([...this.#nodes].map((node) => node.close()));
         await monitors.run(undefined, () => handle.close());
+        handle.free();
       }
     } finally {
       this.queues.end();
