@@ -283,6 +283,23 @@ describe("the monitor", () => {
     assert.deepEqual([all.lost, some.lost], [0, 0]);
   });
 
+  test("keeps 4096 events for a reader, and counts those that it lost", async () => {
+    const engine = await startEngine();
+    const events = engine.events();
+    await engine.execute({ execute: "blockdev-add", arguments: { driver: "null-co", "node-name": "n", size: MiB } });
+    const options = { driver: "qcow2", file: "n", size: 65536 };
+    for (let i = 0; i < 700; i++) {
+      await engine.execute({ execute: "blockdev-create", arguments: { "job-id": "j", options } });
+      for (let status; status !== "concluded"; ) [{ status }] = await engine.execute({ execute: "query-jobs" });
+      await engine.execute({ execute: "job-dismiss", arguments: { id: "j" } });
+    }
+    assert.equal(events.lost, 700 * 6 - 4096);
+    await engine.close();
+    let read = 0;
+    for await (const { data } of events) if (data.id === "j") read += 1;
+    assert.equal(read, 4096);
+  });
+
   both("carries out requests in their order", {}, async (engine, x) => {
     const order = [];
     const requests = Array.from({ length: 20 }, (_, i) => x("blockdev-add", { driver: "null-co", "node-name": `n${i}`, size: 9007199254740993n }).then(() => order.push(i)));

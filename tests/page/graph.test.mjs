@@ -32,6 +32,16 @@ pageTest("the graph of a chain has every image and every file, and who stands on
   assert.match(await page.locator("#graph-node").textContent(), /base\.qcow2.*Driver ?file.*as file, for consistent-read/);
 });
 
+pageTest("an external data file is a node of its own", {}, async ({ page, folder }) => {
+  const image = join(folder, "split.qcow2");
+  qemuImg("create", "-q", "-f", "qcow2", "-o", `data_file=${join(folder, "split.raw")}`, image, "4M");
+  await choose(page, image, join(folder, "split.raw"));
+  await shown(page, image);
+  await draw(page);
+  assert.deepEqual((await page.locator("#graph .role").allTextContents()).sort(), ["data-file", "file"]);
+  assert.ok((await labels(page)).some((label) => /^split\.raw file · 4 MiB · read-only; data-file of image$/.test(label)));
+});
+
 pageTest("arrow keys go through the graph", {}, async ({ page, folder }) => {
   const { base, top } = makeChain(folder);
   await choose(page, base, top);
