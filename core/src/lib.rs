@@ -33,6 +33,7 @@ extern crate alloc;
 #[cfg(any(test, feature = "std", feature = "zlib-rs", feature = "zstd-c", feature = "zrip-std"))]
 extern crate std;
 
+pub mod backend;
 pub mod bitmap;
 pub mod codec;
 pub mod crypto;

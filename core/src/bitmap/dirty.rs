@@ -7,6 +7,7 @@ use alloc::format;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Range;
+use sha2::{Digest, Sha256};
 
 /// The smallest granularity in bytes.
 pub const MIN_GRANULARITY: u64 = 512;
@@ -369,6 +370,21 @@ impl DirtyBitmap {
     pub fn serialize(&self, start: u64, len: u64) -> Vec<u8> {
         let bits = start.saturating_mul(8)..start.saturating_add(len).saturating_mul(8);
         self.state.lock().bits.bytes(bits)
+    }
+
+    /// The SHA-256 digest of the serialised form, filled with zeroes to whole words of 64 bits
+    /// (`x-debug-block-dirty-bitmap-sha256`).
+    #[must_use]
+    pub fn sha256(&self) -> [u8; 32] {
+        const STEP: u64 = 64 << 10;
+        let len = self.serialized_len();
+        let mut digest = Sha256::new();
+        for start in (0..len).step_by(STEP as usize) {
+            digest.update(self.serialize(start, STEP.min(len - start)));
+        }
+        let rest = len.next_multiple_of(8) - len;
+        digest.update(&[0; 8][..rest as usize]);
+        digest.finalize().into()
     }
 
     /// Marks as dirty what is set in bytes of the serialised form, from byte `start` on. Bits past

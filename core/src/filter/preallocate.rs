@@ -39,7 +39,7 @@ impl Default for PreallocateOptions {
 impl PreallocateOptions {
     /// # Errors
     /// `InvalidInput` where the alignment is not one of sectors.
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         if self.prealloc_align.is_multiple_of(SECTOR) {
             return Ok(());
         }
@@ -88,14 +88,13 @@ impl Preallocate {
         })
     }
 
-    /// Takes other options for the steps to come.
+    /// Takes other options for the steps to come, and gives those it had.
     ///
     /// # Errors
     /// `InvalidInput` where the alignment is not one of sectors; nothing has changed then.
-    pub fn reopen(&self, options: PreallocateOptions) -> Result<()> {
+    pub fn reopen(&self, options: PreallocateOptions) -> Result<PreallocateOptions> {
         options.check()?;
-        self.state.lock().options = options;
-        Ok(())
+        Ok(core::mem::replace(&mut self.state.lock().options, options))
     }
 
     /// Cuts the file where the data ends. Writes may follow; they make it longer again.

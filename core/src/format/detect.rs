@@ -2,7 +2,9 @@
 
 use super::layer::{Below, DataFile};
 use super::{Backing, BackingRef, Driver, Env, KeySource, Layer, OpenOptions};
-use crate::io::{Access, BoxFuture, Capabilities, Device, DeviceExt, Reference, ReferenceKind};
+use crate::io::{
+    Access, BoxFuture, Capabilities, Device, DeviceExt, ReadOnly, Reference, ReferenceKind,
+};
 use crate::{Error, Result};
 use alloc::boxed::Box;
 use alloc::format;
@@ -182,6 +184,11 @@ pub(crate) async fn open_chain(
     if options.access == Access::ReadWrite && !file.capabilities().contains(Capabilities::WRITE) {
         return Err(Error::denied(format!("'{filename}' cannot be written to")));
     }
+    // Whatever a format's tables are asked for: nothing of it reaches the file.
+    let file = match options.access {
+        Access::ReadOnly => Arc::new(ReadOnly::new(file)) as Device,
+        Access::ReadWrite => file,
+    };
     chain.push(filename.to_string());
     let format = match options.format {
         Some(format) => format,

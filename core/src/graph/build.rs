@@ -65,6 +65,7 @@ impl<'a> Builder<'a> {
             let given = options.clone();
             let mut options = options;
             let name = options.take_text("node-name");
+            let inherited = Settings { active: true, ..inherited };
             let settings = Settings::take(&mut options, inherited)?;
             let Some(driver) = options.take_string("driver") else {
                 return Err(Error::invalid("Must specify either driver or file"));
@@ -186,7 +187,7 @@ impl<'a> Builder<'a> {
         if has_backing {
             children.push(backing.clone());
         }
-        let image = self.open_image(base, &children).await?;
+        let image = self.open_image(base, settings, &children).await?;
         let named = Named { backing: image.driver().describe().await?.backing, filename };
         let body = Body { device: image.clone(), image: Some(image), locks: None, filter: None };
         let (filename, depth) = (named.filename.clone(), opening.depth);
@@ -207,7 +208,7 @@ impl<'a> Builder<'a> {
     ) -> Result<OpenOptions> {
         let mut base = OpenOptions {
             format: Some(format),
-            access: settings.inherited().access,
+            access: settings.access_to_image(),
             discard: settings.discard,
             detect_zeroes: settings.detect_zeroes,
             ..OpenOptions::default()
@@ -225,6 +226,7 @@ impl<'a> Builder<'a> {
     pub(super) async fn open_image(
         &self,
         mut base: OpenOptions,
+        settings: Settings,
         children: &[Arc<Edge>],
     ) -> Result<Arc<Layer>> {
         let child = |name| children.iter().find(|edge| edge.name() == name).cloned();
@@ -246,7 +248,8 @@ impl<'a> Builder<'a> {
         let access = base.access;
         let filename = filename(&file);
         let image = format::open(&self.graph.env, file, &filename, base).await?;
-        if access == Access::ReadOnly {
+        // While another program has the image, its bitmaps are that program's.
+        if access == Access::ReadOnly && settings.active {
             image.driver().load_bitmaps().await?;
         }
         Ok(image)
@@ -322,6 +325,13 @@ impl<'a> Builder<'a> {
             && (Arc::ptr_eq(&node, &user) || uses(&node, &user))
         {
             return Err(cycle(node.name(), "backing", user.name()));
+        }
+        if let User::Node(user) = edge.user()
+            && let Some(user) = user.upgrade()
+            && user.settings().active
+            && !node.settings().active
+        {
+            return Err(inactive_child(&node, "backing", user.name()));
         }
         edge.point(Some(node));
         self.graph.refresh().inspect_err(|_| {
@@ -417,6 +427,10 @@ impl<'a> Builder<'a> {
         role: Role,
         opening: &Opening,
     ) -> Result<Arc<Edge>> {
+        if opening.settings.active && !node.settings().active {
+            let user = opening.name.as_deref().unwrap_or_default();
+            return Err(inactive_child(&node, name, user));
+        }
         let edge = Edge::new(name, role, opening.user());
         edge.point(Some(node));
         if let Err(error) = self.graph.refresh() {
@@ -457,10 +471,11 @@ impl<'a> Builder<'a> {
             settings,
             body,
             children,
-            on_threshold: self.graph.on_threshold(),
+            events: self.graph.events().clone(),
         });
         self.graph.admit(place, node.clone());
         self.graph.refresh()?;
+        node.listen();
         Ok(node)
     }
 }
@@ -483,6 +498,12 @@ impl Opening {
 
 pub(super) fn cycle(below: &str, child: &str, user: &str) -> Error {
     Error::invalid(format!("Making '{below}' a {child} child of '{user}' would create a cycle"))
+}
+
+/// An active node cannot stand on one that is not.
+pub(super) fn inactive_child(below: &Node, child: &str, user: &str) -> Error {
+    let below = below.name();
+    Error::invalid(format!("Inactive '{below}' can't be a {child} child of active '{user}'"))
 }
 
 /// The external data file that an image names.
@@ -523,13 +544,18 @@ pub(super) async fn named_below(image: &Layer) -> Result<Option<String>> {
 }
 
 /// The name of a filter: a plain one where the driver has such names and they say everything.
-fn filter_name(driver: &str, children: &[Arc<Edge>], given: &Options) -> String {
+pub(super) fn filter_name(driver: &str, children: &[Arc<Edge>], given: &Options) -> String {
     let strong = strong_options(driver, given);
     let plain = |name: &str| {
         let target = children.iter().find(|edge| edge.name() == name)?.target()?;
         Some(target.filename()).filter(|filename| !filename.starts_with("json:"))
     };
     match driver {
+        // They show their file under its own name.
+        "copy-before-write" | "snapshot-access" => {
+            let file = children.first().and_then(|edge| edge.target());
+            file.map(|file| file.filename()).unwrap_or_default()
+        }
         "null-co" | "null-aio" if strong.is_empty() => format!("{driver}://"),
         "blkverify" => match (plain("raw"), plain("test")) {
             (Some(raw), Some(test)) => format!("blkverify:{raw}:{test}"),
@@ -550,6 +576,16 @@ fn filter_name(driver: &str, children: &[Arc<Edge>], given: &Options) -> String 
         },
         _ => full_options(driver, children, strong, false).to_json_name(),
     }
+}
+
+/// The name of a quorum whose children have changed: all of them are told, numbered anew.
+pub(super) fn quorum_name(children: &[Arc<Edge>], given: &Options) -> String {
+    let mut all = strong_options("quorum", given);
+    all.set("driver", OptionValue::Text("quorum".into()));
+    for (i, node) in children.iter().filter_map(|edge| edge.target()).enumerate() {
+        all.add_child(&format!("children.{i}"), options_to_open(&node));
+    }
+    all.to_json_name()
 }
 
 /// Options that change what is read.

@@ -5,10 +5,12 @@ use super::edge::Edge;
 use super::live::Graph;
 use super::options::{ChildOptions, Options};
 use super::permission::Role;
+use super::point_in_time::PointInTime;
 use crate::filter::{
     Blkdebug, BlkdebugOptions, Blklogwrites, BlklogwritesOptions, Blkreplay, Blkverify, Compress,
-    CopyOnRead, InjectError, Null, NullDriver, NullOptions, Preallocate, PreallocateOptions,
-    Quorum, QuorumOptions, QuorumReadPattern, SetState, Throttle, blkdebug_event, parse_config,
+    CopyBeforeWrite, CopyBeforeWriteOptions, CopyOnRead, InjectError, Null, NullDriver,
+    NullOptions, OnCbwError, Preallocate, PreallocateOptions, Quorum, QuorumOptions,
+    QuorumReadPattern, SetState, Throttle, ThrottleGroup, blkdebug_event, parse_config,
 };
 use crate::io::Device;
 use crate::{Error, Result};
@@ -27,6 +29,8 @@ pub enum Filter {
     Blkdebug(Arc<Blkdebug>),
     /// Logs changes.
     Blklogwrites(Arc<Blklogwrites>),
+    /// Keeps what its file was.
+    CopyBeforeWrite(Arc<CopyBeforeWrite>),
     /// Keeps nothing.
     Null(Arc<Null>),
     /// Grows its file ahead.
@@ -45,7 +49,10 @@ impl Filter {
             Self::Blkdebug(filter) => filter.release(release),
             Self::Null(filter) => filter.release(release),
             Self::Throttle(filter) => filter.release(release),
-            Self::Blklogwrites(_) | Self::Preallocate(_) | Self::Quorum(_) => {}
+            Self::Blklogwrites(_)
+            | Self::CopyBeforeWrite(_)
+            | Self::Preallocate(_)
+            | Self::Quorum(_) => {}
         }
     }
 
@@ -54,7 +61,11 @@ impl Filter {
         match self {
             Self::Blklogwrites(filter) => filter.close().await,
             Self::Preallocate(filter) => filter.quiesce().await,
-            Self::Blkdebug(_) | Self::Null(_) | Self::Quorum(_) | Self::Throttle(_) => Ok(()),
+            Self::Blkdebug(_)
+            | Self::CopyBeforeWrite(_)
+            | Self::Null(_)
+            | Self::Quorum(_)
+            | Self::Throttle(_) => Ok(()),
         }
     }
 }
@@ -68,7 +79,9 @@ pub(super) fn children(driver: &str) -> Option<&'static [(&'static str, Role)]> 
         "blklogwrites" => &[("file", Role::Filtered), ("log", Role::Metadata)],
         "blkverify" => &[("raw", Role::Filtered), ("test", Role::Data)],
         "compress" | "preallocate" | "throttle" => &[("file", Role::Filtered)],
+        "copy-before-write" => &[("file", Role::CopiedBeforeWrite), ("target", Role::CopyTarget)],
         "copy-on-read" => &[("file", Role::CopiedOnRead)],
+        "snapshot-access" => &[("file", Role::PointInTime)],
         "quorum" => &[("children", Role::Copy)],
         _ => return None,
     })
@@ -160,13 +173,19 @@ pub(super) async fn open(
             (Arc::new(Compress::new(child("file")?, &driver)?), None)
         }
         "preallocate" => {
-            let old = PreallocateOptions::default();
-            let new = PreallocateOptions {
-                prealloc_align: options.take_size("prealloc-align")?.unwrap_or(old.prealloc_align),
-                prealloc_size: options.take_size("prealloc-size")?.unwrap_or(old.prealloc_size),
-            };
-            let filter = Arc::new(Preallocate::new(child("file")?, new)?);
+            let filter = Arc::new(Preallocate::new(child("file")?, preallocate(options)?)?);
             (filter.clone(), Some(Filter::Preallocate(filter)))
+        }
+        "copy-before-write" => {
+            let new = copy_before_write(graph, options)?;
+            let (file, target) = (child("file")?, child("target")?);
+            let filter = Arc::new(CopyBeforeWrite::new(file, target, &new, runtime())?);
+            (filter.clone(), Some(Filter::CopyBeforeWrite(filter)))
+        }
+        "snapshot-access" => {
+            let edge = children.first().cloned();
+            let edge = edge.ok_or_else(|| Error::bug("'file' is missing"))?;
+            (Arc::new(PointInTime::new(edge)), None)
         }
         "copy-on-read" => {
             options.take_text("bottom");
@@ -189,6 +208,88 @@ pub(super) async fn open(
         }
         other => return Err(Error::invalid(format!("Unknown driver '{other}'"))),
     })
+}
+
+fn copy_before_write(graph: &Graph, options: &mut Options) -> Result<CopyBeforeWriteOptions> {
+    let old = CopyBeforeWriteOptions::default();
+    let bitmap = match (options.take_text("bitmap.node"), options.take_text("bitmap.name")) {
+        (Some(node), Some(name)) => {
+            let found = graph.find(&node);
+            let node = found.ok_or_else(|| Error::invalid(format!("Node '{node}' not found")))?;
+            let found = node.bitmaps().get(&name);
+            let what = || Error::invalid(format!("Dirty bitmap '{name}' not found"));
+            Some(found.ok_or_else(what)?)
+        }
+        _ => None,
+    };
+    let on_cbw_error = options.take_word("on-cbw-error", |word| match word {
+        "break-guest-write" => Some(OnCbwError::BreakGuestWrite),
+        "break-snapshot" => Some(OnCbwError::BreakSnapshot),
+        _ => None,
+    })?;
+    let timeout = options.take_number("cbw-timeout")?;
+    let timeout = timeout.map(|seconds| u32::try_from(seconds).unwrap_or(u32::MAX));
+    Ok(CopyBeforeWriteOptions {
+        bitmap,
+        on_cbw_error: on_cbw_error.unwrap_or(old.on_cbw_error),
+        cbw_timeout: timeout.unwrap_or(old.cbw_timeout),
+        min_cluster_size: options.take_size("min-cluster-size")?.unwrap_or(old.min_cluster_size),
+    })
+}
+
+/// True where a node of that driver can be opened again.
+pub(super) fn can_reopen(driver: &str) -> bool {
+    matches!(driver, "blkdebug" | "null-aio" | "null-co" | "preallocate" | "throttle")
+        || children(driver).is_none()
+}
+
+/// The options of a filter that may change while it is used, ready to be taken.
+#[derive(Debug)]
+pub(super) enum Change {
+    Group(Arc<ThrottleGroup>),
+    Preallocate(PreallocateOptions),
+}
+
+/// Takes the options that may change of a filter that is opened again.
+pub(super) fn take_change(
+    graph: &Graph,
+    driver: &str,
+    options: &mut Options,
+) -> Result<Option<Change>> {
+    Ok(match driver {
+        "throttle" => {
+            let id = options.take_text("throttle-group").unwrap_or_default();
+            Some(Change::Group(graph.protocols.throttle_group(&id)?))
+        }
+        "preallocate" => Some(Change::Preallocate(preallocate(options)?)),
+        _ => None,
+    })
+}
+
+impl Filter {
+    /// Takes other options; gives those it had.
+    pub(super) fn change(&self, change: &Change) -> Result<Option<Change>> {
+        Ok(match (self, change) {
+            (Self::Throttle(filter), Change::Group(group)) => {
+                let old = filter.group();
+                filter.set_group(group.clone());
+                Some(Change::Group(old))
+            }
+            (Self::Preallocate(filter), Change::Preallocate(options)) => {
+                Some(Change::Preallocate(filter.reopen(*options)?))
+            }
+            _ => None,
+        })
+    }
+}
+
+fn preallocate(options: &mut Options) -> Result<PreallocateOptions> {
+    let old = PreallocateOptions::default();
+    let new = PreallocateOptions {
+        prealloc_align: options.take_size("prealloc-align")?.unwrap_or(old.prealloc_align),
+        prealloc_size: options.take_size("prealloc-size")?.unwrap_or(old.prealloc_size),
+    };
+    new.check().map(|()| new)
 }
 
 fn quorum(options: &mut Options) -> Result<QuorumOptions> {

@@ -7,7 +7,7 @@
 use super::build::Builder;
 use super::edge::{Edge, User};
 use super::filters::Filter;
-use super::node::{Node, ThresholdPassed};
+use super::node::Node;
 use super::open::Protocols;
 use super::options::Options;
 use super::permission::{Claim, Permissions, agree};
@@ -18,13 +18,12 @@ use crate::monitor::Events;
 use crate::sync::Mutex;
 use crate::{Error, ErrorKind, Result};
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use async_lock::MutexGuard;
 use core::fmt;
 use core::sync::atomic::{AtomicU32, Ordering};
-use serde_json::{Map, Value};
 
 /// The nodes of a program.
 pub struct Graph {
@@ -100,7 +99,8 @@ impl Graph {
     /// # Errors
     /// `NotFound`.
     pub fn lookup(&self, device: Option<&str>, node_name: Option<&str>) -> Result<Arc<Node>> {
-        let found = node_name.and_then(|name| self.find(name));
+        let found = device.and_then(|name| self.of_device(name));
+        let found = found.or_else(|| node_name.and_then(|name| self.find(name)));
         found.ok_or_else(|| no_node(device.unwrap_or_default(), node_name.unwrap_or_default()))
     }
 
@@ -109,7 +109,14 @@ impl Graph {
     /// # Errors
     /// `NotFound`.
     pub fn by_any_name(&self, name: &str) -> Result<Arc<Node>> {
-        self.find(name).ok_or_else(|| no_node(name, name))
+        let found = self.of_device(name).or_else(|| self.find(name));
+        found.ok_or_else(|| no_node(name, name))
+    }
+
+    /// The node of the device of that name.
+    fn of_device(&self, name: &str) -> Option<Arc<Node>> {
+        let named = |root: &Arc<Root>| !name.is_empty() && root.name() == name;
+        self.roots().into_iter().find(named)?.node()
     }
 
     /// Adds the node that `options` describe, with its children (`blockdev-add`).
@@ -148,7 +155,8 @@ impl Graph {
             return Err(Error::denied(format!("Node {name} is not owned by the monitor")));
         }
         if !node.parents().is_empty() {
-            let what = format!("Block device {name} is in use");
+            let what = if node.is_used_from_outside() { "Node" } else { "Block device" };
+            let what = format!("{what} {name} is in use");
             return Err(Error::new(ErrorKind::InUse, what));
         }
         node.set_owned(false);
@@ -162,6 +170,7 @@ impl Graph {
     /// only read.
     pub async fn attach(&self, name: &str, node: &Arc<Node>, claim: Claim) -> Result<Arc<Root>> {
         let _change = self.change().await;
+        refuse_change_of_inactive(node, claim)?;
         let root = Root::new(name, claim);
         root.edge().point(Some(node.clone()));
         if let Err(error) = self.refresh() {
@@ -204,6 +213,7 @@ impl Graph {
     /// Those of the format; nothing has changed then.
     pub async fn set_backing_name(&self, node: &Arc<Node>, name: BackingRef) -> Result<()> {
         let _change = self.change().await;
+        node.refuse_inactive()?;
         let drained = self.drain(node).await;
         let was = node.settings().read_only;
         self.set_read_only(node, false).await?;
@@ -251,6 +261,7 @@ impl Graph {
     /// `InUse` where somebody does not allow it, and those of the driver.
     pub async fn resize(&self, node: &Arc<Node>, size: u64) -> Result<()> {
         let mut below = Some(node.clone());
+        refuse_change_of_inactive(node, Claim { taken: Permissions::RESIZE, ..Claim::NONE })?;
         while let Some(next) = below {
             if next.settings().read_only {
                 return Err(Error::denied("Image is read-only"));
@@ -302,6 +313,10 @@ impl Graph {
     /// # Errors
     /// `InvalidInput` where there is a node of that name.
     pub(super) fn reserve(&self, name: Option<String>) -> Result<Place<'_>> {
+        if let Some(name) = name.as_deref().filter(|name| self.of_device(name).is_some()) {
+            let what = format!("node-name={name} is conflicting with a device id");
+            return Err(Error::invalid(what));
+        }
         let name = name.unwrap_or_else(|| {
             let number = self.named.fetch_add(1, Ordering::Relaxed);
             let mut random = [0];
@@ -369,11 +384,13 @@ impl Graph {
                 let planned = wanted.iter().find(|(other, _)| Arc::ptr_eq(other, edge));
                 let claim = match (planned, edge.user()) {
                     (Some((_, claim)), _) => *claim,
-                    (None, User::Root(root)) => {
+                    (None, User::Root(root)) if node.settings().active => {
                         root.upgrade().map_or(Claim::NONE, |root| root.wanted())
                     }
+                    // Nobody does anything with it.
+                    (None, User::Root(_)) => Claim::NONE,
                     // It is not known yet whether it will write.
-                    (None, _) => edge.role().claim(Claim::NONE, false),
+                    (None, _) => edge.role().claim_unused(false),
                 };
                 claims.push((edge, claim));
             }
@@ -381,7 +398,7 @@ impl Graph {
             let all = claims.iter().fold(Claim::NONE, |all, (_, claim)| all.join(*claim));
             let changing = Permissions::WRITE | Permissions::WRITE_UNCHANGED | Permissions::RESIZE;
             let coming = users.iter().fold(all, |all, edge| match edge.user() {
-                User::Coming { writable, .. } => all.join(edge.role().claim(Claim::NONE, writable)),
+                User::Coming { writable, .. } => all.join(edge.role().claim_unused(writable)),
                 _ => all,
             });
             if coming.taken.intersects(changing) && !node.is_writable() {
@@ -452,18 +469,6 @@ impl Graph {
         }
         drained
     }
-
-    /// What a node calls when a write goes past its threshold.
-    pub(super) fn on_threshold(&self) -> ThresholdPassed {
-        let events = self.events.clone();
-        Arc::new(move |node, exceeded, threshold| {
-            let mut data = Map::new();
-            data.insert("node-name".to_string(), Value::from(node.name()));
-            data.insert("amount-exceeded".to_string(), Value::from(exceeded));
-            data.insert("write-threshold".to_string(), Value::from(threshold));
-            events.emit("BLOCK_WRITE_THRESHOLD", data);
-        })
-    }
 }
 
 /// The name and the place of a node that is being opened; dropping it gives the name back.
@@ -503,6 +508,15 @@ impl Drop for Drained {
         self.holding.iter().for_each(|filter| filter.release(false));
         self.roots.iter().for_each(|root| root.gate().open());
     }
+}
+
+fn refuse_change_of_inactive(node: &Node, claim: Claim) -> Result<()> {
+    let changes = claim.taken - Permissions::CONSISTENT_READ;
+    if node.settings().active || changes.is_empty() {
+        return Ok(());
+    }
+    let what = changes.in_words();
+    Err(Error::denied(format!("Permission '{what}' unavailable on inactive node")))
 }
 
 pub(super) fn no_node(device: &str, node_name: &str) -> Error {

@@ -10,14 +10,22 @@
 //! | `live` | the graph: all nodes by name, and every change of them |
 //! | `build` | nodes of the graph opened from options |
 //! | `reopen` | nodes opened again with other options |
+//! | `active` | nodes that another program has meanwhile |
+//! | `children` | children that come and go |
+//! | `commit` | what an image holds written into the one below it |
+//! | `tell` | what nodes tell without being asked |
 //! | `snapshot` | one node put on top of another while it is used |
 //! | `filters` | nodes of filters and test drivers |
+//! | `point_in_time` | what a `snapshot-access` node shows |
 //! | `node`, `edge`, `root` | a node, one use of a node, one use from outside |
 //! | `permission` | what users of a node do and let others do |
 //!
 //! A name that stands for a file, a socket or a server is the host's business: [`Protocols`].
 
+mod active;
 mod build;
+mod children;
+mod commit;
 mod drivers;
 mod edge;
 mod filters;
@@ -26,12 +34,14 @@ mod node;
 mod open;
 mod options;
 mod permission;
+mod point_in_time;
 mod reference;
 mod reopen;
 mod root;
 mod snapshot;
+mod tell;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub(crate) use reference::open_described;
 

@@ -1,17 +1,19 @@
 //! Nodes: a name, what answers requests, and what is told of them.
 
-use super::build::{name_of, named_below};
+use super::build::{filter_name, name_of, named_below};
 use super::edge::{Edge, User};
 use super::filters::{self, Filter};
 use super::open::{Inherited, take_detect_zeroes, take_discard, unmap_without_discard};
 use super::options::Options;
-use super::permission::Claim;
+use super::permission::{Claim, Permissions};
 use super::root::Root;
 use crate::bitmap::BitmapSet;
 use crate::format::{DetectZeroes, Layer};
 use crate::io::{Access, Device, Preallocation, Segments, WriteFlags, ZeroFlags};
+use crate::monitor::Events;
 use crate::sync::{Mutex, RwLock};
 use crate::{Error, Result};
+use alloc::format;
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
@@ -41,8 +43,11 @@ pub struct Body {
 }
 
 /// The options that every node has, as they are in force.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
+    /// Somebody may write to it and rely on it; while it is not, another program does
+    /// (`blockdev-set-active`).
+    pub active: bool,
     /// Nothing is written.
     pub read_only: bool,
     /// Opened read only where writing is not possible, or not needed (`auto-read-only`).
@@ -59,13 +64,28 @@ pub struct Settings {
     pub force_share: bool,
 }
 
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            active: true,
+            read_only: false,
+            auto_read_only: false,
+            discard: false,
+            detect_zeroes: DetectZeroes::Off,
+            direct: false,
+            no_flush: false,
+            force_share: false,
+        }
+    }
+}
+
 impl Settings {
     /// Takes these options; what is not said is as in `old`.
     pub(super) fn take(options: &mut Options, old: Self) -> Result<Self> {
         let discard = take_discard(options)?;
         let detect_zeroes = take_detect_zeroes(options, Some(true))?;
-        options.take_flag("active")?;
         Ok(Self {
+            active: options.take_flag("active")?.unwrap_or(old.active),
             read_only: options.take_flag("read-only")?.unwrap_or(old.read_only),
             auto_read_only: options.take_flag("auto-read-only")?.unwrap_or(old.auto_read_only),
             discard: discard.unwrap_or(old.discard),
@@ -91,6 +111,11 @@ impl Settings {
         }
     }
 
+    /// How an image is opened: of one that is not active nothing is written.
+    pub(super) fn access_to_image(self) -> Access {
+        if self.read_only || !self.active { Access::ReadOnly } else { Access::ReadWrite }
+    }
+
     /// What the host is told of them.
     pub(super) fn inherited(self) -> Inherited {
         Inherited {
@@ -101,9 +126,6 @@ impl Settings {
         }
     }
 }
-
-/// Tells that a write went past a threshold.
-pub(super) type ThresholdPassed = Arc<dyn Fn(&Node, u64, u64) + Send + Sync>;
 
 /// A node of the graph.
 pub struct Node {
@@ -124,7 +146,7 @@ pub struct Node {
     bitmaps: Arc<BitmapSet>,
     locked: Mutex<Claim>,
     counts: Mutex<Counts>,
-    on_threshold: ThresholdPassed,
+    events: Arc<Events>,
 }
 
 impl fmt::Debug for Node {
@@ -158,7 +180,7 @@ pub(super) struct NewNode {
     pub(super) settings: Settings,
     pub(super) body: Body,
     pub(super) children: Vec<Arc<Edge>>,
-    pub(super) on_threshold: ThresholdPassed,
+    pub(super) events: Arc<Events>,
 }
 
 impl Node {
@@ -177,7 +199,7 @@ impl Node {
             bitmaps: Arc::default(),
             locked: Mutex::new(Claim::NONE),
             counts: Mutex::default(),
-            on_threshold: new.on_threshold,
+            events: new.events,
         });
         node.children.read().iter().for_each(|edge| edge.belongs_to(&node));
         node
@@ -291,6 +313,11 @@ impl Node {
         self.owned.store(owned, Ordering::Release);
     }
 
+    /// Where it tells what happens.
+    pub(super) fn events(&self) -> &Events {
+        &self.events
+    }
+
     /// What was counted of its requests.
     #[must_use]
     pub fn counts(&self) -> Counts {
@@ -309,6 +336,14 @@ impl Node {
     pub(super) fn remove_parent(&self, edge: &Arc<Edge>) {
         let gone = Arc::downgrade(edge);
         self.parents.lock().retain(|other| other.strong_count() > 0 && !other.ptr_eq(&gone));
+    }
+
+    pub(super) fn set_children(&self, children: Vec<Arc<Edge>>) {
+        *self.children.write() = children;
+    }
+
+    pub(super) fn set_filename(&self, filename: String) {
+        *self.filename.write() = filename;
     }
 
     pub(super) fn set_body(&self, body: Body) -> Body {
@@ -348,9 +383,14 @@ impl Node {
         Ok(())
     }
 
+    /// The same for a filter.
+    pub(super) fn name_filter_again(&self) {
+        self.set_filename(filter_name(&self.driver, &self.children(), &self.options()));
+    }
+
     /// Puts the newly opened image in the place of the old one; bitmaps that live in memory only go
     /// along.
-    pub(super) fn take_body(&self, image: Arc<Layer>) -> Result<()> {
+    pub(super) fn take_body(self: &Arc<Self>, image: Arc<Layer>) -> Result<()> {
         let (old, new) = (self.bitmaps(), image.bitmaps().clone());
         for bitmap in old.all() {
             if !bitmap.status().persistent && new.get(bitmap.name()).is_none() {
@@ -363,7 +403,14 @@ impl Node {
             locks: None,
             filter: None,
         });
+        self.listen();
         Ok(())
+    }
+
+    /// True where somebody outside of the graph uses it.
+    #[must_use]
+    pub fn is_used_from_outside(&self) -> bool {
+        self.parents().iter().any(|edge| matches!(edge.user(), User::Root(_)))
     }
 
     /// True where another node reads from it.
@@ -418,6 +465,7 @@ impl Node {
     }
 
     pub(super) async fn write(&self, offset: u64, data: Segments, flags: WriteFlags) -> Result<()> {
+        self.refuse_inactive()?;
         let (device, is_image) = self.parts();
         let end = offset.saturating_add(data.len());
         self.before_write(end);
@@ -438,6 +486,7 @@ impl Node {
     }
 
     pub(super) async fn write_zeroes(&self, offset: u64, len: u64, flags: ZeroFlags) -> Result<()> {
+        self.refuse_inactive()?;
         let (device, is_image) = self.parts();
         let end = offset.saturating_add(len);
         self.before_write(end);
@@ -450,6 +499,7 @@ impl Node {
     }
 
     pub(super) async fn discard(&self, offset: u64, len: u64) -> Result<()> {
+        self.refuse_inactive()?;
         let (device, is_image) = self.parts();
         let _recording = (!is_image).then(|| self.bitmaps.record(offset, len));
         if !is_image && !self.settings().discard {
@@ -467,6 +517,16 @@ impl Node {
         result
     }
 
+    /// Refuses a change while another program has what the node shows.
+    pub(super) fn refuse_inactive(&self) -> Result<()> {
+        match self.settings.read().active {
+            true => Ok(()),
+            false => {
+                Err(Error::denied(format!("node '{}' is inactive: activate it first", self.name)))
+            }
+        }
+    }
+
     fn reached(&self, end: u64) {
         let mut counts = self.counts.lock();
         counts.highest_offset = counts.highest_offset.max(end);
@@ -477,6 +537,7 @@ impl Node {
     }
 
     pub(super) async fn set_len(&self, len: u64, preallocation: Preallocation) -> Result<()> {
+        self.refuse_inactive()?;
         let (device, is_image) = self.parts();
         if !is_image && len > device.len() {
             self.bitmaps.resize(len);
@@ -501,7 +562,7 @@ impl Node {
             }
             core::mem::take(&mut counts.threshold)
         };
-        (self.on_threshold)(self, end - threshold, threshold);
+        self.tell_of_threshold(end - threshold, threshold);
     }
 
     /// True where it was opened for writing.
@@ -511,6 +572,11 @@ impl Node {
 
     /// What it wants of a child of its, when its own users together want `above`.
     pub(super) fn claim_of(&self, edge: &Edge, above: Claim) -> Claim {
-        edge.role().claim(above, self.is_writable())
+        match self.settings().active {
+            true if self.parents.lock().is_empty() => edge.role().claim_unused(self.is_writable()),
+            true => edge.role().claim(above, self.is_writable()),
+            // It minds nothing that others do meanwhile.
+            false => Claim { shared: Permissions::all(), ..edge.role().claim_unused(false) },
+        }
     }
 }

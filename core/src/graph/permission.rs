@@ -36,7 +36,7 @@ impl Permissions {
     }
 
     /// As messages have them.
-    fn in_words(self) -> alloc::string::String {
+    pub(super) fn in_words(self) -> alloc::string::String {
         let set = Self::NAMES.into_iter().filter(|(p, ..)| self.contains(*p));
         set.map(|(.., words)| words).collect::<Vec<_>>().join(", ")
     }
@@ -78,6 +78,12 @@ pub enum Role {
     Cow,
     /// One of several that are to be the same: a child of a quorum.
     Copy,
+    /// What is copied before it changes: a child of `copy-before-write`.
+    CopiedBeforeWrite,
+    /// Where that is copied to.
+    CopyTarget,
+    /// Somebody below keeps it as it was; nothing is asked of it by itself (`snapshot-access`).
+    PointInTime,
     /// Used from outside of the graph: the user says itself what it does.
     Root,
 }
@@ -109,6 +115,21 @@ impl Role {
                 Claim { taken: need & read, shared: read | unchanged | more }
             }
             Self::Copy => Claim { taken: need, shared: allowed & (read | unchanged) },
+            // Who writes around the filter destroys the point in time.
+            Self::CopiedBeforeWrite => Claim { taken: need | read, shared: allowed - changing },
+            Self::CopyTarget => {
+                let shared = Permissions::all() - Permissions::RESIZE;
+                Claim { taken: Permissions::WRITE, shared }
+            }
+            Self::PointInTime => Claim::NONE,
+        }
+    }
+
+    /// What a node that nobody uses claims of such a child.
+    pub(super) fn claim_unused(self, writable: bool) -> Claim {
+        match self {
+            Self::CopiedBeforeWrite => Claim::NONE,
+            role => role.claim(Claim::NONE, writable),
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use super::build::{Builder, cycle};
 use super::edge::Edge;
+use super::filters::{self, Change};
 use super::live::{Graph, no_node};
 use super::node::{Body, Node, Settings};
 use super::options::{ChildOptions, OptionValue, Options};
@@ -28,6 +29,8 @@ struct Planned {
     edges: Vec<(Arc<Edge>, Option<Arc<Node>>)>,
     /// How its image is opened; `None` for what comes from the host.
     image: Option<OpenOptions>,
+    /// What changes of a filter.
+    change: Option<Change>,
 }
 
 /// What one node was.
@@ -39,6 +42,8 @@ struct Was {
     body: Body,
     /// The body is an image that was closed: it has to be opened again.
     closed: bool,
+    /// What has changed of a filter.
+    change: Option<Change>,
 }
 
 impl Graph {
@@ -93,6 +98,13 @@ impl Graph {
             return Err(cannot_reset("force-share"));
         }
         let settings = Settings::take(&mut options, Settings::default())?;
+        if !settings.active && (node.settings().active || node.options().has("active")) {
+            return Err(match node.options().has("active") {
+                true => cannot_reset("active"),
+                false => cannot_change("active"),
+            });
+        }
+        let settings = Settings { active: node.settings().active, ..settings };
         settings.check()?;
         let driver = options.take_string("driver").unwrap_or_default();
         let children = node.children();
@@ -108,6 +120,15 @@ impl Graph {
         if backing.is_some() && !options.has_child("backing") {
             return Err(Error::invalid(format!("backing is missing for '{name}'")));
         }
+        if driver == node.driver() && !filters::can_reopen(&driver) {
+            return Err(Error::unsupported(format!(
+                "Block format '{driver}' used by node '{name}' does not support reopening files"
+            )));
+        }
+        let change = match driver == node.driver() {
+            true => filters::take_change(self, &driver, &mut options)?,
+            false => None,
+        };
         let mut edges = Vec::new();
         // What is named has to be there, whether the driver has such a child or not.
         for name in ["backing", "file"] {
@@ -125,7 +146,15 @@ impl Graph {
         }
         // The last one that was opened comes first.
         for edge in children.iter().rev() {
-            let wanted = match options.take_child(edge.name())? {
+            let given = options.take_child(edge.name())?;
+            let same = match &given {
+                ChildOptions::Node(name) => edge.target().is_some_and(|node| node.name() == name),
+                _ => true,
+            };
+            if !same && edge.name() != "file" && filters::children(&driver).is_some() {
+                return Err(cannot_change(edge.name()));
+            }
+            let wanted = match given {
                 ChildOptions::Absent => continue,
                 ChildOptions::Null => None,
                 ChildOptions::Node(name) if name.is_empty() => None,
@@ -164,7 +193,7 @@ impl Graph {
                 None
             }
         };
-        Ok(Planned { node, options: given, settings, edges, image })
+        Ok(Planned { node, options: given, settings, edges, image, change })
     }
 
     async fn apply(&self, plans: Vec<Planned>, undo: &mut Vec<Was>) -> Result<()> {
@@ -174,12 +203,28 @@ impl Graph {
             let settings = node.set_settings(plan.settings);
             let options = node.set_options(plan.options.clone());
             let body = node.body();
-            undo.push(Was { node, options, settings, edges, body, closed: false });
+            undo.push(Was { node, options, settings, edges, body, closed: false, change: None });
             for (edge, target) in &plan.edges {
                 edge.point(target.clone());
             }
         }
-        self.refresh()?;
+        self.refresh().map_err(|error| {
+            // Who writes did so before.
+            let only_read = plans.iter().find(|plan| plan.settings.read_only);
+            match only_read.filter(|_| error.kind() == ErrorKind::Denied) {
+                Some(plan) => Error::denied(format!(
+                    "Read-only block node '{}' cannot support read-write users",
+                    plan.node.name()
+                )),
+                None => error,
+            }
+        })?;
+        for (was, plan) in undo.iter_mut().zip(&plans) {
+            if let (Some(filter), Some(change)) = (&was.body.filter, &plan.change) {
+                was.change = filter.change(change)?;
+                plan.node.name_filter_again();
+            }
+        }
         for was in undo.iter_mut() {
             if let Some(image) = &was.body.image {
                 was.closed = true;
@@ -201,34 +246,45 @@ impl Graph {
         let node = &plan.node;
         match &plan.image {
             Some(base) => {
-                let image = Builder::new(self).open_image(base.clone(), &node.children()).await?;
+                let image = Builder::new(self)
+                    .open_image(base.clone(), plan.settings, &node.children())
+                    .await?;
                 node.take_body(image)
             }
-            None if node.children().is_empty() => {
-                let mut options = plan.options.clone();
-                options.take_text("node-name");
-                options.take_string("driver");
-                Settings::take(&mut options, Settings::default())?;
-                let how = plan.settings.inherited();
-                let opened = self.protocols.open_node(node.driver(), &mut options, how).await?;
-                let (old, claim) = (node.body(), node.locked());
-                if let (Some(old), Some(new)) = (&old.locks, &opened.locks) {
-                    old.set(Claim::NONE)?;
-                    if let Err(error) = new.set(claim) {
-                        old.set(claim)?;
-                        return Err(error);
-                    }
-                }
-                node.set_body(Body {
-                    device: opened.device,
-                    image: None,
-                    locks: opened.locks,
-                    filter: None,
-                });
-                Ok(())
+            None if self.protocols.has_driver(node.driver()) => {
+                self.open_protocol_again(node, plan.options.clone(), plan.settings).await
             }
             None => Ok(()),
         }
+    }
+
+    /// Opens what comes from the host again, with the locks that are held.
+    pub(super) async fn open_protocol_again(
+        &self,
+        node: &Arc<Node>,
+        mut options: Options,
+        settings: Settings,
+    ) -> Result<()> {
+        options.take_text("node-name");
+        options.take_string("driver");
+        Settings::take(&mut options, Settings::default())?;
+        let how = settings.inherited();
+        let opened = self.protocols.open_node(node.driver(), &mut options, how).await?;
+        let (old, claim) = (node.body(), node.locked());
+        if let (Some(old), Some(new)) = (&old.locks, &opened.locks) {
+            old.set(Claim::NONE)?;
+            if let Err(error) = new.set(claim) {
+                old.set(claim)?;
+                return Err(error);
+            }
+        }
+        node.set_body(Body {
+            device: opened.device,
+            image: None,
+            locks: opened.locks,
+            filter: None,
+        });
+        Ok(())
     }
 
     /// Makes nodes what they were.
@@ -250,6 +306,10 @@ impl Graph {
             }
             if was.body.image.is_none() {
                 was.node.set_body(was.body.clone());
+            }
+            if let (Some(filter), Some(change)) = (&was.body.filter, &was.change) {
+                filter.change(change)?;
+                was.node.name_filter_again();
             }
         }
         self.refresh()?;

@@ -203,7 +203,7 @@ impl Graph {
         let format = FormatName::from_str(node.driver())?;
         let builder = Builder::new(self);
         let base = builder.image_options(format, &mut node.own_options()?, settings)?;
-        let image = builder.open_image(base, &node.children()).await?;
+        let image = builder.open_image(base, settings, &node.children()).await?;
         node.take_body(image)
     }
 

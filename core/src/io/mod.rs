@@ -16,6 +16,7 @@ mod extent;
 mod growing;
 mod memory;
 mod policy;
+mod read_only;
 mod runtime;
 mod salvage;
 mod segments;
@@ -40,6 +41,7 @@ pub use policy::{
     Access, Deny, OpenPolicy, Opened, Opener, Reference, ReferenceKind, SameDirectory,
     Unrestricted, combine_path, has_protocol,
 };
+pub(crate) use read_only::ReadOnly;
 pub use runtime::{Instant, Job, Runtime, RuntimeExt};
 pub use salvage::{Lost, Salvage};
 pub(crate) use segments::is_zero;

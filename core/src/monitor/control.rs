@@ -36,7 +36,9 @@ impl Control {
                 let names = NAMES.iter().chain(&self.others);
                 // None of them may be called out of band.
                 let known = names.filter_map(|name| Some((qapi::command(name)?, false)));
-                let schema = qapi::describe(known, qapi::events());
+                let machine = self.others.contains(&"cont").then(qapi::machine_events);
+                let events = qapi::events().chain(machine.into_iter().flatten());
+                let schema = qapi::describe(known, events);
                 serde_json::to_value(&schema).map_err(|e| QmpError::generic(e.to_string()))?
             }
             _ => NAMES.iter().chain(&self.others).map(|name| json!({ "name": name })).collect(),

@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
 use event_listener::Event as Wake;
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 /// So many events wait for a subscriber at most; then its oldest are lost.
@@ -63,6 +64,14 @@ impl Events {
             queue.wake.notify(usize::MAX);
             true
         });
+    }
+
+    /// Tells everybody who listens now, with one of the schema's types as data.
+    pub fn tell(&self, name: &'static str, data: &impl Serialize) {
+        // The types of the schema are objects of plain values: there is nothing else to be.
+        if let Ok(Value::Object(data)) = serde_json::to_value(data) {
+            self.emit(name, data);
+        }
     }
 
     /// Listens from now on.

@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | `error` | what a command answers when it fails: the schema's error classes |
 //! | `block` | the commands on nodes, bitmaps, snapshots and jobs |
+//! | `backends` | the commands on named backends |
 //! | `commands` | what executes commands: a name and arguments in, a value out |
 //! | `arguments` | a command's arguments, taken one by one |
 //! | `texts` | values that a command line gives as texts |
@@ -16,6 +17,7 @@
 //! | `serve` | a session over a stream of bytes |
 
 mod arguments;
+mod backends;
 mod block;
 mod commands;
 mod control;
@@ -30,6 +32,7 @@ mod tests;
 mod texts;
 
 pub use arguments::{Arguments, not_accepted, wrong_type};
+pub use backends::BackendCommands;
 pub use block::BlockCommands;
 pub use commands::{Call, Commands};
 pub use control::Control;

@@ -9,7 +9,7 @@ use super::{
     NetFilterDirection, NetworkAddressFamily, OffAutoPCIBAR, OnOffSplit, PCIELinkSpeed,
     PCIELinkWidth, QCryptoAkCipherKeyType, QCryptoAkCipherOptions, QCryptoBlockInfo,
     QCryptoBlockInfoBase, QCryptoBlockOpenOptions, QCryptoBlockOptionsBase, block_core,
-    block_export, char, control, introspect, job, qom, transaction,
+    block_export, char, control, introspect, job, machine, qom, transaction,
 };
 use alloc::collections::BTreeMap;
 use alloc::string::String;
@@ -137,16 +137,21 @@ pub fn events() -> impl Iterator<Item = &'static Event> {
     [job::EVENTS, block_core::EVENTS, block_export::EVENTS, char::EVENTS].into_iter().flatten()
 }
 
+/// The events of a machine, which only those with named backends tell.
+pub fn machine_events() -> impl Iterator<Item = &'static Event> {
+    machine::EVENTS.iter()
+}
+
 /// The command of that name.
 #[must_use]
 pub fn command(name: &str) -> Option<&'static Command> {
-    commands().find(|c| c.name == name)
+    commands().chain(machine::COMMANDS).find(|c| c.name == name)
 }
 
 /// The event of that name.
 #[must_use]
 pub fn event(name: &str) -> Option<&'static Event> {
-    events().find(|e| e.name == name)
+    events().chain(machine::EVENTS).find(|e| e.name == name)
 }
 
 /// All types with a name, by name. Those that only hold the arguments of a command or the data of an

@@ -1,6 +1,7 @@
 //! Everything that is printed, and how numbers read.
 
 use super::failure::Failure;
+use std::cell::RefCell;
 use std::io::{ErrorKind, Write};
 use std::sync::OnceLock;
 
@@ -82,8 +83,39 @@ pub(super) fn warn_of_guess(name: &str) {
     ));
 }
 
+/// The most that is kept of what is caught, in bytes.
+const MAX_CAUGHT: usize = 16 << 20;
+
+tokio::task_local! {
+    /// Where text goes that would go to the terminal.
+    static CAUGHT: RefCell<String>;
+}
+
+/// Carries out `work`, and keeps what it prints and complains of.
+pub(super) async fn caught<T>(work: impl Future<Output = T>) -> (T, String) {
+    CAUGHT
+        .scope(RefCell::default(), async {
+            let result = work.await;
+            (result, CAUGHT.with(RefCell::take))
+        })
+        .await
+}
+
+/// True where the text was kept for somebody else.
+fn catch(text: &str) -> bool {
+    let keep = |kept: &RefCell<String>| {
+        let mut kept = kept.borrow_mut();
+        let room = text.floor_char_boundary(MAX_CAUGHT.saturating_sub(kept.len()).min(text.len()));
+        kept.push_str(&text[..room]);
+    };
+    CAUGHT.try_with(keep).is_ok()
+}
+
 /// Writes to standard output, at once.
 pub(super) fn print(text: &str) -> Result<(), Failure> {
+    if catch(text) {
+        return Ok(());
+    }
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| match e.kind() {
         ErrorKind::BrokenPipe => Failure::reader_gone(),
@@ -93,6 +125,9 @@ pub(super) fn print(text: &str) -> Result<(), Failure> {
 
 /// Writes a line to standard error. There is nowhere to tell that this fails.
 pub(super) fn complain(line: &str) {
+    if catch(&format!("{line}\n")) {
+        return;
+    }
     let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
 

@@ -1,5 +1,6 @@
 //! The NBD server: sockets, encryption and limits around the core's protocol.
 
+use super::RemoveMode;
 use crate::protocol::nbd::NbdStream;
 use crate::protocol::nbd::tls::ServerTls;
 use sectora_core::nbd::Export;
@@ -72,16 +73,6 @@ pub struct Ended {
     pub last: bool,
     /// Why, where it was not the client's leave.
     pub error: Option<Error>,
-}
-
-/// What becomes of the connections of an export that is removed (the schema's
-/// `BlockExportRemoveMode`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RemoveMode {
-    /// It is not removed while there are any.
-    Safe,
-    /// They are dropped, and with them what was not answered.
-    Hard,
 }
 
 /// A server whose exports come and go.

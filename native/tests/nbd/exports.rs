@@ -1,7 +1,8 @@
 //! Exports that come and go.
 
 use super::setup::{folder, text};
-use sectora::export::nbd::{Listener, NbdServer, RemoveMode, ServerOptions};
+use sectora::export::RemoveMode;
+use sectora::export::nbd::{Listener, NbdServer, ServerOptions};
 use sectora::protocol::nbd::{NbdDevice, NbdOptions, Server};
 use sectora::runtime::block_on;
 use sectora_core::io::{Access, BlockDevice, Device, MemoryDevice};

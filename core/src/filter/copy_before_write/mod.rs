@@ -159,6 +159,13 @@ impl CopyBeforeWrite {
         self.shared.cluster
     }
 
+    /// How many bytes belong to the point in time, are copied, and are not copied yet.
+    #[must_use]
+    pub fn progress(&self) -> (u64, u64, u64) {
+        let (all, missing) = (self.shared.access.count(), self.shared.missing.count());
+        (all, all.saturating_sub(missing), missing)
+    }
+
     /// Why the point in time is lost, if it is.
     #[must_use]
     pub fn snapshot_error(&self) -> Option<alloc::string::String> {

@@ -213,17 +213,23 @@ impl Quorum {
         voters.list.iter().map(|v| (v.name.clone(), v.node_name.clone())).collect()
     }
 
+    /// The name that the next child gets.
+    #[must_use]
+    pub fn next_child(&self) -> String {
+        format!("children.{}", self.shared.voters.lock().next)
+    }
+
     /// Adds a child with the same contents (`x-blockdev-change`), and gives its name. No request may
     /// be under way.
     ///
     /// # Errors
-    /// `InvalidInput` with `blkverify`, or where it is not as long as the others.
+    /// `InvalidInput` with `blkverify`, or where it is shorter than the others.
     pub fn add_child(&self, device: Device, node_name: String) -> Result<String> {
         if self.shared.options.blkverify {
             return Err(Error::invalid("Cannot add a child to a quorum in blkverify mode"));
         }
-        if device.len() != self.len {
-            let what = "the new child of a quorum is not as long as the others";
+        if device.len() < self.len {
+            let what = "the new child of a quorum is shorter than the others";
             return Err(Error::invalid(what));
         }
         let mut voters = self.shared.voters.lock();

@@ -1,94 +1,18 @@
 //! The live graph: nodes come, go and change while they are used.
 
-use super::Files;
-use crate::format::{BackingRef, Env, qcow2};
-use crate::graph::{Claim, Graph, Node, Options, Permissions, Root};
-use crate::image::{NewImage, create};
-use crate::io::testing::{Rng, SimRuntime};
-use crate::io::{BlockDevice, Deny, Device, MemoryDevice, Segments, WriteFlags};
-use crate::monitor::{Events, QmpError, Subscription};
+use super::world::{SIZE, World};
+use crate::graph::Permissions;
+use crate::io::testing::Rng;
+use crate::io::{BlockDevice, Segments, WriteFlags};
 use crate::sync::Mutex;
 use alloc::boxed::Box;
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
 use serde_json::json;
-
-const SIZE: u64 = 1 << 20;
-
-struct World {
-    sim: SimRuntime,
-    graph: Arc<Graph>,
-    heard: Subscription,
-}
-
-impl World {
-    /// Files `a` to `d` with images of qcow2, `b` to `d` without a backing file; `raw` has none.
-    fn new(seed: u64) -> Self {
-        let sim = SimRuntime::new(seed);
-        let env = Env { runtime: sim.handle(), policy: Arc::new(Deny) };
-        let mut files = Files::default();
-        for name in ["a", "b", "c", "d", "base", "on-base"] {
-            let device: Device = Arc::new(MemoryDevice::new(0).named(name));
-            let backing = (name == "on-base")
-                .then(|| BackingRef { name: "base".into(), format: Some("qcow2".into()) });
-            let options = qcow2::CreateOptions { size: SIZE, backing, ..Default::default() };
-            let image = NewImage::Qcow2(options);
-            sim.block_on(create(&env.runtime, &device, None, &image)).unwrap();
-            files.0.insert(name.into(), device);
-        }
-        files.0.insert("raw".into(), Arc::new(MemoryDevice::new(SIZE)));
-        let events = Events::new(sim.handle());
-        let heard = events.subscribe();
-        let graph = Graph::new(env, Arc::new(files), events);
-        Self { sim, graph, heard }
-    }
-
-    fn add(&self, options: &str) -> Result<Arc<Node>, String> {
-        let options = Options::parse_json(options).unwrap();
-        self.sim.block_on(self.graph.add(options)).map_err(|e| QmpError::from(e).desc)
-    }
-
-    fn image(&self, name: &str) -> Arc<Node> {
-        self.add(&format!(
-            "{{'driver': 'qcow2', 'node-name': '{name}', 'file': {{'driver': 'file', \
-             'node-name': 'file-{name}', 'filename': '{name}'}}}}"
-        ))
-        .unwrap()
-    }
-
-    fn remove(&self, name: &str) -> Result<(), String> {
-        self.sim.block_on(self.graph.remove(name)).map_err(|e| e.to_string())
-    }
-
-    fn reopen(&self, list: &[&str]) -> Result<(), String> {
-        let list = list.iter().map(|text| Options::parse_json(text).unwrap()).collect();
-        self.sim.block_on(self.graph.reopen(list)).map_err(|e| e.to_string())
-    }
-
-    fn attach(&self, node: &Arc<Node>, writes: bool) -> Result<Arc<Root>, String> {
-        let mut taken = Permissions::CONSISTENT_READ;
-        taken.set(Permissions::WRITE, writes);
-        let claim = Claim { taken, shared: Permissions::all() - Permissions::RESIZE };
-        self.sim.block_on(self.graph.attach("", node, claim)).map_err(|e| e.to_string())
-    }
-
-    fn names(&self) -> Vec<String> {
-        self.graph.nodes().iter().map(|node| node.name().to_string()).collect()
-    }
-
-    fn write(&self, root: &Root, at: u64, byte: u8) {
-        let data = Segments::from(alloc::vec![byte; 512]);
-        self.sim.block_on(root.write(at, data, WriteFlags::empty())).unwrap();
-    }
-
-    fn byte(&self, root: &Root, at: u64) -> u8 {
-        self.sim.block_on(root.read(at, 1)).unwrap().to_bytes()[0]
-    }
-}
 
 #[test]
 fn nodes_come_with_their_children_and_go_with_them() {
@@ -104,7 +28,7 @@ fn nodes_come_with_their_children_and_go_with_them() {
     assert_eq!(world.names().len(), 6, "a failed node leaves no trace");
     assert_eq!(world.remove("file-a").unwrap_err(), "Node file-a is not owned by the monitor");
     let user = world.attach(&world.graph.find("a").unwrap(), false).unwrap();
-    assert_eq!(world.remove("a").unwrap_err(), "Block device a is in use");
+    assert_eq!(world.remove("a").unwrap_err(), "Node a is in use");
     world.sim.block_on(world.graph.detach(&user)).unwrap();
     assert_eq!(world.remove("x").unwrap_err(), "Failed to find node with node-name='x'");
     world.remove("top").unwrap();
@@ -161,7 +85,7 @@ fn users_of_one_node_have_to_get_along() {
     let claim = image.children()[0].claim();
     let changing = Permissions::WRITE | Permissions::RESIZE;
     assert_eq!(claim.taken, Permissions::CONSISTENT_READ | changing);
-    assert_eq!(world.remove("a").unwrap_err(), "Block device a is in use");
+    assert_eq!(world.remove("a").unwrap_err(), "Node a is in use");
     world.sim.block_on(world.graph.detach(&root)).unwrap();
     world.remove("a").unwrap();
 }
@@ -187,7 +111,10 @@ fn an_image_is_opened_again_with_other_options_and_children() {
         "Cannot find device='' nor node-name='x'"
     );
     let read_only = with(", 'backing': null, 'read-only': true");
-    assert_eq!(world.reopen(&[&read_only]).unwrap_err(), "Block node is read-only");
+    assert_eq!(
+        world.reopen(&[&read_only]).unwrap_err(),
+        "Read-only block node 'a' cannot support read-write users"
+    );
     assert_eq!(image.child("backing").unwrap().name(), "b", "all or nothing");
     world.write(&root, 512, 8);
     world.reopen(&[&with(", 'backing': null")]).unwrap();

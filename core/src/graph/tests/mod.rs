@@ -1,8 +1,10 @@
 //! Options as text, images opened from them, and the live graph.
 #![cfg(all(feature = "testing", feature = "raw", feature = "qcow2"))]
 
+mod changes;
 mod live;
 mod options;
+pub(crate) mod world;
 
 use super::{Inherited, Options, Protocols};
 use crate::io::{BoxFuture, Device, Opened};
@@ -12,8 +14,8 @@ use alloc::collections::BTreeMap;
 use alloc::string::String;
 
 /// Files in memory, by name.
-#[derive(Default)]
-struct Files(BTreeMap<String, Device>);
+#[derive(Clone, Default)]
+pub(crate) struct Files(pub(crate) BTreeMap<String, Device>);
 
 impl Protocols for Files {
     fn has_driver(&self, driver: &str) -> bool {

@@ -1,11 +1,12 @@
 //! Commands on dirty bitmaps.
 
-use super::{BlockCommands, nothing};
+use super::{BlockCommands, nothing, told};
 use crate::bitmap::{DirtyBitmap, default_granularity};
 use crate::graph::Node;
 use crate::monitor::{QmpError, QmpResult};
 use crate::qapi::{
-    BlockDirtyBitmap, BlockDirtyBitmapAdd, BlockDirtyBitmapMerge, BlockDirtyBitmapOrStr, parse,
+    BlockDirtyBitmap, BlockDirtyBitmapAdd, BlockDirtyBitmapMerge, BlockDirtyBitmapOrStr,
+    BlockDirtyBitmapSha256, parse,
 };
 use crate::{Error, Result};
 use alloc::format;
@@ -108,6 +109,16 @@ impl BlockCommands {
         Ok(())
     }
 
+    pub(super) async fn x_debug_block_dirty_bitmap_sha256(
+        &self,
+        arguments: Arguments,
+    ) -> QmpResult<Value> {
+        let (node, name) = self.bitmap(arguments)?;
+        let digest = find(&node, &name)?.sha256();
+        let sha256 = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        told(&BlockDirtyBitmapSha256 { sha256 })
+    }
+
     fn bitmap(&self, arguments: Arguments) -> QmpResult<(Arc<Node>, String)> {
         let BlockDirtyBitmap { node, name } = parse(arguments)?;
         let node = self.of_bitmap(&node)?;
@@ -130,6 +141,8 @@ pub(super) fn find(node: &Node, name: &str) -> Result<Arc<DirtyBitmap>> {
 
 fn can_store(node: &Node, bitmap: &DirtyBitmap) -> QmpResult<()> {
     let can = match node.image() {
+        // It would be forgotten when the node is read anew.
+        Some(_) if !node.settings().active => Err(Error::denied("the node is inactive")),
         Some(image) => image.driver().can_store_bitmap(bitmap),
         None => Err(Error::unsupported("Operation not supported")),
     };

@@ -10,7 +10,10 @@ mod query;
 mod snapshots;
 mod transaction;
 
+pub(super) use query::none;
+
 use super::{Call, Commands, QmpResult};
+use crate::backend::Backends;
 use crate::graph::{Graph, Options};
 use crate::io::BoxFuture;
 use crate::job::Jobs;
@@ -27,13 +30,21 @@ use serde_json::{Map, Value};
 pub struct BlockCommands {
     graph: Arc<Graph>,
     jobs: Arc<Jobs>,
+    backends: Arc<Backends>,
 }
 
 impl BlockCommands {
     /// Commands on `graph`; `jobs` has what they start.
     #[must_use]
     pub fn new(graph: Arc<Graph>, jobs: Arc<Jobs>) -> Self {
-        Self { graph, jobs }
+        let backends = Backends::new(graph.clone());
+        Self { graph, jobs, backends }
+    }
+
+    /// The named backends over the graph.
+    #[must_use]
+    pub fn backends(&self) -> &Arc<Backends> {
+        &self.backends
     }
 
     /// The graph.
@@ -83,6 +94,8 @@ commands! {
     "blockdev-add" => blockdev_add,
     "blockdev-reopen" => blockdev_reopen,
     "blockdev-del" => blockdev_del,
+    "blockdev-set-active" => blockdev_set_active,
+    "x-blockdev-change" => x_blockdev_change,
     "block_resize" => block_resize,
     "block-set-write-threshold" => block_set_write_threshold,
     "change-backing-file" => change_backing_file,
@@ -101,6 +114,7 @@ commands! {
     "block-dirty-bitmap-enable" => block_dirty_bitmap_enable,
     "block-dirty-bitmap-disable" => block_dirty_bitmap_disable,
     "block-dirty-bitmap-merge" => block_dirty_bitmap_merge,
+    "x-debug-block-dirty-bitmap-sha256" => x_debug_block_dirty_bitmap_sha256,
     "blockdev-create" => blockdev_create,
     "x-blockdev-amend" => x_blockdev_amend,
     "query-jobs" => query_jobs,
@@ -119,7 +133,7 @@ fn nothing() -> Value {
 }
 
 /// A value as it stands on the wire.
-fn told(value: &impl Serialize) -> QmpResult<Value> {
+pub(super) fn told(value: &impl Serialize) -> QmpResult<Value> {
     serde_json::to_value(value)
         .map_err(|e| crate::Error::bug(alloc::format!("cannot be written as JSON: {e}")).into())
 }

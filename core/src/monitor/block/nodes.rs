@@ -3,10 +3,11 @@
 use super::{BlockCommands, nothing, options_of};
 use crate::ErrorKind;
 use crate::format::BackingRef;
+use crate::graph::Node;
 use crate::monitor::{QmpError, QmpResult};
 use crate::qapi::{
     BlockResize, BlockSetWriteThreshold, BlockdevDel, BlockdevOptions, BlockdevReopen,
-    ChangeBackingFile, parse, schema::Qapi, validate,
+    BlockdevSetActive, ChangeBackingFile, XBlockdevChange, parse, schema::Qapi, validate,
 };
 use alloc::format;
 use alloc::string::String;
@@ -36,6 +37,43 @@ impl BlockCommands {
         let BlockdevDel { node_name } = parse(arguments)?;
         self.graph.remove(&node_name).await?;
         Ok(nothing())
+    }
+
+    pub(super) async fn blockdev_set_active(&self, arguments: Arguments) -> QmpResult<Value> {
+        let BlockdevSetActive { node_name, active } = parse(arguments)?;
+        let node = match &node_name {
+            Some(name) => Some(self.by_node_name(name)?),
+            None => None,
+        };
+        self.graph.set_active(node.as_ref(), active).await?;
+        Ok(nothing())
+    }
+
+    pub(super) async fn x_blockdev_change(&self, arguments: Arguments) -> QmpResult<Value> {
+        let XBlockdevChange { parent, child, node } = parse(arguments)?;
+        let parent = self.graph.by_any_name(&parent)?;
+        match (child, node) {
+            (None, None) => {
+                return Err(QmpError::generic("Either child or node must be specified"));
+            }
+            (Some(_), Some(_)) => {
+                return Err(QmpError::generic("The parameters child and node are in conflict"));
+            }
+            (Some(child), None) => self.graph.remove_child(&parent, &child).await?,
+            (None, Some(name)) => {
+                let Some(below) = self.graph.find(&name) else {
+                    return Err(QmpError::generic(format!("Node '{name}' not found")));
+                };
+                self.graph.add_child(&parent, &below).await?;
+            }
+        }
+        Ok(nothing())
+    }
+
+    /// The node of that name, where no device may be meant.
+    fn by_node_name(&self, name: &str) -> QmpResult<Arc<Node>> {
+        let what = || QmpError::generic(format!("Failed to find node with node-name='{name}'"));
+        self.graph.find(name).ok_or_else(what)
     }
 
     pub(super) async fn block_resize(&self, arguments: Arguments) -> QmpResult<Value> {

@@ -2,14 +2,17 @@
 
 use super::{BlockCommands, told};
 use crate::Result;
+use crate::backend::Backend;
 use crate::bitmap::{BitmapSet, DirtyBitmap};
+use crate::filter::CopyBeforeWrite;
 use crate::format::DetectZeroes;
-use crate::graph::{Edge, Node, Permissions};
+use crate::graph::{Edge, Filter, Node, Permissions};
 use crate::image::{info, info_of_device};
+use crate::io::Instant;
 use crate::monitor::{QmpError, QmpResult};
 use crate::qapi::{
-    BlockDeviceInfo, BlockDeviceStats, BlockDirtyInfo, BlockNodeInfo, BlockPermission, BlockStats,
-    BlockStatsSpecific, BlockStatsSpecificFile, BlockdevCacheInfo, BlockdevChild,
+    BlockDeviceInfo, BlockDeviceStats, BlockDirtyInfo, BlockInfo, BlockNodeInfo, BlockPermission,
+    BlockStats, BlockStatsSpecific, BlockStatsSpecificFile, BlockdevCacheInfo, BlockdevChild,
     BlockdevDetectZeroesOptions, ImageInfo, QueryBlockstats, QueryNamedBlockNodes, XDbgBlockGraph,
     XDbgBlockGraphEdge, XDbgBlockGraphNode, XDbgBlockGraphNodeType, parse,
 };
@@ -27,8 +30,24 @@ const MAX_CHAIN: usize = 256;
 impl BlockCommands {
     pub(super) async fn query_block(&self, arguments: Arguments) -> QmpResult<Value> {
         none(arguments)?;
-        // Only backends with a name are told of.
-        Ok(Value::Array(Vec::new()))
+        let mut out = Vec::new();
+        for backend in self.backends.all() {
+            let inserted = match backend.root().node() {
+                Some(node) => Some(node_info(&node, false).await?),
+                None => None,
+            };
+            out.push(BlockInfo {
+                device: backend.id().to_string(),
+                qdev: Some(backend.id().to_string()),
+                r#type: "unknown".to_string(),
+                removable: false,
+                locked: false,
+                inserted,
+                tray_open: None,
+                io_status: Some(backend.io_status()),
+            });
+        }
+        told(&out)
     }
 
     pub(super) async fn query_named_block_nodes(&self, arguments: Arguments) -> QmpResult<Value> {
@@ -44,7 +63,10 @@ impl BlockCommands {
     pub(super) async fn query_blockstats(&self, arguments: Arguments) -> QmpResult<Value> {
         let QueryBlockstats { query_nodes } = parse(arguments)?;
         if query_nodes != Some(true) {
-            return Ok(Value::Array(Vec::new()));
+            let now = self.graph.env().runtime.now();
+            let all = self.backends.all();
+            let stats: Vec<BlockStats> = all.iter().map(|it| backend_stats(it, now)).collect();
+            return told(&stats);
         }
         let nodes = self.graph.nodes();
         let stats: Vec<BlockStats> = nodes.iter().map(|node| node_stats(node, 0)).collect();
@@ -54,9 +76,6 @@ impl BlockCommands {
     pub(super) async fn x_debug_query_block_graph(&self, arguments: Arguments) -> QmpResult<Value> {
         none(arguments)?;
         let mut graph = Numbered::default();
-        for root in self.graph.roots() {
-            graph.number(Arc::as_ptr(&root).addr());
-        }
         let (mut nodes, mut edges) = (Vec::new(), Vec::new());
         for root in self.graph.roots() {
             let id = graph.number(Arc::as_ptr(&root).addr());
@@ -121,7 +140,7 @@ fn permissions(set: Permissions) -> Vec<BlockPermission> {
 }
 
 /// Refuses arguments of a command that takes none.
-pub(super) fn none(arguments: Arguments) -> QmpResult<()> {
+pub(in crate::monitor) fn none(arguments: Arguments) -> QmpResult<()> {
     match arguments.keys().next() {
         None => Ok(()),
         Some(name) => Err(QmpError::generic(alloc::format!("Parameter '{name}' is unexpected"))),
@@ -140,7 +159,10 @@ async fn node_info(node: &Arc<Node>, flat: bool) -> Result<BlockDeviceInfo> {
         depth += 1;
         below = next.below();
     }
-    let bitmaps = bitmap_info(&node.bitmaps());
+    let mut bitmaps = bitmap_info(&node.bitmaps());
+    if let Some(Filter::CopyBeforeWrite(filter)) = node.body().filter {
+        bitmaps.extend(copy_info(&filter));
+    }
     Ok(BlockDeviceInfo {
         file: node.filename(),
         node_name: Some(node.name().to_string()),
@@ -149,7 +171,7 @@ async fn node_info(node: &Arc<Node>, flat: bool) -> Result<BlockDeviceInfo> {
         backing_file: backing.map(|below| below.filename()),
         backing_file_depth: depth,
         children: children(node),
-        active: true,
+        active: settings.active,
         encrypted: image.base.encrypted == Some(true),
         detect_zeroes: match settings.detect_zeroes {
             DetectZeroes::Off => BlockdevDetectZeroesOptions::Off,
@@ -217,6 +239,20 @@ pub(super) fn bitmap_info(set: &BitmapSet) -> Vec<BlockDirtyInfo> {
     set.all().iter().rev().map(one).collect()
 }
 
+/// The bitmaps without names of a copy: what belongs to it, what is copied, what is not.
+fn copy_info(filter: &CopyBeforeWrite) -> [BlockDirtyInfo; 3] {
+    let (all, done, missing) = filter.progress();
+    [all, done, missing].map(|count| BlockDirtyInfo {
+        name: None,
+        count,
+        granularity: u32::try_from(filter.cluster_size()).unwrap_or(u32::MAX),
+        recording: false,
+        busy: false,
+        persistent: false,
+        inconsistent: None,
+    })
+}
+
 /// The cluster size of what a node stands on, and whether that is dirty, where it tells.
 async fn passed_on(node: &Arc<Node>) -> Result<(Option<u64>, Option<bool>)> {
     let mut node = node.clone();
@@ -229,7 +265,9 @@ async fn passed_on(node: &Arc<Node>) -> Result<(Option<u64>, Option<bool>)> {
             }
         }
         let next = match node.driver() {
-            "quorum" | "null-co" | "null-aio" | "nbd" => return Ok((None, None)),
+            "quorum" | "null-co" | "null-aio" | "nbd" | "snapshot-access" => {
+                return Ok((None, None));
+            }
             _ => node.primary(),
         };
         match next {
@@ -247,6 +285,29 @@ fn discards(node: &Node) -> BlockStatsSpecificFile {
         discard_nb_failed: counts.failed_discards,
         discard_bytes_ok: counts.discarded,
     }
+}
+
+/// The schema's `BlockStats` of a backend, with those of all that it reads from.
+fn backend_stats(backend: &Backend, now: Instant) -> BlockStats {
+    let node = backend.root().node();
+    let highest = node.as_ref().map_or(0, |node| node.counts().highest_offset);
+    let below = node.map(|node| chain_stats(&node, 0));
+    BlockStats {
+        device: Some(backend.id().to_string()),
+        qdev: Some(backend.id().to_string()),
+        node_name: below.as_ref().and_then(|below| below.node_name.clone()),
+        stats: backend.statistics().told(now, highest),
+        driver_specific: below.as_ref().and_then(|below| below.driver_specific.clone()),
+        parent: below.as_ref().and_then(|below| below.parent.clone()),
+        backing: below.and_then(|below| below.backing),
+    }
+}
+
+/// The schema's `BlockStats` of a node, with those of its backing chain.
+fn chain_stats(node: &Arc<Node>, depth: usize) -> BlockStats {
+    let below = node.child("backing").filter(|_| depth < MAX_CHAIN);
+    let backing = below.map(|below| Box::new(chain_stats(&below, depth + 1)));
+    BlockStats { backing, ..node_stats(node, depth) }
 }
 
 /// The schema's `BlockStats` of a node, with those of what it reads from.

@@ -73,6 +73,9 @@ impl BlockCommands {
         if node.settings().read_only {
             return Err(QmpError::generic(format!("Device '{device}' is read only")));
         }
+        if !node.settings().active {
+            return Err(no_snapshots(&node, &device));
+        }
         let (image, list) = snapshots(&node, &device)?;
         if name.is_empty() {
             return Err(QmpError::generic("Name is empty"));
@@ -119,6 +122,11 @@ impl BlockCommands {
                 name.as_deref().unwrap_or("null"),
             )));
         };
+        let settings = node.settings();
+        if settings.read_only || !settings.active {
+            let what = "Failed to remove snapshot from snapshot list: Operation not permitted";
+            return Err(QmpError::generic(what));
+        }
         let _quiet = self.graph.quiet(&node).await;
         if let Some(snapshots) = image.driver().snapshots() {
             snapshots.delete(&found.id).await?;
@@ -151,10 +159,14 @@ fn snapshots(node: &Arc<Node>, device: &str) -> QmpResult<(Arc<Layer>, Vec<Snaps
         }
         below = next.primary();
     }
-    Err(QmpError::generic(format!(
+    Err(no_snapshots(node, device))
+}
+
+fn no_snapshots(node: &Node, device: &str) -> QmpError {
+    QmpError::generic(format!(
         "Block format '{}' used by device '{device}' does not support internal snapshots",
         node.driver()
-    )))
+    ))
 }
 
 fn no_list() -> QmpError {

@@ -1,11 +1,13 @@
-//! `sleep`, `sigraise`, `abort`, `help`, and what needs a device that is not there: breakpoints
-//! (of `blkdebug`) and zones.
+//! `sleep`, `sigraise`, `abort`, `help`, breakpoints (of `blkdebug`), and what needs a device that is
+//! not there: zones.
 
 use super::super::output::{complain, print};
 use super::commands::{COMMANDS, Command, Verb};
 use super::getopt::Options;
+use super::live;
 use super::numbers::{bytes, integer};
 use super::session::{Done, Session, say};
+use sectora_core::filter::blkdebug_event;
 use std::time::Duration;
 
 /// `sleep`.
@@ -34,13 +36,15 @@ pub(super) fn sigraise(words: &[&str]) -> Done {
 }
 
 /// `help`.
-pub(super) fn help(words: &[&str]) -> Done {
+pub(super) fn help(session: &Session, words: &[&str]) -> Done {
+    let there = |command: &&Command| !session.live || live::has(command.verb);
     let Some(called) = words.get(1) else {
-        let mut text: String = COMMANDS.iter().map(|command| command.line(command.name)).collect();
+        let all = COMMANDS.iter().filter(there);
+        let mut text: String = all.map(|command| command.line(command.name)).collect();
         text.push_str("\nUse 'help commandname' for extended help.\n");
         return Ok(print(&text)?);
     };
-    match Command::find(called) {
+    match Command::find(called).filter(there) {
         None => Err(say(format!("command {called} not found"))),
         Some(command) => Ok(print(&format!("{}{}", command.line(called), command.help))?),
     }
@@ -48,19 +52,39 @@ pub(super) fn help(words: &[&str]) -> Done {
 
 const NOT_THERE: &str = "Operation not supported";
 
-/// `break`, `remove_break`, `resume`.
-pub(super) fn breakpoint(command: &Command, words: &[&str]) -> Done {
-    Err(say(match command.verb {
-        Verb::Break => format!("Could not set breakpoint: {NOT_THERE}"),
-        Verb::RemoveBreak => format!("Could not remove breakpoint {}: {NOT_THERE}", words[1]),
-        _ => format!("Could not resume request: {NOT_THERE}"),
-    }))
+/// `break`, `remove_break`, `resume`: where the disk is a node of `blkdebug`.
+pub(super) fn breakpoint(session: &Session, command: &Command, words: &[&str]) -> Done {
+    let Some(blkdebug) = &session.disk()?.blkdebug else {
+        return Err(say(match command.verb {
+            Verb::Break => format!("Could not set breakpoint: {NOT_THERE}"),
+            Verb::RemoveBreak => format!("Could not remove breakpoint {}: {NOT_THERE}", words[1]),
+            _ => format!("Could not resume request: {NOT_THERE}"),
+        }));
+    };
+    const INVALID: &str = "Invalid argument";
+    const NONE: &str = "No such file or directory";
+    match command.verb {
+        Verb::Break => match blkdebug_event(words[1]) {
+            Ok(event) => blkdebug.set_breakpoint(event, words[2]),
+            Err(_) => return Err(say(format!("Could not set breakpoint: {INVALID}"))),
+        },
+        Verb::RemoveBreak => blkdebug
+            .remove_breakpoint(words[1])
+            .map_err(|_| say(format!("Could not remove breakpoint {}: {NONE}", words[1])))?,
+        _ => blkdebug
+            .resume(words[1])
+            .map_err(|_| say(format!("Could not resume request: {NONE}")))?,
+    }
+    Ok(())
 }
 
 /// `wait_break`: no request stops where nothing has breakpoints, so that this never ends. It is
 /// refused instead.
-pub(super) fn wait_break() -> Done {
-    Err(say(format!("Could not wait for breakpoint: {NOT_THERE}")))
+pub(super) async fn wait_break(session: &mut Session, words: &[&str]) -> Done {
+    let Some(blkdebug) = session.disk()?.blkdebug.clone() else {
+        return Err(say(format!("Could not wait for breakpoint: {NOT_THERE}")));
+    };
+    session.wait(async move { blkdebug.wait_suspended(words[1]).await }).await
 }
 
 /// The commands of zoned devices, on one that is not.

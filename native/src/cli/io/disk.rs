@@ -5,7 +5,7 @@ use super::super::host::{Host, Opening, tell_event};
 use super::super::objects::Objects;
 use super::super::overlay;
 use crate::storage::{Aio, OsError};
-use sectora_core::filter::CopyOnRead;
+use sectora_core::filter::{Blkdebug, CopyOnRead};
 use sectora_core::format::{DriverEvent, FormatName, Layer};
 use sectora_core::graph::Options as NodeOptions;
 use sectora_core::io::{
@@ -123,12 +123,24 @@ impl Damage {
     }
 }
 
+/// A node of a live graph, as requests see it.
+#[derive(Clone, Debug)]
+pub(in crate::cli) struct LiveNode {
+    pub(in crate::cli) driver: String,
+    pub(in crate::cli) device: Device,
+    pub(in crate::cli) layer: Option<Arc<Layer>>,
+    pub(in crate::cli) blkdebug: Option<Arc<Blkdebug>>,
+}
+
 /// An open image.
 #[derive(Clone, Debug)]
 pub(super) struct Disk {
     pub(super) name: Arc<str>,
     pub(super) settings: Settings,
-    pub(super) layer: Arc<Layer>,
+    /// The image, where it is one.
+    layer: Option<Arc<Layer>>,
+    /// Test driver of its node, where it has one.
+    pub(super) blkdebug: Option<Arc<Blkdebug>>,
     damage: Arc<Damage>,
     /// The layer, or what stands above it.
     device: Device,
@@ -185,7 +197,34 @@ impl Disk {
             true => Arc::new(CopyOnRead::new(layer.clone())),
             false => layer.clone(),
         };
-        Ok(Self { name: Arc::from(name), settings, layer, damage, device })
+        let layer = Some(layer);
+        Ok(Self { name: Arc::from(name), settings, layer, blkdebug: None, damage, device })
+    }
+
+    /// A node that is open already.
+    pub(super) fn of_node(name: &str, read_only: bool, node: LiveNode) -> Self {
+        let LiveNode { driver, device, layer, blkdebug } = node;
+        let settings = Settings { format: Some(driver), read_only, ..Settings::default() };
+        Self { name: Arc::from(name), settings, layer, blkdebug, damage: Arc::default(), device }
+    }
+
+    /// The image.
+    pub(super) fn layer(&self) -> Result<&Arc<Layer>> {
+        self.layer.as_ref().ok_or_else(|| Error::unsupported("Operation not supported"))
+    }
+
+    /// The name of its driver.
+    pub(super) fn driver(&self) -> &str {
+        let named = self.settings.format.as_deref().unwrap_or_default();
+        self.layer.as_ref().map_or(named, |layer| layer.driver().name())
+    }
+
+    /// What the bytes of a range are.
+    pub(super) async fn extents(&self, offset: u64, len: u64) -> Result<Vec<Extent>> {
+        match &self.layer {
+            Some(layer) => layer.extents(offset, len).await,
+            None => self.device.extents(offset, len).await,
+        }
     }
 
     /// Length in bytes.
@@ -253,7 +292,7 @@ impl Disk {
     async fn write_compressed(&self, at: u64, data: Segments, flags: WriteFlags) -> Result<()> {
         let mut free = 0;
         while free < data.len() {
-            let extents = self.layer.extents(at + free, data.len() - free).await?;
+            let extents = self.extents(at + free, data.len() - free).await?;
             let is_stored =
                 |e: &Extent| e.depth == 0 && e.is_allocated() && (e.is_data() || e.host.is_some());
             let room = extents.iter().take_while(|e| !is_stored(e)).map(|e| e.len).sum::<u64>();
@@ -262,8 +301,9 @@ impl Disk {
                 break;
             }
         }
-        let cluster = u64::from(self.layer.driver().geometry().cluster_size);
-        if self.layer.driver().geometry().compression.is_none() || !at.is_multiple_of(cluster) {
+        let geometry = self.layer()?.driver().geometry();
+        let cluster = u64::from(geometry.cluster_size);
+        if geometry.compression.is_none() || !at.is_multiple_of(cluster) {
             // The engine says what is wrong.
             free = data.len();
         }
@@ -311,9 +351,8 @@ impl Disk {
     pub(super) async fn load_vm_state(&self, offset: u64, len: u64) -> Result<Vec<Segments>> {
         let mut parts = Vec::new();
         for at in (0..len.max(1)).step_by(STEP as usize) {
-            parts.push(
-                self.layer.read_vm_state(offset.saturating_add(at), STEP.min(len - at)).await?,
-            );
+            let len = STEP.min(len - at);
+            parts.push(self.layer()?.read_vm_state(offset.saturating_add(at), len).await?);
         }
         Ok(parts)
     }
@@ -322,7 +361,7 @@ impl Disk {
     pub(super) async fn save_vm_state(&self, offset: u64, data: &Segments) -> Result<()> {
         for at in (0..data.len().max(1)).step_by(STEP as usize) {
             let part = data.slice(at, STEP.min(data.len() - at));
-            self.layer.write_vm_state(offset.saturating_add(at), part).await?;
+            self.layer()?.write_vm_state(offset.saturating_add(at), part).await?;
         }
         match self.settings.cache.writethrough {
             true => self.device.flush().await,
@@ -340,7 +379,8 @@ impl Disk {
 
     /// Ends writing.
     pub(super) async fn close(&self) -> Result<()> {
-        match self.layer.close().await {
+        let Some(layer) = &self.layer else { return Ok(()) };
+        match layer.close().await {
             // Why has been told.
             Err(_) if self.is_given_up() => Ok(()),
             result => result,

@@ -220,7 +220,7 @@ fn changed(
     for name in &names {
         let value = given.peek(name).unwrap_or_default();
         let before = settings.options.peek(name);
-        let driver = disk.layer.driver().name();
+        let driver = disk.driver();
         let same =
             before == Some(value) || (name == "driver" && before.is_none() && value == driver);
         if same {
@@ -242,7 +242,7 @@ fn changed(
     }
     if !given.is_empty() && settings.format.is_none() && !settings.options.has("driver") {
         // What was probed stays.
-        settings.format = Some(disk.layer.driver().name().to_owned());
+        settings.format = Some(disk.driver().to_owned());
     }
     settings.options.merge(given);
     Ok(read_only)

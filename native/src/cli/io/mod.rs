@@ -9,6 +9,7 @@
 //! | `files` | open, close, reopen |
 //! | `control` | what is not about an image |
 //! | `getopt`, `numbers` | options and numbers of a line, and how numbers are told |
+//! | `live` | the commands on a node of a daemon |
 //! | `prompt` | lines from a terminal or a pipe |
 //!
 //! Invariants: commands run one after the other on one thread, and print when they end; requests
@@ -19,6 +20,7 @@ mod control;
 mod disk;
 mod files;
 pub(super) mod getopt;
+mod live;
 mod numbers;
 mod prompt;
 mod session;
@@ -31,8 +33,10 @@ use super::output::{Program, QEMU_IMG_VERSION, complain, print};
 use super::words::trace;
 use crate::runtime::NativeRuntime;
 use commands::{Command, Verb};
+pub(super) use disk::LiveNode;
 use disk::Settings;
 use getopt::{Found, Long, Options, Value};
+pub(super) use live::on_node;
 use prompt::Prompt;
 use sectora_core::io::Runtime;
 use session::{Done, Session, Stop};
@@ -226,11 +230,17 @@ fn failed(done: Done) -> Result<bool, Failure> {
     }
 }
 
+/// True for the name of a command that changes the image.
+pub(super) fn writes(name: &str) -> bool {
+    Command::find(name).is_some_and(|command| command.writes)
+}
+
 /// Runs one line. False where it is the last.
 async fn execute(session: &mut Session, line: &str) -> Done<bool> {
     let words: Vec<&str> = line.split(' ').filter(|word| !word.is_empty()).collect();
     let Some(called) = words.first() else { return Ok(true) };
-    let Some(command) = Command::find(called) else {
+    let known = Command::find(called).filter(|command| !session.live || live::has(command.verb));
+    let Some(command) = known else {
         complain(&format!("command \"{called}\" not found"));
         return Err(Stop::Failed);
     };
@@ -266,9 +276,11 @@ async fn execute(session: &mut Session, line: &str) -> Done<bool> {
         Verb::Reopen => files::reopen(session, command, &words).await?,
         Verb::Sleep => control::sleep(session, &words).await?,
         Verb::Sigraise => control::sigraise(&words)?,
-        Verb::Help => control::help(&words)?,
-        Verb::Break | Verb::RemoveBreak | Verb::Resume => control::breakpoint(command, &words)?,
-        Verb::WaitBreak => control::wait_break()?,
+        Verb::Help => control::help(session, &words)?,
+        Verb::Break | Verb::RemoveBreak | Verb::Resume => {
+            control::breakpoint(session, command, &words)?
+        }
+        Verb::WaitBreak => control::wait_break(session, &words).await?,
         Verb::ZoneAppend
         | Verb::ZoneClose
         | Verb::ZoneFinish

@@ -39,6 +39,8 @@ pub(super) struct Session {
     pub(super) objects: Objects,
     /// Images are named by options.
     pub(super) image_opts: bool,
+    /// The image is a node that others use too.
+    pub(super) live: bool,
     /// Requests that run beside the commands. Each ends with what is to be printed of it.
     flights: FuturesUnordered<BoxFuture<'static, String>>,
 }
@@ -51,7 +53,20 @@ impl Session {
         image_opts: bool,
     ) -> Self {
         let flights = FuturesUnordered::new();
-        Self { program, runtime, disk: None, objects, image_opts, flights }
+        Self { program, runtime, disk: None, objects, image_opts, live: false, flights }
+    }
+
+    /// The same on a node of a daemon.
+    pub(super) fn with_node(self, disk: Disk) -> Self {
+        Self { disk: Some(disk), live: true, ..self }
+    }
+
+    /// Ends, and lets requests in flight go on.
+    pub(super) fn leave(self) {
+        let mut flights = self.flights;
+        self.runtime.spawn(Box::pin(async move {
+            while poll_fn(|cx| Pin::new(&mut flights).poll_next(cx)).await.is_some() {}
+        }));
     }
 
     /// The open image.
@@ -119,7 +134,11 @@ impl Session {
 
     /// A line on standard error, in the program's name.
     pub(super) fn complain(&self, text: &str) -> Stop {
-        complain(&format!("{}: {text}", self.program.name()));
+        match self.live {
+            // The program's name says nothing there.
+            true => complain(text),
+            false => complain(&format!("{}: {text}", self.program.name())),
+        }
         Stop::Failed
     }
 

@@ -9,7 +9,7 @@ use super::getopt::{Found, Options};
 use super::numbers::{LONGEST, Report, bytes, bytes_as, told};
 use super::session::{Done, Session, Stop, say};
 use sectora_core::image::info as image_info;
-use sectora_core::io::{BlockDevice, Extent, Preallocation};
+use sectora_core::io::{Extent, Preallocation};
 use sectora_core::{Error, ErrorKind, Result};
 use std::time::Instant;
 
@@ -30,10 +30,19 @@ pub(super) fn length(session: &Session) -> Done {
 pub(super) async fn info(session: &mut Session) -> Done {
     let disk = session.disk()?.clone();
     disk.medium().map_err(|_| Stop::Failed)?;
-    let driver = disk.layer.driver();
-    let info = session.wait(image_info(&disk.layer)).await?.map_err(Failure::from)?;
-    let below = disk.layer.file().info().await.map_err(Failure::from)?;
-    let mut text = match disk.layer.is_bare() {
+    let Ok(layer) = disk.layer() else {
+        let text = format!(
+            "format name: {}\ncluster size: {}\nvm state offset: {}\n",
+            disk.driver(),
+            size(0),
+            size(0)
+        );
+        return Ok(print(&text)?);
+    };
+    let driver = layer.driver();
+    let info = session.wait(image_info(layer)).await?.map_err(Failure::from)?;
+    let below = layer.file().info().await.map_err(Failure::from)?;
+    let mut text = match layer.is_bare() {
         true => {
             let scheme =
                 below.filename.split_once("://").map_or(below.driver, |(scheme, _)| scheme);
@@ -60,7 +69,7 @@ async fn run(disk: &Disk, at: u64, end: u64) -> Result<(u64, bool)> {
     let mut from = at;
     let mut first = None;
     while from < end {
-        let found = match disk.layer.extents(from, end - from).await {
+        let found = match disk.extents(from, end - from).await {
             // What is known is told before it.
             Err(_) if from > at => break,
             found => found?,

@@ -2,6 +2,8 @@
 
 use super::chardev::{CharDevices, Chardev, Description};
 use super::exports::Exports;
+use super::human::HumanMonitor;
+use super::iothread::IothreadCommands;
 use super::qom::ObjectCommands;
 use crate::cli::failure::{Failure, told};
 use crate::cli::nodes::Nodes;
@@ -15,10 +17,10 @@ use sectora_core::io::{BoxFuture, Runtime, Unrestricted};
 use sectora_core::job::Jobs;
 use sectora_core::json::Layout;
 use sectora_core::monitor::{
-    Arguments, BlockCommands, Call, CommandSets, Commands, Control, Ended, Events, QapiErrorClass,
-    QmpResult, Session, SessionOptions, Version, read_texts, serve,
+    Arguments, BackendCommands, BlockCommands, Call, CommandSets, Commands, Control, Ended, Events,
+    QapiErrorClass, QmpResult, Session, SessionOptions, Version, read_texts, serve,
 };
-use sectora_core::qapi;
+use sectora_core::qapi::{self, Shutdown, ShutdownCause};
 use sectora_core::sync::Mutex;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -58,6 +60,8 @@ struct Quit {
     answered: Notify,
     blocks: Arc<BlockCommands>,
     exports: Arc<Exports>,
+    /// Where the end is told of; only what has named backends tells it.
+    told: Option<Arc<Events>>,
 }
 
 impl Commands for Quit {
@@ -69,6 +73,9 @@ impl Commands for Quit {
         (name == "quit").then(|| -> BoxFuture<'a, _> {
             Box::pin(async move {
                 Arguments::new(call.arguments).end()?;
+                if let Some(events) = &self.told {
+                    tell_of_end(events, ShutdownCause::HostQmpQuit);
+                }
                 self.exports.close().await;
                 if let Err(error) = self.blocks.close().await {
                     complain(&told(&error));
@@ -80,13 +87,18 @@ impl Commands for Quit {
     }
 }
 
+fn tell_of_end(events: &Events, reason: ShutdownCause) {
+    events.tell("SHUTDOWN", &Shutdown { guest: false, reason });
+}
+
 fn version() -> Version {
     let package = concat!("sectora ", env!("CARGO_PKG_VERSION"));
     Version { qemu: [10, 0, 2], package: package.into() }
 }
 
 impl Daemon {
-    pub(super) fn new(runtime: Arc<dyn Runtime>, detached: bool) -> Self {
+    /// With `devices` there may be named backends, and the commands on them.
+    pub(super) fn new(runtime: Arc<dyn Runtime>, detached: bool, devices: bool) -> Self {
         let events = Events::new(runtime.clone());
         let chardevs = Arc::new(CharDevices::new(detached));
         let objects = Objects::of_daemon(runtime.clone());
@@ -99,19 +111,28 @@ impl Daemon {
         let graph = Graph::new(env, nodes, events.clone());
         let jobs = Jobs::new(runtime.clone(), events.clone());
         let blocks = Arc::new(BlockCommands::new(graph.clone(), jobs));
-        let exports = Exports::new(graph, objects.clone());
+        let iothreads = IothreadCommands { graph: graph.clone(), objects: objects.clone() };
+        let exports = Exports::new(graph, blocks.backends().clone(), objects.clone());
         let quit = Arc::new(Quit {
             asked: Notify::new(),
             answered: Notify::new(),
             blocks: blocks.clone(),
             exports: exports.clone(),
+            told: devices.then(|| events.clone()),
         });
-        let host = CommandSets::new()
+        let mut host = CommandSets::new()
             .with(Arc::new(by_qmp))
             .with(chardevs.clone())
             .with(exports.clone())
             .with(blocks.clone())
+            .with(Arc::new(iothreads))
             .with(quit.clone());
+        if devices {
+            let backends = blocks.backends().clone();
+            host = host
+                .with(Arc::new(BackendCommands::new(backends, events.clone())))
+                .with(Arc::new(HumanMonitor::new(blocks.clone(), runtime.clone())));
+        }
         let control = Control::new(version(), host.names());
         Self {
             runtime,
@@ -222,6 +243,13 @@ impl Daemon {
         self.quit.asked.notified().await;
         // One that never reads its answer does not hold up the end.
         let _ = tokio::time::timeout(LAST_WORDS, self.quit.answered.notified()).await;
+    }
+
+    /// Tells that a signal ends the daemon.
+    pub(super) fn tell_of_signal(&self) {
+        if let Some(events) = &self.quit.told {
+            tell_of_end(events, ShutdownCause::HostSignal);
+        }
     }
 
     /// Ends all sessions, and lets out what they said last.

@@ -14,6 +14,7 @@ pub(super) enum Kind {
     Blockdev,
     Chardev,
     Daemonize,
+    Device,
     Export,
     Monitor,
     NbdServer,
@@ -32,10 +33,11 @@ pub(super) struct Given {
     pub(super) words: String,
 }
 
-const LONG: [(&str, Kind, bool); 11] = [
+const LONG: [(&str, Kind, bool); 12] = [
     ("blockdev", Kind::Blockdev, true),
     ("chardev", Kind::Chardev, true),
     ("daemonize", Kind::Daemonize, false),
+    ("device", Kind::Device, true),
     ("export", Kind::Export, true),
     ("help", Kind::Help, false),
     ("monitor", Kind::Monitor, true),

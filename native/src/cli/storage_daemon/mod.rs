@@ -10,11 +10,15 @@
 //! | `exports` | the NBD server and what it serves |
 //! | `chardev` | character devices |
 //! | `qom`, `types` | objects by QMP, and their types |
+//! | `human` | commands for people |
+//! | `iothread` | where requests of a node run |
 //! | `pid_file` | the file that tells the process |
 
 mod chardev;
 mod daemon;
 mod exports;
+mod human;
+mod iothread;
 mod keyval;
 mod line;
 mod pid_file;
@@ -69,7 +73,8 @@ async fn serve(
 ) -> Outcome {
     // From here on a signal ends the daemon the way `quit` does.
     let mut signals = super::signal::Endings::new();
-    let daemon = Daemon::new(runtime, detached);
+    let devices = options.iter().any(|given| given.kind == Kind::Device);
+    let daemon = Daemon::new(runtime, detached, devices);
     let mut pid_path = None;
     for given in options {
         let place = format!("{}: {}", output::name(), given.words);
@@ -98,12 +103,30 @@ async fn serve(
     daemon.start_monitors();
     tokio::select! {
         () = daemon.asked_to_quit() => {}
-        () = signals.any() => {}
+        () = signals.any() => daemon.tell_of_signal(),
     }
     daemon.shut_down().await;
     drop(pid_file);
     Ok(0)
 }
+
+/// What `--device help` prints.
+const DEVICE_HELP: &str = "\
+A named backend stands for a guest's disk: it counts requests, and an error stops it or is told.
+Options:
+  account-failed=<bool>   failed requests count for times (default: on)
+  account-invalid=<bool>  requests that could not be count for the idle time (default: on)
+  id=<str>                its name; exports name it as 'node-name'
+  node-name=<str>         the node that it stands on
+  read-only=<bool>        nothing is written through it (default: off)
+  rerror=<report|ignore|stop|auto>
+                          what follows a read that fails (default: auto, that is report)
+  share-rw=<bool>         others may write to its node (default: off)
+  stats-intervals.0=<int> the length in seconds of an interval of which means are told, and so on
+  werror=<report|ignore|enospc|stop|auto>
+                          what follows anything else that fails (default: auto, that is enospc)
+'--device none' makes none: backends come by the command 'device_add'.
+";
 
 /// Carries out one option; a code where the program ends with it.
 async fn carry_out(
@@ -144,8 +167,15 @@ async fn carry_out(
                 false => daemon.add_monitor(read.members)?,
             }
         }
-        Kind::Blockdev | Kind::Export | Kind::NbdServer => {
+        // Backends may come later: only the commands on them are there.
+        Kind::Device if value == "none" => {}
+        Kind::Device if matches!(value, "help" | "?") => {
+            print(DEVICE_HELP)?;
+            return Ok(Some(0));
+        }
+        Kind::Blockdev | Kind::Device | Kind::Export | Kind::NbdServer => {
             let (implied, command, option) = match given.kind {
+                Kind::Device => (Some("node-name"), "device_add", "--device"),
                 Kind::Blockdev => (Some("driver"), "blockdev-add", "--blockdev"),
                 Kind::Export => (Some("type"), "block-export-add", "--export"),
                 _ => (None, "nbd-server-start", "--nbd-server"),

@@ -1,0 +1,158 @@
+//! Nodes handed over and taken back, children that come and go, points in time.
+
+use super::world::{SIZE, World};
+use crate::graph::{Filter, Node};
+use crate::io::{BlockDevice, DeviceExt};
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+fn set_active(world: &World, node: Option<&Arc<Node>>, active: bool) -> Result<(), String> {
+    world.sim.block_on(world.graph.set_active(node, active)).map_err(|e| e.what().into())
+}
+
+#[test]
+fn what_another_program_has_is_not_written_to() {
+    let world = World::new(1);
+    let a = world.image("a");
+    let root = world.attach(&a, true).unwrap();
+    world.write(&root, 0, 1);
+    let below = world.graph.find("file-a").unwrap();
+    assert_eq!(set_active(&world, Some(&below), false).unwrap_err(), "Node has active parent node");
+    set_active(&world, Some(&a), false).unwrap();
+    assert!(!below.settings().active, "what only it stands on goes with it");
+    let file = world.sim.block_on(below.device().read(0, below.device().len())).unwrap().to_bytes();
+    assert_eq!(world.byte(&root, 0), 1, "it can be read");
+    let data = Vec::from([2; 512]).into();
+    let flags = crate::io::WriteFlags::empty();
+    assert!(world.sim.block_on(root.write(0, data, flags)).is_err());
+    assert!(world.sim.block_on(root.discard(0, 65536)).is_err());
+    let resize = world.sim.block_on(world.graph.resize(&a, 2 * SIZE)).unwrap_err();
+    assert_eq!(resize.what(), "Permission 'resize' unavailable on inactive node");
+    world.sim.block_on(root.flush()).unwrap();
+    let after = world.sim.block_on(below.device().read(0, below.device().len())).unwrap();
+    assert!(after.to_bytes() == file, "not a byte of the file has changed");
+
+    // Another program writes meanwhile.
+    let other = World::new(2);
+    let copy = other.image("a");
+    let theirs = other.attach(&copy, true).unwrap();
+    other.write(&theirs, 0, 3);
+    other.sim.block_on(other.graph.detach(&theirs)).unwrap();
+    other.remove("a").unwrap();
+    let written = world.files["a"].clone();
+    let bytes = other.sim.block_on(other.files["a"].read(0, other.files["a"].len())).unwrap();
+    world.sim.block_on(written.write(0, bytes, flags)).unwrap();
+
+    set_active(&world, None, true).unwrap();
+    assert_eq!(world.byte(&root, 0), 3, "it is read anew");
+    world.write(&root, 512, 4);
+    assert_eq!(world.byte(&root, 512), 4);
+}
+
+#[test]
+fn active_nodes_stand_on_active_ones() {
+    let world = World::new(1);
+    world.add("{'driver': 'null-co', 'node-name': 'n', 'active': false}").unwrap();
+    let error = world.add("{'driver': 'raw', 'node-name': 'r', 'file': 'n'}").unwrap_err();
+    assert_eq!(error, "Inactive 'n' can't be a file child of active 'r'");
+    let r = world.add("{'driver': 'raw', 'node-name': 'r', 'file': 'n', 'active': false}").unwrap();
+    set_active(&world, Some(&r), true).unwrap();
+    assert!(world.graph.find("n").unwrap().settings().active);
+    assert!(world.attach(&r, true).is_ok());
+}
+
+#[test]
+fn children_of_a_quorum_come_and_go_while_it_is_used() {
+    let world = World::new(1);
+    for name in ["a", "b", "c"] {
+        world
+            .add(&alloc::format!(
+                "{{'driver': 'null-co', 'node-name': '{name}', 'size': 65536, 'read-zeroes': true}}"
+            ))
+            .unwrap();
+    }
+    let q = world
+        .add("{'driver': 'quorum', 'node-name': 'q', 'vote-threshold': 2, 'children': ['a', 'b']}")
+        .unwrap();
+    let cycle = world.sim.block_on(world.graph.add_child(&q, &q)).unwrap_err();
+    assert_eq!(cycle.what(), "Making 'q' a children.2 child of 'q' would create a cycle");
+    let root = world.attach(&q, true).unwrap();
+    let c = world.graph.find("c").unwrap();
+    let a = world.graph.find("a").unwrap();
+    let add =
+        |below| world.sim.block_on(world.graph.add_child(&q, below)).map_err(|e| e.to_string());
+    let remove =
+        |name| world.sim.block_on(world.graph.remove_child(&q, name)).map_err(|e| e.to_string());
+    assert_eq!(add(&a).unwrap_err(), "The node a already has a parent");
+    assert_eq!(remove("children.7").unwrap_err(), "Node 'q' does not have child 'children.7'");
+    assert_eq!(
+        remove("children.0").unwrap_err(),
+        "The number of children cannot be lower than the vote threshold 2"
+    );
+    add(&c).unwrap();
+    world.write(&root, 0, 0);
+    remove("children.0").unwrap();
+    world.write(&root, 0, 0);
+    let names: Vec<String> = q.children().iter().map(|edge| edge.name().into()).collect();
+    assert_eq!(names, ["children.1", "children.2"]);
+    assert!(!q.filename().contains("children.1\""), "{}", q.filename());
+    let r = world.add("{'driver': 'raw', 'node-name': 'r', 'file': 'a'}").unwrap();
+    let other = world.sim.block_on(world.graph.remove_child(&r, "file")).unwrap_err();
+    assert_eq!(other.what(), "The node r does not support removing a child");
+}
+
+#[test]
+fn a_point_in_time_stays_while_the_disk_changes() {
+    let world = World::new(1);
+    let (n, _) = (world.image("a"), world.image("b"));
+    let before = world.attach(&n, true).unwrap();
+    world.write(&before, 0, 1);
+    world.sim.block_on(world.graph.detach(&before)).unwrap();
+    let c = world
+        .add("{'driver': 'copy-before-write', 'node-name': 'c', 'file': 'a', 'target': 'b'}")
+        .unwrap();
+    let s = world.add("{'driver': 'snapshot-access', 'node-name': 's', 'file': 'c'}").unwrap();
+    let (now, then) = (world.attach(&c, true).unwrap(), world.attach(&s, false).unwrap());
+    let around = world.attach(&n, true).unwrap_err();
+    assert!(around.contains("unshared by node 'c' (uses node 'a' as 'file' child)"), "{around}");
+    world.write(&now, 0, 2);
+    world.write(&now, 1 << 17, 3);
+    assert_eq!((world.byte(&now, 0), world.byte(&then, 0)), (2, 1));
+    assert_eq!((world.byte(&now, 1 << 17), world.byte(&then, 1 << 17)), (3, 0));
+    let Some(Filter::CopyBeforeWrite(filter)) = c.body().filter else { panic!() };
+    let cluster = filter.cluster_size();
+    assert_eq!(filter.progress(), (SIZE, 2 * cluster, SIZE - 2 * cluster));
+    let plain = world.add("{'driver': 'snapshot-access', 'node-name': 'p', 'file': 'b'}").unwrap();
+    let error = world.sim.block_on(plain.device().read_array::<1>(0)).unwrap_err();
+    assert!(error.what().contains("keeps no point in time"), "{error}");
+}
+
+#[test]
+fn what_an_image_holds_is_written_into_the_one_below() {
+    let world = World::new(1);
+    let top = world
+        .add(
+            "{'driver': 'qcow2', 'node-name': 'top', 'file': {'driver': 'file', 'filename': \
+             'on-base'}}",
+        )
+        .unwrap();
+    let root = world.attach(&top, true).unwrap();
+    for (at, byte) in [(0, 1), (1 << 18, 2), (SIZE - 512, 3)] {
+        world.write(&root, at, byte);
+    }
+    world.sim.block_on(world.graph.commit(&top)).unwrap();
+    let below = top.child("backing").unwrap();
+    assert!(below.settings().read_only, "it is only read again");
+    let get =
+        |node: &Arc<Node>, at| world.sim.block_on(node.device().read_array::<1>(at)).unwrap()[0];
+    for (at, byte) in [(0, 1), (512, 0), (1 << 18, 2), (SIZE - 512, 3)] {
+        assert_eq!((get(&top, at), get(&below, at)), (byte, byte), "{at}");
+    }
+    let extents = world.sim.block_on(top.device().extents(0, SIZE)).unwrap();
+    assert!(extents.iter().all(|extent| extent.depth > 0), "nothing is left in it: {extents:?}");
+    world.write(&root, 0, 9);
+    assert_eq!((get(&top, 0), get(&below, 0)), (9, 1));
+    let bottom = world.sim.block_on(world.graph.commit(&below)).unwrap_err();
+    assert!(bottom.what().contains("no backing file to commit to"), "{bottom}");
+}
