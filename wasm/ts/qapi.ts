@@ -26,6 +26,7 @@ export interface Commands {
   "blockdev-create": { arguments: BlockdevCreate; returns: Nothing };
   "blockdev-del": { arguments: BlockdevDel; returns: Nothing };
   "blockdev-reopen": { arguments: BlockdevReopen; returns: Nothing };
+  "blockdev-set-active": { arguments: BlockdevSetActive; returns: Nothing };
   "blockdev-snapshot": { arguments: BlockdevSnapshot; returns: Nothing };
   "blockdev-snapshot-delete-internal-sync": { arguments: BlockdevSnapshotDeleteInternalSync; returns: SnapshotInfo };
   "blockdev-snapshot-internal-sync": { arguments: BlockdevSnapshotInternal; returns: Nothing };
@@ -50,6 +51,8 @@ export interface Commands {
   "query-version": { arguments: Nothing; returns: VersionInfo };
   transaction: { arguments: Transaction; returns: Nothing };
   "x-blockdev-amend": { arguments: XBlockdevAmend; returns: Nothing };
+  "x-blockdev-change": { arguments: XBlockdevChange; returns: Nothing };
+  "x-debug-block-dirty-bitmap-sha256": { arguments: BlockDirtyBitmap; returns: BlockDirtyBitmapSha256 };
   "x-debug-query-block-graph": { arguments: Nothing; returns: XDbgBlockGraph };
 }
 
@@ -240,6 +243,10 @@ export interface BlockDirtyBitmapMerge {
 }
 
 export type BlockDirtyBitmapOrStr = string | BlockDirtyBitmap;
+
+export interface BlockDirtyBitmapSha256 {
+  sha256: string;
+}
 
 export interface BlockDirtyInfo {
   name?: string;
@@ -933,6 +940,11 @@ export type BlockdevRefOrNull = BlockdevOptions | string | null;
 
 export interface BlockdevReopen {
   options: BlockdevOptions[];
+}
+
+export interface BlockdevSetActive {
+  "node-name"?: string | undefined;
+  active: boolean;
 }
 
 export interface BlockdevSnapshot {
@@ -1673,6 +1685,12 @@ export interface XBlockdevAmend {
   "node-name": string;
   options: BlockdevAmendOptions;
   force?: boolean | undefined;
+}
+
+export interface XBlockdevChange {
+  parent: string;
+  child?: string | undefined;
+  node?: string | undefined;
 }
 
 export interface XDbgBlockGraph {
