@@ -5,7 +5,8 @@
 //   --no-opt       without wasm-opt, for a quick look
 //   --contract     instead: the module with the storage contract suite, into dist-contract/ (tests)
 //
-// The module's size is printed, and is an error above the limit.
+// There are two modules: for images, and for the monitor. Their sizes are printed, and are an error
+// above the limits.
 
 import { execFileSync, spawnSync } from "node:child_process";
 import { copyFileSync, existsSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
@@ -17,7 +18,11 @@ import { gzipSync } from "node:zlib";
 const HERE = dirname(fileURLToPath(import.meta.url));
 const TOP = join(HERE, "..");
 const TARGET = "wasm32-unknown-unknown";
-const MAX_WASM = 1.5 * 2 ** 20;
+/** The modules: what is in each, where its glue goes, and how large it may be. */
+const MODULES = [
+  { name: "sectora", features: "image", folder: "pkg", most: 1.5 * 2 ** 20 },
+  { name: "sectora_monitor", features: "monitor", folder: "pkg-monitor", most: 2.25 * 2 ** 20 },
+];
 
 const flags = new Set(process.argv.slice(2));
 for (const flag of flags) {
@@ -25,7 +30,6 @@ for (const flag of flags) {
 }
 const contract = flags.has("--contract");
 const dist = join(HERE, contract ? "dist-contract" : "dist");
-const generated = join(HERE, "ts", "pkg");
 
 function fail(what) {
   console.error(`error: ${what}`);
@@ -66,7 +70,7 @@ function toolchain() {
   );
 }
 
-function cargo(env) {
+function cargo(env, features) {
   const home = env.CARGO_HOME ?? join(homedir(), ".cargo");
   const rustflags = [
     // No paths of the builder in the messages inside the module, and equal bytes from all folders.
@@ -75,8 +79,7 @@ function cargo(env) {
     // Every engine has had it since 2023; inflating and scanning for zeroes are faster.
     "-Ctarget-feature=+simd128",
   ];
-  const args = ["build", "--profile", "wasm", "--target", TARGET, "-p", "sectora-wasm", "--lib", "--locked"];
-  if (contract) args.push("--features", "contract");
+  const args = ["build", "--profile", "wasm", "--target", TARGET, "-p", "sectora-wasm", "--lib", "--locked", "--no-default-features", "--features", features];
   run("cargo", args, {
     cwd: TOP,
     env: { ...env, CARGO_ENCODED_RUSTFLAGS: rustflags.join("\x1f") },
@@ -85,17 +88,16 @@ function cargo(env) {
   return join(folder, TARGET, "wasm", "sectora_wasm.wasm");
 }
 
-function glue(env, module) {
-  say("glue");
+function glue(env, module, out, name) {
+  say(`glue of ${name}`);
   const folder = join(HERE, "bindgen");
   const own = { ...env, CARGO_TARGET_DIR: join(folder, "target") };
   delete own.CARGO_ENCODED_RUSTFLAGS;
   run("cargo", ["build", "--quiet", "--release", "--locked"], { cwd: folder, env: own });
-  const out = contract ? dist : generated;
   rmSync(out, { recursive: true, force: true });
   mkdirSync(out, { recursive: true });
-  run(join(folder, "target", "release", "bindgen"), ["--target", "web", "--out-dir", out, "--out-name", "sectora", module]);
-  return join(out, "sectora_bg.wasm");
+  run(join(folder, "target", "release", "bindgen"), ["--target", "web", "--out-dir", out, "--out-name", name, module]);
+  return join(out, `${name}_bg.wasm`);
 }
 
 function optimise(module) {
@@ -168,7 +170,7 @@ function types() {
   const out = join(dist, "types");
   run(process.execPath, [tool("typescript", "bin", "tsc"), "-p", join(HERE, "tsconfig.json"), "--outDir", out]);
   // The bindings are nobody's business.
-  rmSync(join(out, "pkg"), { recursive: true, force: true });
+  for (const { folder } of MODULES) rmSync(join(out, folder), { recursive: true, force: true });
   for (const entry of ["browser", "slim", "worker"]) {
     writeFileSync(join(dist, `${entry}.d.ts`), `export * from "./types/${entry}.js";\n`);
   }
@@ -185,19 +187,27 @@ function types() {
 async function main() {
   if (flags.has("--if-missing") && existsSync(join(dist, "sectora_bg.wasm"))) return;
   const env = toolchain();
-  const module = glue(env, cargo(env));
-  if (contract) return contractBundles();
-  if (!flags.has("--no-opt")) optimise(module);
+  if (contract) {
+    glue(env, cargo(env, "contract"), dist, "sectora");
+    return contractBundles();
+  }
+  const modules = MODULES.map(({ name, features, folder, most }) => {
+    const module = glue(env, cargo(env, features), join(HERE, "ts", folder), name);
+    if (!flags.has("--no-opt")) optimise(module);
+    return { file: `${name}_bg.wasm`, module, most };
+  });
   rmSync(dist, { recursive: true, force: true });
   mkdirSync(dist, { recursive: true });
-  copyFileSync(module, join(dist, "sectora_bg.wasm"));
+  for (const { file, module } of modules) copyFileSync(module, join(dist, file));
   await bundles();
   types();
   for (const name of ["LICENSE-MIT", "LICENSE-APACHE"]) copyFileSync(join(TOP, name), join(HERE, name));
-  const bytes = readFileSync(join(dist, "sectora_bg.wasm"));
   const kib = (n) => `${(n / 1024).toFixed(1)} KiB`;
-  console.log(`sectora_bg.wasm: ${bytes.length} bytes (${kib(bytes.length)}), gzip ${kib(gzipSync(bytes, { level: 9 }).length)}`);
-  if (bytes.length >= MAX_WASM && !flags.has("--no-opt")) fail(`the module is larger than ${kib(MAX_WASM)}`);
+  for (const { file, most } of modules) {
+    const bytes = readFileSync(join(dist, file));
+    console.log(`${file}: ${bytes.length} bytes (${kib(bytes.length)}), gzip ${kib(gzipSync(bytes, { level: 9 }).length)}`);
+    if (bytes.length >= most && !flags.has("--no-opt")) fail(`${file} is larger than ${kib(most)}`);
+  }
 }
 
 await main();

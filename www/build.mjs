@@ -15,8 +15,10 @@ const DIST = join(HERE, "dist");
 
 /** Builds the page. Returns the folder. */
 export async function buildPage() {
-  const wasm = createRequire(import.meta.url).resolve("sectora/sectora_bg.wasm");
-  if (!existsSync(wasm)) throw new Error("the package is not built: run `npm run build` at the top first");
+  const { resolve } = createRequire(import.meta.url);
+  const wasm = resolve("sectora/sectora_bg.wasm");
+  const monitor = resolve("sectora/sectora_monitor_bg.wasm");
+  if (!existsSync(wasm) || !existsSync(monitor)) throw new Error("the package is not built: run `npm run build` at the top first");
   rmSync(DIST, { recursive: true, force: true });
   mkdirSync(DIST, { recursive: true });
 
@@ -31,6 +33,7 @@ export async function buildPage() {
 
   cpSync(join(HERE, "public"), DIST, { recursive: true });
   cpSync(wasm, join(DIST, "sectora.wasm"));
+  cpSync(monitor, join(DIST, "sectora-monitor.wasm"));
   const html = readFileSync(join(HERE, "index.html"), "utf8");
   writeFileSync(join(DIST, "index.html"), html.replace("%CSP%", META_POLICY));
 

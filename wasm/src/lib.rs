@@ -12,18 +12,28 @@
 //! | `policy` | backing and data files, by asking JavaScript |
 //! | `task` | cancelling and progress |
 //! | `image` | the exported calls |
+//! | `monitor` | QMP over nodes on storage that JavaScript has attached |
 //!
 //! Invariants: there is one thread, so handles of JavaScript are wrapped to count as `Send`, and a
 //! use from elsewhere would panic; long work gives the event loop a turn every few milliseconds;
 //! no call borrows an exported object across an await, so that it can be freed at any time.
 
+// Of what both modules share, each uses its part.
+#![cfg_attr(not(all(feature = "image", feature = "monitor")), allow(dead_code))]
+
 mod error;
 pub mod host;
+#[cfg(feature = "image")]
 pub mod image;
+#[cfg(feature = "monitor")]
+pub mod monitor;
+#[cfg(feature = "image")]
 mod options;
 mod pending;
+#[cfg(feature = "image")]
 mod policy;
 mod runtime;
+#[cfg(feature = "image")]
 mod sink;
 pub mod storage;
 pub mod task;

@@ -20,7 +20,7 @@ use send_wrapper::SendWrapper;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::ready;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
@@ -90,7 +90,8 @@ const MAX_WRITE: u64 = 1 << 20;
 /// as much as copying this.
 const JOIN: u64 = 1 << 20;
 
-/// Storage of JavaScript as a device.
+/// Storage of JavaScript as a device. Several devices may share one storage: they agree on its length
+/// and keep their changes apart.
 pub(crate) struct HostDevice {
     shared: SendWrapper<Rc<Shared>>,
     name: String,
@@ -104,7 +105,20 @@ struct Shared {
     /// Why nothing works any more.
     ended: Cell<Option<Ended>>,
     pending: Rc<Pending>,
+    /// Called when no device uses the storage any more and nothing is in flight there.
+    on_drop: Option<Box<dyn FnOnce()>>,
 }
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Some(call) = self.on_drop.take() {
+            call();
+        }
+    }
+}
+
+/// Storage that devices use; it does not keep them.
+pub(crate) struct InUse(Weak<Shared>);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ended {
@@ -115,6 +129,15 @@ enum Ended {
 impl HostDevice {
     /// The device over `storage`, called `name`.
     pub(crate) fn new(storage: Storage, name: Option<String>) -> Result<Self> {
+        Self::released_by(storage, name, None)
+    }
+
+    /// The same; `on_drop` is called when the last device over this storage is gone.
+    pub(crate) fn released_by(
+        storage: Storage,
+        name: Option<String>,
+        on_drop: Option<Box<dyn FnOnce()>>,
+    ) -> Result<Self> {
         let name = name.unwrap_or_else(|| storage.name());
         let size = storage.size().map_err(|e| error::from_js(&e))?;
         if !(0.0..=MAX_LEN as f64).contains(&size) || size.fract() != 0.0 {
@@ -129,8 +152,36 @@ impl HostDevice {
                 len: Cell::new(size as u64),
                 ended: Cell::new(None),
                 pending: Rc::default(),
+                on_drop,
             })),
         })
+    }
+
+    /// What it stands on.
+    pub(crate) fn in_use(&self) -> InUse {
+        InUse(Rc::downgrade(&self.shared))
+    }
+
+    /// Another device over storage that is in use; none where it no longer is.
+    pub(crate) fn over(storage: &InUse, name: String) -> Option<Self> {
+        let shared = storage.0.upgrade()?;
+        Some(Self {
+            sync: shared.storage.sync(),
+            writable: shared.storage.writable(),
+            name,
+            shared: SendWrapper::new(shared),
+        })
+    }
+
+    /// The same, read only.
+    pub(crate) fn read_only(mut self) -> Self {
+        self.writable = false;
+        self
+    }
+
+    /// True where it can be written to.
+    pub(crate) fn is_writable(&self) -> bool {
+        self.writable
     }
 
     /// The name it was opened by.

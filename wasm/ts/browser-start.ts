@@ -1,15 +1,18 @@
 /** Starting the engine in browsers: in a worker or in this thread. */
 
 import { RemoteEngine } from "./client.js";
-import { LocalEngine, load } from "./engine.js";
+import { LocalEngine } from "./engine.js";
+import { images } from "./module.js";
 import { browserPlatform } from "./browser-storage.js";
 import { invalid } from "./errors.js";
+import type { Modules } from "./remote.js";
 import type { Message, Port } from "./rpc.js";
 import type { Engine, EngineOptions, WasmInput } from "./types.js";
 
 /** What the package brings, where it does. */
 export interface Defaults {
   wasm?: () => URL;
+  monitorWasm?: () => URL;
   worker?: () => Worker;
 }
 
@@ -21,27 +24,36 @@ function isWindow(): boolean {
 export async function startBrowser(options: EngineOptions, defaults: Defaults): Promise<Engine> {
   const canWork = options.worker !== undefined || defaults.worker !== undefined;
   const where = options.where ?? (isWindow() && canWork ? "worker" : "here");
-  if (where === "here") {
-    await startHere(options.wasm, defaults);
-    return new LocalEngine(browserPlatform, options.onLeak);
-  }
+  if (where === "here") return startHere(options, defaults, options.onLeak);
   const worker = makeWorker(options, defaults);
   try {
-    const wasm = await sendable(options.wasm);
-    return await RemoteEngine.start(workerPort(worker), wasm, () => worker.terminate(), options.onLeak);
+    const [wasm, monitorWasm] = [await sendable(options.wasm), await sendable(options.monitorWasm)];
+    return await RemoteEngine.start(workerPort(worker), { wasm, monitorWasm }, () => worker.terminate(), options.onLeak);
   } catch (e) {
     worker.terminate();
     throw e;
   }
 }
 
-/** Loads the module into this thread. */
-export function startHere(wasm: WasmInput | undefined, defaults: Defaults): Promise<void> {
-  return load(async () => {
-    const input = (await wasm) ?? defaults.wasm?.();
-    if (input === undefined) throw invalid("the module has no default place here: give it as `wasm`");
-    return input;
-  });
+/** An engine in this thread. */
+export async function startHere(
+  given: Modules,
+  defaults: Defaults,
+  onLeak?: (name: string) => void,
+): Promise<LocalEngine> {
+  await images.load(() => moduleOf(given.wasm, defaults.wasm, "wasm"));
+  const monitor = () => moduleOf(given.monitorWasm, defaults.monitorWasm, "monitorWasm");
+  return new LocalEngine(browserPlatform, monitor, onLeak);
+}
+
+async function moduleOf(
+  given: WasmInput | undefined,
+  byDefault: (() => URL) | undefined,
+  name: string,
+): Promise<WasmInput> {
+  const input = (await given) ?? byDefault?.();
+  if (input === undefined) throw invalid(`the module has no default place here: give it as \`${name}\``);
+  return input;
 }
 
 function makeWorker({ worker }: EngineOptions, defaults: Defaults): Worker {

@@ -2,10 +2,10 @@
 
 import { SectoraError, invalid } from "./errors.js";
 import { blobSource } from "./blob.js";
-import { customSource, customTarget, isCustom, memorySource } from "./storage.js";
-import type { OpenedSource, OpenedTarget, Storage, TargetNeeds } from "./storage.js";
+import { customDevice, customSource, customTarget, isCustom, memoryDevice, memorySource, refuseWriting } from "./storage.js";
+import type { OpenedDevice, OpenedSource, OpenedTarget, Storage, TargetNeeds } from "./storage.js";
 import type { Platform } from "./engine.js";
-import type { CustomTarget, FileHandleLike, OpfsFile, Source, SyncAccessHandleLike, Target } from "./types.js";
+import type { AttachOptions, CustomTarget, FileHandleLike, OpfsFile, Source, SyncAccessHandleLike, Target } from "./types.js";
 
 /** What is newer than the types of the DOM. */
 type SyncHandle = SyncAccessHandleLike;
@@ -47,7 +47,29 @@ export const browserPlatform: Platform = {
     if (isCustom(target)) return customTarget(target as CustomTarget);
     throw unknown(target, "target");
   },
+
+  async device(source: Source, { writable = false, create = false }: AttachOptions): Promise<OpenedDevice> {
+    if (source instanceof Uint8Array) return memoryDevice(source, writable);
+    if (isSyncHandle(source)) {
+      return { storage: syncStorage(source, "sync access handle", writable), close: async () => {} };
+    }
+    if (isOpfs(source)) return opfsDevice(await find(source.opfs, create), normal(source.opfs), writable);
+    if (isFileHandle(source)) {
+      const path = await opfsPath(source);
+      if (path !== undefined) return opfsDevice(source as OpfsHandle, path, writable);
+    }
+    if (isCustom(source)) return customDevice(source, writable);
+    const { storage, close } = await this.source(source);
+    refuseWriting(writable, storage.name);
+    return { storage, close };
+  },
 };
+
+/** A private file under a node. */
+async function opfsDevice(handle: OpfsHandle, path: string, writable: boolean): Promise<OpenedDevice> {
+  const sync = await syncHandle(handle, writable ? "readwrite" : "read-only");
+  return { storage: syncStorage(sync, path, writable), close: async () => sync.close() };
+}
 
 function unknown(value: unknown, what: string): SectoraError {
   if (["string", "number"].includes(typeof value) || value instanceof URL) {
@@ -108,9 +130,9 @@ async function parent(path: string, create: boolean): Promise<[FileSystemDirecto
   return [directory, name];
 }
 
-async function find(path: string): Promise<OpfsHandle> {
-  const [directory, name] = await parent(path, false);
-  return directory.getFileHandle(name);
+async function find(path: string, create = false): Promise<OpfsHandle> {
+  const [directory, name] = await parent(path, create);
+  return directory.getFileHandle(name, { create });
 }
 
 async function syncHandle(handle: OpfsHandle, mode: "read-only" | "readwrite"): Promise<SyncHandle> {

@@ -1,21 +1,30 @@
 /** The caller's side of an engine in a worker. */
 
 import { SectoraError, cancelled, invalid } from "./errors.js";
+import { Queues, settled } from "./queue.js";
+import type { QmpAnswer } from "./queue.js";
+import { RemoteNode } from "./remote-node.js";
 import { Peer, moved } from "./rpc.js";
 import type { Port } from "./rpc.js";
 import { OPTIONAL } from "./remote.js";
-import type { Sent, SentImage, SentOpen, SentResolved } from "./remote.js";
-import { isCustom } from "./storage.js";
+import type { Modules, Sent, SentImage, SentNode, SentOpen, SentResolved } from "./remote.js";
+import { isCustom, memoryTarget } from "./storage.js";
 import { pushedStream } from "./stream.js";
 import type { Push } from "./stream.js";
 import type {
+  AttachOptions,
   BlockMeasureInfo,
+  BlockNode,
   CheckResult,
+  CommandName,
+  Commands,
   ConvertOptions,
   ConvertResult,
   CreateOptions,
   CustomTarget,
   Engine,
+  EventName,
+  EventStream,
   FormatName,
   Image,
   ImageInfo,
@@ -24,6 +33,8 @@ import type {
   MeasureOptions,
   NewFormat,
   OpenOptions,
+  QmpEvent,
+  QmpRequest,
   Reference,
   ResolvedSource,
   Resolver,
@@ -31,7 +42,6 @@ import type {
   StreamOptions,
   Target,
   TaskOptions,
-  WasmInput,
 } from "./types.js";
 
 /** Options without what cannot be sent. */
@@ -46,8 +56,12 @@ export class RemoteEngine implements Engine {
   readonly #storage = new Map<number, CustomTarget>();
   readonly #resolvers = new Map<number, { resolve: Resolver; storage: number[] }>();
   readonly streams = new Map<number, Push>();
+  readonly #queues = new Queues();
+  /** Storage of the caller's own that is attached, by name. */
+  readonly #attached = new Map<string, number[]>();
   readonly #leaks: FinalizationRegistry<{ id: number; name: string }>;
   #next = 0;
+  #closed: Promise<void> | undefined;
 
   private constructor(port: Port, end: () => unknown, onLeak?: (name: string) => void) {
     this.#end = end;
@@ -59,6 +73,7 @@ export class RemoteEngine implements Engine {
         if (!push) throw cancelled();
         await push(chunk as Uint8Array);
       },
+      event: ([event]) => this.#queues.tell(event as QmpEvent),
     });
     this.#leaks = new FinalizationRegistry(({ id, name }) => {
       onLeak?.(name);
@@ -69,13 +84,13 @@ export class RemoteEngine implements Engine {
   /** Starts the engine behind `port`; `end` ends the worker. */
   static async start(
     port: Port,
-    wasm: WasmInput | undefined,
+    modules: Modules,
     end: () => unknown,
     onLeak?: (name: string) => void,
   ): Promise<RemoteEngine> {
     const engine = new RemoteEngine(port, end, onLeak);
     try {
-      await engine.peer.call("start", [wasm]);
+      await engine.peer.call("start", [modules]);
     } catch (e) {
       end();
       throw e;
@@ -185,18 +200,69 @@ export class RemoteEngine implements Engine {
     return this.peer.call("measureNew", [plain(options)]);
   }
 
-  async close(): Promise<void> {
+  async attach(name: string, source: Source, options: AttachOptions = {}): Promise<void> {
+    const storage: number[] = [];
+    // What is written to memory is to be seen here, not in a copy.
+    const given = source instanceof Uint8Array && options.writable ? memoryTarget(source) : source;
+    try {
+      await this.peer.call("attach", [name, this.send(given, storage), { ...options }]);
+    } catch (e) {
+      this.release(storage);
+      throw e;
+    }
+    this.release(this.#attached.get(name) ?? []);
+    this.#attached.set(name, storage);
+  }
+
+  async detach(name: string): Promise<void> {
+    await this.peer.call("detach", [name]);
+    this.release(this.#attached.get(name) ?? []);
+    this.#attached.delete(name);
+  }
+
+  async execute<C extends CommandName>(request: QmpRequest<C>): Promise<Commands[C]["returns"]> {
+    return settled(await this.peer.call<QmpAnswer>("execute", [sendable(request)]));
+  }
+
+  events<E extends EventName = EventName>(filter?: E | readonly E[]): EventStream<QmpEvent<E>> {
+    return this.#queues.open(filter);
+  }
+
+  async openNode(name: string, options: { writable?: boolean | undefined } = {}): Promise<BlockNode> {
+    const writable = options.writable ?? false;
+    const sent = await this.peer.call<SentNode>("openNode", [name, writable]);
+    return new RemoteNode(this.peer, sent, name, writable);
+  }
+
+  close(): Promise<void> {
+    this.#closed ??= this.#close();
+    return this.#closed;
+  }
+
+  async #close(): Promise<void> {
     try {
       await this.peer.call("close", []);
-    } catch {
-      // It has stopped already.
+    } catch (e) {
+      // What could not be made durable is told; that it has stopped already is not.
+      if ((e as SectoraError).kind !== "Bug") throw e;
+    } finally {
+      this.#queues.end();
+      this.peer.lose(new SectoraError("InvalidInput", "the engine is closed"));
+      await this.#end();
     }
-    this.peer.lose(new SectoraError("InvalidInput", "the engine is closed"));
-    await this.#end();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
+  }
+}
+
+/** A request as it can be sent: only what is JSON, and refused here where it is none. */
+function sendable(request: object): unknown {
+  try {
+    return structuredClone(request);
+  } catch (e) {
+    throw invalid(`the request is no JSON: ${(e as Error).message}`);
   }
 }
 
@@ -205,7 +271,8 @@ function copyOf(bytes: unknown): Uint8Array {
   if (!(bytes instanceof Uint8Array)) {
     throw new SectoraError("Io", "read() returned something else than a Uint8Array");
   }
-  return bytes.slice();
+  // A Buffer's own slice() would be a view of the same memory.
+  return new Uint8Array(bytes);
 }
 
 function filePath(url: URL): string {

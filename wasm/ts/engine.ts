@@ -1,20 +1,30 @@
 /** The engine in this thread: the public calls over the bindings. */
 
-import { SectoraError, cancelled, invalid, toError } from "./errors.js";
-import { makeHost } from "./host.js";
+import { SectoraError, invalid, toError } from "./errors.js";
 import { plainCounts } from "./json.js";
-import * as bindings from "./pkg/sectora.js";
+import { images } from "./module.js";
+import type { Task } from "./module.js";
+import { LocalMonitor } from "./monitor.js";
+import { settled } from "./queue.js";
+import { offsetOf, readParts } from "./ranges.js";
+import type * as bindings from "./pkg/sectora.js";
 import { toSize } from "./storage.js";
-import type { OpenedSource, OpenedTarget, TargetNeeds } from "./storage.js";
+import type { OpenedDevice, OpenedSource, OpenedTarget, TargetNeeds } from "./storage.js";
 import { pushedStream } from "./stream.js";
 import type {
+  AttachOptions,
   BlockGraphInfo,
   BlockMeasureInfo,
+  BlockNode,
   CheckResult,
+  CommandName,
+  Commands,
   ConvertOptions,
   ConvertResult,
   CreateOptions,
   Engine,
+  EventName,
+  EventStream,
   FormatName,
   Image,
   ImageInfo,
@@ -23,6 +33,8 @@ import type {
   MeasureOptions,
   NewFormat,
   OpenOptions,
+  QmpEvent,
+  QmpRequest,
   ReferenceKind,
   ResolvedSource,
   Resolver,
@@ -36,87 +48,12 @@ import type {
 export interface Platform {
   source(source: Source): Promise<OpenedSource>;
   target(target: Target, needs: TargetNeeds): Promise<OpenedTarget>;
+  /** Opens storage for a node: in place, for reading or for both. */
+  device(source: Source, options: AttachOptions): Promise<OpenedDevice>;
 }
 
-/** A read is done in parts of this size, so that memory of the module stays bounded. */
-const READ_STEP = 4 * 1024 * 1024;
-/** Nobody wants more at once, and typed arrays end soon after. */
-const READ_MOST = 2 ** 30;
 /** Entries of a map in one batch. */
 const BATCH = 4096;
-
-/** Why the module has stopped, once it has; there is one in a thread. */
-let dead: SectoraError | undefined;
-/** Calls under way, to fail when the module stops. */
-const waiting = new Set<(error: SectoraError) => void>();
-let loading: Promise<void> | undefined;
-
-function panicked(message: string): void {
-  dead = new SectoraError("Bug", `the engine has stopped: ${message}`);
-  for (const fail of waiting) fail(dead);
-  waiting.clear();
-}
-
-/** Loads the module into this thread; later calls wait for the first. */
-export function load(module: () => Promise<unknown>): Promise<void> {
-  loading ??= (async () => {
-    const input = await module();
-    try {
-      await bindings.default({ module_or_path: input as bindings.InitInput });
-    } catch (e) {
-      throw new SectoraError("Io", `the engine could not be loaded: ${(e as Error).message}`, { cause: e });
-    }
-    bindings.install(makeHost(panicked) as bindings.Host);
-  })();
-  loading.catch(() => {
-    loading = undefined;
-  });
-  return loading;
-}
-
-/** Runs one call of the bindings: cancelling, progress, and errors as people know them. */
-async function run<T>(
-  options: TaskOptions | undefined,
-  start: (task: bindings.Task) => Promise<unknown>,
-  tasks?: Set<bindings.Task>,
-): Promise<T> {
-  const { signal, onProgress } = options ?? {};
-  if (dead) throw dead;
-  if (signal?.aborted) throw cancelled(signal.reason);
-  const task = new bindings.Task(
-    onProgress && ((done: number, total: number) => report(onProgress, done, total)),
-  );
-  const cancel = () => task.cancel();
-  signal?.addEventListener("abort", cancel, { once: true });
-  tasks?.add(task);
-  let fail: (error: SectoraError) => void = () => {};
-  try {
-    return await new Promise<T>((resolve, reject) => {
-      fail = reject;
-      waiting.add(fail);
-      start(task).then(resolve as (value: unknown) => void, reject);
-    });
-  } catch (e) {
-    const error = toError(e);
-    throw error.kind === "Cancelled" && signal?.aborted ? cancelled(signal.reason) : error;
-  } finally {
-    waiting.delete(fail);
-    tasks?.delete(task);
-    signal?.removeEventListener("abort", cancel);
-    task.free();
-  }
-}
-
-/** Calls a listener; what it throws is reported as if an event listener had thrown it. */
-function report(listener: (done: bigint, total: bigint) => void, done: number, total: number): void {
-  try {
-    listener(BigInt(done), BigInt(total));
-  } catch (e) {
-    queueMicrotask(() => {
-      throw e;
-    });
-  }
-}
 
 /** What a new image has. */
 const NEW = [
@@ -162,10 +99,13 @@ export class LocalEngine implements Engine {
   readonly #platform: Platform;
   readonly #images = new Set<WeakRef<LocalImage>>();
   readonly #leaks: Leaks | undefined;
+  readonly #monitor: LocalMonitor;
   #closed = false;
 
-  constructor(platform: Platform, onLeak?: (name: string) => void) {
+  /** `loadMonitor` loads the module of the monitor when that is first used. */
+  constructor(platform: Platform, loadMonitor: () => Promise<unknown>, onLeak?: (name: string) => void) {
     this.#platform = platform;
+    this.#monitor = new LocalMonitor(platform, loadMonitor);
     this.#leaks = onLeak && new FinalizationRegistry(onLeak);
   }
 
@@ -182,8 +122,8 @@ export class LocalEngine implements Engine {
         throw toError(e);
       });
       opened.push(main);
-      const handle = await run<bindings.Image>(options, (task) =>
-        bindings.open(
+      const handle = await images.run<bindings.Image>(options, (task) =>
+        images.bindings.open(
           main.storage as bindings.Storage,
           own("open", options),
           resolve && ((...reference: string[]) => this.#resolve(resolve, opened, reference)),
@@ -220,18 +160,45 @@ export class LocalEngine implements Engine {
     await this.measure(sized(options));
     const needs = { sequential: false, writeOnly: options.format === "raw", sources: new Set<string>() };
     return writeTo(this.#platform, target, needs, (opened) =>
-      run(options, (task) => bindings.create(opened.storage as bindings.Storage, own("create", sized(options)), task)),
+      images.run(options, (task) => images.bindings.create(opened.storage as bindings.Storage, own("create", sized(options)), task)),
     );
   }
 
   async measure(options: NewFormat & { size: bigint | number }): Promise<BlockMeasureInfo> {
     this.#check();
-    return run(undefined, async () => plainCounts(bindings.measureNew(own("create", sized(options)))));
+    return images.run(undefined, async () => plainCounts(images.bindings.measureNew(own("create", sized(options)))));
+  }
+
+  /** The monitor, as long as the engine is open. */
+  get monitor(): LocalMonitor {
+    this.#check();
+    return this.#monitor;
+  }
+
+  async attach(name: string, source: Source, options: AttachOptions = {}): Promise<void> {
+    await this.monitor.attach(name, source, options);
+  }
+
+  async detach(name: string): Promise<void> {
+    await this.monitor.detach(name);
+  }
+
+  async execute<C extends CommandName>(request: QmpRequest<C>): Promise<Commands[C]["returns"]> {
+    return settled(await this.monitor.execute(request));
+  }
+
+  events<E extends EventName = EventName>(filter?: E | readonly E[]): EventStream<QmpEvent<E>> {
+    return this.monitor.queues.open(filter);
+  }
+
+  async openNode(name: string, options: { writable?: boolean | undefined } = {}): Promise<BlockNode> {
+    return this.monitor.open(name, options.writable ?? false);
   }
 
   async close(): Promise<void> {
     this.#closed = true;
     await Promise.all([...this.#images].map((image) => image.deref()?.close()));
+    await this.#monitor.close();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -284,7 +251,7 @@ class LocalImage implements Image {
   readonly #handle: bindings.Image;
   readonly #opened: OpenedSource[];
   readonly #closing: () => void;
-  readonly #tasks = new Set<bindings.Task>();
+  readonly #tasks = new Set<Task>();
   #closed: Promise<void> | undefined;
 
   constructor(platform: Platform, handle: bindings.Image, opened: OpenedSource[], closing: () => void) {
@@ -299,7 +266,7 @@ class LocalImage implements Image {
 
   #run<T>(options: TaskOptions | undefined, start: (task: bindings.Task) => Promise<unknown>): Promise<T> {
     if (this.#closed) return Promise.reject(invalid(`'${this.name}' is closed`));
-    return run(options, start, this.#tasks);
+    return images.run(options, start, this.#tasks);
   }
 
   async info(): Promise<ImageInfo> {
@@ -350,29 +317,16 @@ class LocalImage implements Image {
     );
   }
 
-  async read(offset: bigint, length: number, options: { signal?: AbortSignal } = {}): Promise<Uint8Array> {
-    const start = offsetOf(offset, this.size, "offset");
-    if (!Number.isSafeInteger(length) || length < 0 || length > READ_MOST) {
-      throw invalid(`length is ${length}, which is no length up to 2^30`);
-    }
-    offsetOf(BigInt(length), this.size - start, "offset + length");
-    if (length <= READ_STEP) {
-      return this.#run(options, (task) => this.#handle.read(start, length, task));
-    }
-    const out = new Uint8Array(length);
-    for (let done = 0; done < length; done += READ_STEP) {
-      const part = await this.#run<Uint8Array>(options, (task) =>
-        this.#handle.read(start + BigInt(done), Math.min(READ_STEP, length - done), task),
-      );
-      out.set(part, done);
-    }
-    return out;
+  read(offset: bigint, length: number, options: { signal?: AbortSignal } = {}): Promise<Uint8Array> {
+    return readParts(this.size, offset, length, (at, step) =>
+      this.#run(options, (task) => this.#handle.read(at, step, task)),
+    );
   }
 
   async convert(target: Target, options: ConvertOptions): Promise<ConvertResult> {
     // Options that cannot be are refused before the target is touched.
     const { compressed: _, sparseSize: __, onProgress: ___, ...format } = options;
-    await this.#run(undefined, async () => bindings.measureNew(own("create", { ...format, size: this.size })));
+    await this.#run(undefined, async () => images.bindings.measureNew(own("create", { ...format, size: this.size })));
     const qcow2 = options.format === "qcow2";
     const plain = !options.compressed && (options.preallocation ?? "off") === "off" && !(qcow2 && options.backing);
     const needs = {
@@ -411,9 +365,9 @@ class LocalImage implements Image {
     this.#closed ??= (async () => {
       this.#closing();
       for (const task of this.#tasks) task.cancel();
-      if (!dead) await this.#handle.close();
+      if (!images.hasStopped) await this.#handle.close();
       await closeAll(this.#opened);
-      if (!dead) this.#handle.free();
+      if (!images.hasStopped) this.#handle.free();
     })();
     return this.#closed;
   }
@@ -421,11 +375,4 @@ class LocalImage implements Image {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
   }
-}
-
-/** `value` as an offset up to `end`. */
-function offsetOf(value: bigint, end: bigint, what: string): bigint {
-  if (typeof value !== "bigint") throw invalid(`${what} must be a bigint, not a ${typeof value}`);
-  if (value < 0n || value > end) throw invalid(`${what} is ${value}, which is outside 0 to ${end}`);
-  return value;
 }

@@ -1,6 +1,6 @@
-/** The one error class, and how whatever is thrown becomes it. */
+/** The error classes, and how whatever is thrown becomes it. */
 
-import type { ErrorKind, Reference } from "./types.js";
+import type { ErrorKind, QmpErrorClass, Reference } from "./types.js";
 
 /** An error on its way out of the engine or of a worker. */
 export interface ErrorData {
@@ -39,6 +39,21 @@ export class SectoraError extends Error {
     this.format = more.format;
     this.offset = more.offset;
     this.wanted = more.wanted;
+  }
+}
+
+/** What a command of the monitor answered instead of a value. */
+export class QmpError extends Error {
+  override readonly name = "QmpError";
+  /** For code; most errors are `GenericError`. */
+  readonly class: QmpErrorClass;
+  /** In words: the same as `message`. */
+  readonly desc: string;
+
+  constructor(errorClass: QmpErrorClass, desc: string) {
+    super(desc);
+    this.class = errorClass;
+    this.desc = desc;
   }
 }
 

@@ -5,14 +5,18 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { Worker } from "node:worker_threads";
 import { RemoteEngine } from "./client.js";
-import { LocalEngine, load } from "./engine.js";
+import { LocalEngine } from "./engine.js";
+import { images } from "./module.js";
 import { nodePlatform } from "./node-storage.js";
+import type { Modules } from "./remote.js";
 import type { Message } from "./rpc.js";
 import type { Engine, EngineOptions, WasmInput } from "./types.js";
 
-/** Loads the module into this thread. */
-export function startHere(wasm: WasmInput | undefined): Promise<void> {
-  return load(async () => fromFile((await wasm) ?? join(__dirname, "sectora_bg.wasm")));
+/** An engine in this thread. */
+export async function startHere(given: Modules, onLeak?: (name: string) => void): Promise<LocalEngine> {
+  const at = async (input: WasmInput | undefined, name: string) => fromFile((await input) ?? join(__dirname, name));
+  await images.load(() => at(given.wasm, "sectora_bg.wasm"));
+  return new LocalEngine(nodePlatform, () => at(given.monitorWasm, "sectora_monitor_bg.wasm"), onLeak);
 }
 
 /** Node's `fetch` knows no files. */
@@ -23,10 +27,7 @@ function fromFile(input: WasmInput): WasmInput {
 }
 
 export async function startNode(options: EngineOptions): Promise<Engine> {
-  if ((options.where ?? "here") === "here") {
-    await startHere(options.wasm);
-    return new LocalEngine(nodePlatform, options.onLeak);
-  }
+  if ((options.where ?? "here") === "here") return startHere(options, options.onLeak);
   const worker = makeWorker(options);
   try {
     return await RemoteEngine.start(
@@ -38,7 +39,7 @@ export async function startNode(options: EngineOptions): Promise<Engine> {
           worker.on("exit", (code) => lost(new Error(`it ended with status ${code}`)));
         },
       },
-      await options.wasm,
+      { wasm: await options.wasm, monitorWasm: await options.monitorWasm },
       () => worker.terminate(),
       options.onLeak,
     );

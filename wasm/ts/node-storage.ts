@@ -6,10 +6,10 @@ import { randomBytes } from "node:crypto";
 import { fileURLToPath } from "node:url";
 import { SectoraError, invalid } from "./errors.js";
 import { blobSource } from "./blob.js";
-import { customSource, customTarget, isCustom, memorySource } from "./storage.js";
-import type { OpenedSource, OpenedTarget, Storage, TargetNeeds } from "./storage.js";
+import { customDevice, customSource, customTarget, isCustom, memoryDevice, memorySource, refuseWriting } from "./storage.js";
+import type { OpenedDevice, OpenedSource, OpenedTarget, Storage, TargetNeeds } from "./storage.js";
 import type { Platform } from "./engine.js";
-import type { CustomTarget, NodeFileHandle, Source, Target } from "./types.js";
+import type { AttachOptions, CustomTarget, NodeFileHandle, Source, Target } from "./types.js";
 
 /** As the kernel counts space. */
 const BLOCK = 512;
@@ -40,7 +40,29 @@ export const nodePlatform: Platform = {
     if (isCustom(target)) return customTarget(target as CustomTarget);
     throw unknown(target, "target");
   },
+
+  async device(source: Source, { writable = false, create = false }: AttachOptions): Promise<OpenedDevice> {
+    const name = pathOf(source);
+    if (name !== undefined) {
+      const { O_RDONLY, O_RDWR, O_CREAT } = fs.constants;
+      const fd = fs.openSync(name, (writable ? O_RDWR : O_RDONLY) | (create ? O_CREAT : 0), 0o666);
+      return fileDevice(fd, name, writable, true);
+    }
+    const fd = descriptorOf(source);
+    if (fd !== undefined) return fileDevice(fd, `fd:${fd}`, writable, false);
+    if (source instanceof Uint8Array) return memoryDevice(source, writable);
+    if (isCustom(source)) return customDevice(source, writable);
+    const { storage, close } = await this.source(source);
+    refuseWriting(writable, storage.name);
+    return { storage, close };
+  },
 };
+
+/** A file under a node; closed with it if it is `ours`. */
+function fileDevice(fd: number, name: string, writable: boolean, ours: boolean): OpenedDevice {
+  const { close } = fileSource(fd, name, ours);
+  return { storage: fileStorage(fd, name, writable), close };
+}
 
 function unknown(value: unknown, what: string): SectoraError {
   if (typeof (value as { opfs?: unknown })?.opfs === "string") {

@@ -1,9 +1,7 @@
 /** A worker thread of Node that runs the engine for another. */
 
 import { parentPort } from "node:worker_threads";
-import { LocalEngine } from "./engine.js";
 import { startHere } from "./node-start.js";
-import { nodePlatform } from "./node-storage.js";
 import { serve } from "./server.js";
 import type { Message } from "./rpc.js";
 
@@ -16,9 +14,6 @@ if (parentPort) {
         port.on("message", (message: Message) => receive(message));
       },
     },
-    async (wasm) => {
-      await startHere(wasm);
-      return new LocalEngine(nodePlatform);
-    },
+    (modules) => startHere(modules),
   );
 }

@@ -12,5 +12,5 @@ export const startEngine = api.startEngine;
 export const configure = api.configure;
 export { formats, version } from "./api.js";
 export { toJson } from "./json.js";
-export { SectoraError } from "./errors.js";
+export { QmpError, SectoraError } from "./errors.js";
 export type * from "./types.js";

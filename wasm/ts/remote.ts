@@ -1,6 +1,6 @@
 /** What the two sides of a worker say to each other: storage, resolvers and streams as references. */
 
-import type { OpenOptions } from "./types.js";
+import type { OpenOptions, WasmInput } from "./types.js";
 
 /** A source or target on its way to the worker. */
 export type Sent =
@@ -26,6 +26,18 @@ export interface SentResolved {
 export interface SentOpen {
   options: Omit<OpenOptions, "resolve" | "signal">;
   resolver: number | undefined;
+}
+
+/** The modules that an engine is started with; those that are not given are the package's own. */
+export interface Modules {
+  wasm?: WasmInput | undefined;
+  monitorWasm?: WasmInput | undefined;
+}
+
+/** A node in the worker that was opened. */
+export interface SentNode {
+  id: number;
+  size: bigint;
 }
 
 /** An opened image in the worker. */

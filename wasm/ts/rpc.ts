@@ -39,7 +39,8 @@ export class Moved {
 /** Bytes as a result that is moved, where they have memory of their own; copied where not. */
 export function moved(bytes: Uint8Array): Moved {
   const own = bytes.byteLength === bytes.buffer.byteLength && bytes.buffer instanceof ArrayBuffer;
-  const sent = own ? bytes : bytes.slice();
+  // A Buffer's own slice() would be a view of the same memory.
+  const sent = own ? bytes : new Uint8Array(bytes);
   return new Moved(sent, [sent.buffer as ArrayBuffer]);
 }
 

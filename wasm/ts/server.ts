@@ -1,40 +1,48 @@
 /** The worker's side: an engine that answers calls. */
 
 import { invalid } from "./errors.js";
+import type { LocalEngine } from "./engine.js";
 import { Moved, Peer, moved } from "./rpc.js";
 import type { Method, Port } from "./rpc.js";
-import type { Sent, SentImage, SentOpen, SentResolved } from "./remote.js";
+import type { Modules, Sent, SentImage, SentNode, SentOpen, SentResolved } from "./remote.js";
 import type {
+  AttachOptions,
+  BlockNode,
   ConvertOptions,
   CreateOptions,
   CustomTarget,
-  Engine,
   Image,
   MapEntry,
   MapOptions,
   MeasureOptions,
   NewFormat,
+  QmpRequest,
   Reference,
   Source,
   StreamOptions,
   Target,
-  WasmInput,
 } from "./types.js";
 
 /** Answers calls at `port` by an engine that `start` makes. */
-export function serve(port: Port, start: (wasm: WasmInput | undefined) => Promise<Engine>): void {
+export function serve(port: Port, start: (modules: Modules) => Promise<LocalEngine>): void {
   const images = new Map<number, Image>();
+  const nodes = new Map<number, BlockNode>();
   const walks = new Map<number, AsyncIterator<MapEntry[]>>();
   let next = 0;
-  let engine: Engine | undefined;
+  let engine: LocalEngine | undefined;
 
-  const running = (): Engine => {
+  const running = (): LocalEngine => {
     if (!engine) throw invalid("the engine has not been started");
     return engine;
   };
   const image = (id: unknown): Image => {
     const found = images.get(id as number);
     if (!found) throw invalid("the image is closed");
+    return found;
+  };
+  const node = (id: unknown): BlockNode => {
+    const found = nodes.get(id as number);
+    if (!found) throw invalid("the node is closed");
     return found;
   };
   /** Storage as it was on the other side. */
@@ -44,8 +52,31 @@ export function serve(port: Port, start: (wasm: WasmInput | undefined) => Promis
   };
 
   const methods: Record<string, Method> = {
-    async start([wasm]) {
-      engine = await start(wasm as WasmInput | undefined);
+    async start([modules]) {
+      engine = await start(modules as Modules);
+      // Sent at once, so that events of a command arrive before its answer.
+      engine.monitor.queues.listener = (event) => void peer.call("event", [event]).catch(() => {});
+    },
+    attach: ([name, source, options]) => running().attach(name as string, received(source), options as AttachOptions),
+    detach: ([name]) => running().detach(name as string),
+    // Answers are sent as they are: an error of a command is no failure of the call.
+    execute: ([request]) => running().monitor.execute(request as QmpRequest),
+    async openNode([name, writable]): Promise<SentNode> {
+      const opened = await running().openNode(name as string, { writable: writable as boolean });
+      const id = next++;
+      nodes.set(id, opened);
+      return { id, size: opened.size };
+    },
+    nodeRead: async ([id, offset, length], { signal }) =>
+      moved(await node(id).read(offset as bigint, length as number, { signal })),
+    nodeWrite: ([id, offset, data], { signal }) => node(id).write(offset as bigint, data as Uint8Array, { signal }),
+    nodeZero: ([id, offset, length], { signal }) => node(id).writeZeroes(offset as bigint, length as bigint, { signal }),
+    nodeDiscard: ([id, offset, length], { signal }) => node(id).discard(offset as bigint, length as bigint, { signal }),
+    nodeFlush: ([id]) => node(id).flush(),
+    async nodeClose([id]) {
+      const closing = nodes.get(id as number);
+      nodes.delete(id as number);
+      await closing?.close();
     },
     async open([source, sent], { signal }): Promise<SentImage> {
       const { options, resolver } = sent as SentOpen;

@@ -34,6 +34,14 @@ export interface OpenedSource {
   close(): Promise<void>;
 }
 
+/** Storage that nodes stand on. */
+export interface OpenedDevice {
+  storage: Storage;
+  /** Only it knows how long the storage is by now: it stays open as long as that is attached. */
+  lasting?: boolean;
+  close(): Promise<void>;
+}
+
 /** Where a new image is written: at any offset, or in order. One of the last two ends it. */
 export interface OpenedTarget {
   storage?: Storage;
@@ -69,6 +77,13 @@ export function readOnly(name: string, size: number, fill: NonNullable<Storage["
 }
 
 export function memorySource(bytes: Uint8Array): OpenedSource {
+  return { storage: memoryStorage(bytes), named: false, close: async () => {} };
+}
+
+/** What a buffer of JavaScript has that can change its length; newer than the types. */
+type Resizable = ArrayBuffer & { resizable?: boolean; resize?(length: number): void };
+
+function memoryStorage(bytes: Uint8Array): Storage {
   const storage: Storage = {
     name: "memory",
     writable: false,
@@ -81,7 +96,67 @@ export function memorySource(bytes: Uint8Array): OpenedSource {
       return part.length;
     },
   };
-  return { storage, named: false, close: async () => {} };
+  return storage;
+}
+
+/** Memory as a device. It changes its length as far as its buffer can. */
+export function memoryDevice(bytes: Uint8Array, writable: boolean): OpenedDevice {
+  const buffer = bytes.buffer as Resizable;
+  const truncate = (size: number) => {
+    if (size === bytes.length) return;
+    if (!buffer.resizable || bytes.byteOffset !== 0 || bytes.length !== buffer.byteLength) {
+      throw new SectoraError("NoSpace", `memory of ${bytes.length} bytes cannot change its length: use a resizable ArrayBuffer`);
+    }
+    try {
+      buffer.resize?.(size);
+    } catch (e) {
+      throw new SectoraError("NoSpace", `memory cannot be ${size} bytes long: ${(e as Error).message}`);
+    }
+  };
+  const storage: Storage = {
+    ...memoryStorage(bytes),
+    writable,
+    writeSync(data, offset) {
+      if (offset + data.length > bytes.length) truncate(offset + data.length);
+      bytes.set(data, offset);
+    },
+    truncate,
+    flush: () => {},
+  };
+  return { storage, close: async () => {} };
+}
+
+/** The same as storage of the user's own, for an engine in another thread. */
+export function memoryTarget(bytes: Uint8Array): CustomTarget {
+  const { storage } = memoryDevice(bytes, true);
+  return {
+    size: bytes.length,
+    name: storage.name,
+    read: (offset, length) => bytes.subarray(Number(offset), Number(offset) + length),
+    write: (offset, data) => storage.writeSync?.(data, Number(offset)),
+    truncate: (size) => storage.truncate?.(Number(size)),
+  };
+}
+
+/** Storage of the user's as a device. */
+export function customDevice(custom: CustomSource | CustomTarget, writable: boolean): OpenedDevice {
+  const close = async () => {
+    await custom.close?.();
+  };
+  if (!writable) return { storage: customSource(custom).storage, close };
+  if (typeof (custom as CustomTarget).write !== "function") refuseWriting(true, custom.name ?? "storage without write()");
+  const { storage, reach } = customStorage(custom as CustomTarget);
+  return {
+    // What is durable has its whole length.
+    storage: { ...storage, flush: async () => { await reach(); await storage.flush?.(); } },
+    lasting: true,
+    close,
+  };
+}
+
+/** Refuses to write to what can only be read. */
+export function refuseWriting(writable: boolean, what: string): void {
+  if (writable) throw new SectoraError("Denied", `${what} cannot be written to in place: attach it for reading only`);
 }
 
 function checked(bytes: unknown, length: number): Uint8Array {
@@ -106,9 +181,8 @@ export function customSource(source: CustomSource): OpenedSource {
   };
 }
 
-/** Storage of the user's as a target. Without `truncate` it must be empty, and grows by writes. */
-export function customTarget(target: CustomTarget): OpenedTarget {
-  if (typeof target.write !== "function") throw invalid("the target has no write()");
+/** Storage of the user's to write to, and what makes it as long as the engine believes it to be. */
+function customStorage(target: CustomTarget): { storage: Storage; reach: () => Promise<void> } {
   const size = toSize(target.size, "size");
   /** Bytes that are really there; what lies behind them up to `length` reads as zeroes. */
   let written = size;
@@ -124,7 +198,7 @@ export function customTarget(target: CustomTarget): OpenedTarget {
     name: target.name ?? "target",
     writable: true,
     sync: false,
-    size: () => size,
+    size: () => length,
     allocated: () => -1,
     async fill(offset, length, put) {
       const there = Math.max(0, Math.min(length, written - offset));
@@ -145,10 +219,20 @@ export function customTarget(target: CustomTarget): OpenedTarget {
       await target.flush?.();
     },
   };
+  const reach = async () => {
+    if (written < length) await write(length - 1, new Uint8Array(1));
+  };
+  return { storage, reach };
+}
+
+/** Storage of the user's as a target. Without `truncate` it must be empty, and grows by writes. */
+export function customTarget(target: CustomTarget): OpenedTarget {
+  if (typeof target.write !== "function") throw invalid("the target has no write()");
+  const { storage, reach } = customStorage(target);
   return {
     storage,
     async commit() {
-      if (written < length) await write(length - 1, new Uint8Array(1));
+      await reach();
       await target.flush?.();
       await target.close?.();
     },

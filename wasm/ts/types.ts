@@ -9,6 +9,12 @@
  * images have exactly the member names of QEMU's schema.
  */
 
+import type { Monitor } from "./qmp.js";
+
+export type * from "./qmp.js";
+/** The types of commands and events, as QEMU's schema names them. */
+export type * as qapi from "./qapi.js";
+
 // ---------------------------------------------------------------------------------------- errors
 
 /** Who is to blame, and so what a caller can do. */
@@ -464,7 +470,7 @@ export interface Image extends AsyncDisposable {
 }
 
 /** An instance of the engine. */
-export interface Engine extends AsyncDisposable {
+export interface Engine extends AsyncDisposable, Monitor {
   open(source: Source, options?: OpenOptions): Promise<Image>;
   create(target: Target, options: CreateOptions): Promise<ConvertResult>;
   /** How large a new, empty image will be. */
@@ -488,6 +494,11 @@ export interface EngineOptions {
   where?: "worker" | "here" | undefined;
   /** The module; by default the one in the package. `./slim` has no default. */
   wasm?: WasmInput | undefined;
+  /**
+   * The module of the monitor (`execute`, `events`, `openNode`), which is loaded when that is first
+   * used; by default the one in the package. `./slim` has no default.
+   */
+  monitorWasm?: WasmInput | undefined;
   /** The worker, where the default (`sectora/worker`, a module worker) cannot be found. */
   worker?: WorkerLike | URL | string | (() => WorkerLike) | undefined;
   /** Is told of images that were dropped without `close()`. */

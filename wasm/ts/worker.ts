@@ -1,7 +1,5 @@
 /** A module worker that runs the engine for another thread. */
 
-import { LocalEngine } from "./engine.js";
-import { browserPlatform } from "./browser-storage.js";
 import { startHere } from "./browser-start.js";
 import { serve } from "./server.js";
 import type { Message } from "./rpc.js";
@@ -21,10 +19,11 @@ serve(
       scope.onmessage = ({ data }: MessageEvent<Message>) => receive(data);
     },
   },
-  async (wasm) => {
-    await startHere(wasm, { wasm: () => new URL("./sectora_bg.wasm", import.meta.url) });
-    return new LocalEngine(browserPlatform);
-  },
+  (modules) =>
+    startHere(modules, {
+      wasm: () => new URL("./sectora_bg.wasm", import.meta.url),
+      monitorWasm: () => new URL("./sectora_monitor_bg.wasm", import.meta.url),
+    }),
 );
 
 export {};

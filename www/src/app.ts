@@ -10,6 +10,7 @@ import { size } from "./units.ts";
 import { showCheck } from "./views/check.ts";
 import { showConvert } from "./views/convert.ts";
 import { bitmapTable, chainList, showFacts, snapshotTable } from "./views/details.ts";
+import { showGraph } from "./views/graph.ts";
 import { showMap } from "./views/map.ts";
 
 const TITLE = document.title;
@@ -180,6 +181,7 @@ export class App {
     add("?chain", "Backing chain", chainList(info));
     add("?snapshots", "Snapshots", snapshotTable(info, look.snapshot, (id) => this.#mayLeave() && void this.#look({ ...look, snapshot: id })));
     add("?bitmaps", "Bitmaps", bitmapTable(info));
+    showGraph(add("graph", "Graph", undefined), info, (name) => this.#chosen.find(name), signal);
     const check = add("check", "Check", undefined);
     const convert = add("convert", "Convert", undefined);
     byId("image").replaceChildren(...sections);
@@ -199,6 +201,7 @@ export class App {
     for (const [href, name] of [
       ["#map", "Map"],
       ["#details", "Details"],
+      ["#graph", "Graph"],
       ["#check", "Check"],
       ["#convert", "Convert"],
     ] as const) {

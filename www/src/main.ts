@@ -5,8 +5,9 @@ import { configure, version } from "sectora";
 import { App } from "./app.ts";
 import { byId } from "./dom.ts";
 import { sweep } from "./save.ts";
+import { MODULES } from "./modules.ts";
 
-configure({ worker: new URL("./worker.js", import.meta.url), wasm: new URL("./sectora.wasm", import.meta.url) });
+configure(MODULES);
 
 const app = new App();
 

@@ -173,7 +173,9 @@ impl Names {
             return self.plain(&value);
         }
         let mut out = String::new();
-        let mut rest = text;
+        // What is not attached is not there.
+        let text = text.replace("nothing is attached under that name", "No such file or directory");
+        let mut rest = &*text;
         while let Some(at) = rest.find("#block") {
             out.push_str(&rest[..at]);
             let digits = rest[at + 6..].find(|c: char| !c.is_ascii_digit());

@@ -34,6 +34,12 @@ pub(crate) fn command(line: &str) -> Option<String> {
     Some(value.get("execute")?.as_str()?.to_owned())
 }
 
+/// False for commands on what only a host has: exports and threads.
+pub(crate) fn is_portable(line: &str) -> bool {
+    let name = command(line).unwrap_or_default();
+    !name.starts_with("nbd-") && !name.contains("export") && !line.contains("\"iothread\"")
+}
+
 fn node(rng: &mut Rng) -> &'static str {
     // The last ones are there to be refused.
     match rng.chance(92) {

@@ -3,6 +3,10 @@
 //! complain of, the events and their order, and the images must be the same.
 //!
 //! Under its name this program *is* ours: nothing else has to be built.
+//! The same is done with ours and with the engine in the npm package, which speaks QMP by
+//! `tests/package/daemon.mjs`; `SECTORA_PACKAGE` names the folder where the package is installed, and
+//! without it that test is counted as ignored (`npm run test:package` runs it).
+//!
 //! `SECTORA_CASES=n` runs so many sequences, `SECTORA_SEED=n` others, `SECTORA_LENGTH=n` of so many
 //! commands.
 
@@ -30,11 +34,21 @@ fn main() -> ExitCode {
         return sectora::cli::main();
     }
     let skipped = !have_reference_tools("qmp");
-    let trial = Trial::test("sequences_of_commands_do_what_the_reference_does", || {
-        sequences();
+    let without_package = std::env::var_os("SECTORA_PACKAGE").is_none();
+    let reference = Trial::test("sequences_of_commands_do_what_the_reference_does", || {
+        let world = talk::World::new();
+        sequences(&world, NAME, &world.ours(), |_| true);
         Ok(())
     });
-    let trials = vec![trial.with_ignored_flag(skipped)];
+    let package = Trial::test("sequences_of_commands_do_the_same_in_the_package", || {
+        let world = talk::World::new();
+        sequences(&world, &world.ours(), &talk::package(), generate::is_portable);
+        Ok(())
+    });
+    let trials = vec![
+        reference.with_ignored_flag(skipped),
+        package.with_ignored_flag(skipped || without_package),
+    ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
@@ -42,17 +56,18 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-fn sequences() {
+/// Sends sequences, of which only the lines that are `wanted`, to both programs.
+fn sequences(world: &talk::World, theirs: &str, ours: &str, wanted: fn(&str) -> bool) {
     let (cases, seed) = (number("SECTORA_CASES", 60), number("SECTORA_SEED", 10));
     let length = number("SECTORA_LENGTH", 16);
-    let world = talk::World::new();
     let (mut problems, mut returned, mut refused, mut crashed) = (Vec::new(), 0, 0, 0);
     let mut known: BTreeMap<&str, u64> = BTreeMap::new();
     let mut seen: BTreeSet<String> = BTreeSet::new();
     for case in 0..cases {
         let mut rng = Rng::new(seed.wrapping_mul(1_000_003).wrapping_add(case));
-        let lines = generate::sequence(&mut rng, length);
-        let both = || (world.run(NAME, &lines), world.run(&world.ours(), &lines));
+        let mut lines = generate::sequence(&mut rng, length);
+        lines.retain(|line| wanted(line));
+        let both = || (world.run(theirs, &lines), world.run(ours, &lines));
         let (mut theirs, mut ours) = both();
         if theirs.died || ours.died {
             // On a machine that is busy otherwise an answer can be late; an end is one every time.

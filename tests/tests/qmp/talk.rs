@@ -144,6 +144,11 @@ impl World {
     }
 }
 
+/// The program that is the engine of the npm package as a daemon.
+pub(crate) fn package() -> String {
+    concat!(env!("CARGO_MANIFEST_DIR"), "/package/daemon.mjs").to_owned()
+}
+
 /// What is said until an answer, and at once after it; false where nothing more can come.
 fn listen(hear: &Receiver<Value>) -> (Vec<Value>, bool) {
     let mut out = Vec::new();

@@ -66,9 +66,14 @@ impl BlockCommands {
 /// Gives the dispatch of a set: the name of each command and its method.
 macro_rules! commands {
     ($($name:literal => $method:ident),+ $(,)?) => {
+        impl BlockCommands {
+            /// The names of its commands.
+            pub const NAMES: &'static [&'static str] = &[$($name),+];
+        }
+
         impl Commands for BlockCommands {
             fn names(&self) -> Vec<&'static str> {
-                Vec::from([$($name),+])
+                Self::NAMES.to_vec()
             }
 
             fn execute<'a>(

@@ -1,0 +1,87 @@
+//! A node that JavaScript reads and writes.
+
+use crate::task::{Task, promise};
+use bytes::Bytes;
+use js_sys::{Promise, Uint8Array};
+use sectora_core::graph::{Graph, Root};
+use sectora_core::io::{BlockDevice, Segments, WriteFlags, ZeroFlags};
+use std::sync::Arc;
+use wasm_bindgen::prelude::*;
+
+/// One use of a node from outside of the graph.
+#[wasm_bindgen]
+pub struct NodeHandle {
+    graph: Arc<Graph>,
+    root: Arc<Root>,
+}
+
+impl NodeHandle {
+    pub(super) fn new(graph: Arc<Graph>, root: Arc<Root>) -> Self {
+        Self { graph, root }
+    }
+}
+
+#[wasm_bindgen]
+impl NodeHandle {
+    /// The length of the node in bytes.
+    #[wasm_bindgen(getter)]
+    pub fn size(&self) -> u64 {
+        self.root.len()
+    }
+
+    /// A promise of the bytes of a range.
+    pub fn read(&self, offset: u64, length: u32, task: &Task) -> Promise {
+        let (root, task) = (self.root.clone(), task.clone());
+        promise(async move {
+            let data = task.run(root.read(offset, length.into())).await?;
+            Ok(Uint8Array::from(&*data.to_bytes()))
+        })
+    }
+
+    /// Writes all of `data` at `offset`.
+    pub fn write(&self, offset: u64, data: Vec<u8>, task: &Task) -> Promise {
+        let (root, task) = (self.root.clone(), task.clone());
+        promise(async move {
+            let data = Segments::from(Bytes::from(data));
+            task.run(root.write(offset, data, WriteFlags::empty())).await?;
+            Ok(JsValue::UNDEFINED)
+        })
+    }
+
+    /// Makes a range read as zeroes.
+    #[wasm_bindgen(js_name = writeZeroes)]
+    pub fn write_zeroes(&self, offset: u64, length: u64, task: &Task) -> Promise {
+        let (root, task) = (self.root.clone(), task.clone());
+        promise(async move {
+            task.run(root.write_zeroes(offset, length, ZeroFlags::MAY_UNMAP)).await?;
+            Ok(JsValue::UNDEFINED)
+        })
+    }
+
+    /// Gives up the contents of a range.
+    pub fn discard(&self, offset: u64, length: u64, task: &Task) -> Promise {
+        let (root, task) = (self.root.clone(), task.clone());
+        promise(async move {
+            task.run(root.discard(offset, length)).await?;
+            Ok(JsValue::UNDEFINED)
+        })
+    }
+
+    /// Makes everything durable that was written.
+    pub fn flush(&self, task: &Task) -> Promise {
+        let (root, task) = (self.root.clone(), task.clone());
+        promise(async move {
+            task.run(root.flush()).await?;
+            Ok(JsValue::UNDEFINED)
+        })
+    }
+
+    /// Ends the use.
+    pub fn close(&self) -> Promise {
+        let (graph, root) = (self.graph.clone(), self.root.clone());
+        promise(async move {
+            graph.detach(&root).await?;
+            Ok(JsValue::UNDEFINED)
+        })
+    }
+}
