@@ -4,7 +4,7 @@
 //! The test fails where that file is not what this makes of the schema; with `SECTORA_WRITE=1` it
 //! writes the file instead.
 
-use sectora_core::monitor::BlockCommands;
+use sectora_core::monitor::{BackendCommands, BlockCommands};
 use sectora_core::qapi::schema::{Builtin, Member, Schema, Shape, TypeRef, holds};
 use sectora_core::qapi::{self, Command};
 use std::collections::{BTreeMap, BTreeSet};
@@ -210,14 +210,15 @@ fn key(name: &str) -> String {
 /// The whole file.
 fn typescript() -> String {
     let mut writer = Writer::default();
-    let names: BTreeSet<&str> = BlockCommands::NAMES.iter().copied().chain(OTHERS).collect();
+    let names: BTreeSet<&str> =
+        BlockCommands::NAMES.iter().copied().chain(BackendCommands::NAMES).chain(OTHERS).collect();
     let commands: Vec<&Command> =
         names.iter().map(|name| qapi::command(name).expect("a command of the schema")).collect();
     for command in &commands {
         command.arguments.iter().for_each(|kind| writer.collect(kind(), Way::Given));
         command.returns.iter().for_each(|kind| writer.collect(kind(), Way::Told));
     }
-    let mut events: Vec<_> = qapi::events().collect();
+    let mut events: Vec<_> = qapi::events().chain(qapi::machine_events()).collect();
     events.sort_by_key(|event| event.name);
     for event in &events {
         event.data.iter().for_each(|kind| writer.collect(kind(), Way::Told));

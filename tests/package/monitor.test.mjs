@@ -57,6 +57,31 @@ async function job(engine, x, id, start) {
 }
 
 describe("the monitor", () => {
+  both("has named backends that are stopped and continue", {}, async (engine, x) => {
+    await x("blockdev-add", { driver: "null-co", "node-name": "n", size: 65536, "read-zeroes": true });
+    await x("device_add", { id: "d0", "node-name": "n", werror: "stop" });
+    await assert.rejects(x("device_add", { id: "d0", "node-name": "n" }), qmp("GenericError", /Duplicate device ID 'd0'/));
+    const disk = await engine.openNode("d0", { writable: true });
+    const events = engine.events();
+    await x("stop");
+    assert.equal((await events.next()).value.event, "STOP");
+    assert.deepEqual(await x("query-status"), { running: false, status: "paused" });
+    let ended = false;
+    const writing = disk.write(0n, new Uint8Array(512)).then(() => { ended = true; });
+    await x("query-block");
+    assert.equal(ended, false);
+    await x("cont");
+    await writing;
+    const [stats] = await x("query-blockstats");
+    assert.equal(stats.device, "d0");
+    assert.equal(stats.stats.wr_operations, 1n);
+    await assert.rejects(x("device_del", { id: "d0" }), qmp("GenericError", /in use/));
+    await disk.close();
+    await x("device_del", { id: "d0" });
+    await assert.rejects(x("device_del", { id: "d0" }), qmp("DeviceNotFound", /Device 'd0' not found/));
+    await events.return();
+  });
+
   both("has the commands that its types have", {}, async (_, x) => {
     const text = readFileSync(join(TOP, "wasm/ts/qapi.ts"), "utf8");
     const [, body] = /export interface Commands \{\n(.*?)\n\}/s.exec(text);

@@ -20,6 +20,7 @@ export interface Commands {
   "block-dirty-bitmap-enable": { arguments: BlockDirtyBitmap; returns: Nothing };
   "block-dirty-bitmap-merge": { arguments: BlockDirtyBitmapMerge; returns: Nothing };
   "block-dirty-bitmap-remove": { arguments: BlockDirtyBitmap; returns: Nothing };
+  "block-latency-histogram-set": { arguments: BlockLatencyHistogramSet; returns: Nothing };
   "block-set-write-threshold": { arguments: BlockSetWriteThreshold; returns: Nothing };
   block_resize: { arguments: BlockResize; returns: Nothing };
   "blockdev-add": { arguments: BlockdevOptions; returns: Nothing };
@@ -32,6 +33,9 @@ export interface Commands {
   "blockdev-snapshot-internal-sync": { arguments: BlockdevSnapshotInternal; returns: Nothing };
   "blockdev-snapshot-sync": { arguments: BlockdevSnapshotSync; returns: Nothing };
   "change-backing-file": { arguments: ChangeBackingFile; returns: Nothing };
+  cont: { arguments: Nothing; returns: Nothing };
+  device_add: { arguments: DeviceAdd; returns: Nothing };
+  device_del: { arguments: DeviceDel; returns: Nothing };
   "job-cancel": { arguments: JobCancel; returns: Nothing };
   "job-complete": { arguments: JobComplete; returns: Nothing };
   "job-dismiss": { arguments: JobDismiss; returns: Nothing };
@@ -48,7 +52,9 @@ export interface Commands {
   "query-jobs": { arguments: Nothing; returns: JobInfo[] };
   "query-named-block-nodes": { arguments: QueryNamedBlockNodes; returns: BlockDeviceInfo[] };
   "query-qmp-schema": { arguments: Nothing; returns: SchemaInfo[] };
+  "query-status": { arguments: Nothing; returns: StatusInfo };
   "query-version": { arguments: Nothing; returns: VersionInfo };
+  stop: { arguments: Nothing; returns: Nothing };
   transaction: { arguments: Transaction; returns: Nothing };
   "x-blockdev-amend": { arguments: XBlockdevAmend; returns: Nothing };
   "x-blockdev-change": { arguments: XBlockdevChange; returns: Nothing };
@@ -67,9 +73,13 @@ export interface Events {
   BLOCK_JOB_PENDING: BlockJobPending;
   BLOCK_JOB_READY: BlockJobReady;
   BLOCK_WRITE_THRESHOLD: BlockWriteThreshold;
+  DEVICE_DELETED: DeviceDeleted;
   JOB_STATUS_CHANGE: JobStatusChange;
   QUORUM_FAILURE: QuorumFailure;
   QUORUM_REPORT_BAD: QuorumReportBad;
+  RESUME: undefined;
+  SHUTDOWN: Shutdown;
+  STOP: undefined;
   VSERPORT_CHANGE: VserportChange;
 }
 
@@ -355,6 +365,15 @@ export interface BlockJobReady {
 export interface BlockLatencyHistogramInfo {
   boundaries: bigint[];
   bins: bigint[];
+}
+
+export interface BlockLatencyHistogramSet {
+  id: string;
+  boundaries?: Int[] | undefined;
+  "boundaries-read"?: Int[] | undefined;
+  "boundaries-write"?: Int[] | undefined;
+  "boundaries-zap"?: Int[] | undefined;
+  "boundaries-flush"?: Int[] | undefined;
 }
 
 export type BlockPermission = "consistent-read" | "write" | "write-unchanged" | "resize";
@@ -990,6 +1009,27 @@ export interface CommandInfo {
   name: string;
 }
 
+export interface DeviceAdd {
+  id: string;
+  "node-name": string;
+  rerror?: BlockdevOnError | undefined;
+  werror?: BlockdevOnError | undefined;
+  "read-only"?: boolean | undefined;
+  "share-rw"?: boolean | undefined;
+  "account-invalid"?: boolean | undefined;
+  "account-failed"?: boolean | undefined;
+  "stats-intervals"?: number[] | undefined;
+}
+
+export interface DeviceDel {
+  id: string;
+}
+
+export interface DeviceDeleted {
+  device?: string;
+  path: string;
+}
+
 export interface DriveBackup {
   "job-id"?: string | undefined;
   device: string;
@@ -1391,6 +1431,8 @@ export type RbdImageEncryptionFormat = "luks" | "luks2" | "luks-any";
 
 export type ReplicationMode = "primary" | "secondary";
 
+export type RunState = "debug" | "inmigrate" | "internal-error" | "io-error" | "paused" | "postmigrate" | "prelaunch" | "finish-migrate" | "restore-vm" | "running" | "save-vm" | "shutdown" | "suspended" | "watchdog" | "guest-panicked" | "colo";
+
 export type SchemaInfo = {
   name: string;
   features?: string[];
@@ -1474,6 +1516,13 @@ export interface SecretProperties {
   file?: string | undefined;
 }
 
+export interface Shutdown {
+  guest: boolean;
+  reason: ShutdownCause;
+}
+
+export type ShutdownCause = "none" | "host-error" | "host-qmp-quit" | "host-qmp-system-reset" | "host-signal" | "host-ui" | "guest-shutdown" | "guest-reset" | "guest-panic" | "subsystem-reset" | "snapshot-load";
+
 export interface SnapshotInfo {
   icount?: bigint;
   "vm-clock-nsec": bigint;
@@ -1502,6 +1551,11 @@ export type SshHostKeyCheckHashType = "md5" | "sha1" | "sha256";
 export interface SshHostKeyHash {
   type: SshHostKeyCheckHashType;
   hash: string;
+}
+
+export interface StatusInfo {
+  running: boolean;
+  status: RunState;
 }
 
 export interface ThreadContextProperties {

@@ -19,9 +19,6 @@ use serde_json::{Map, Value};
 
 type Arguments = Map<String, Value>;
 
-const NAMES: [&str; 6] =
-    ["stop", "cont", "query-status", "device_add", "device_del", "block-latency-histogram-set"];
-
 /// The commands `stop`, `cont`, `query-status`, `device_add`, `device_del` and
 /// `block-latency-histogram-set`.
 #[derive(Debug)]
@@ -31,6 +28,10 @@ pub struct BackendCommands {
 }
 
 impl BackendCommands {
+    /// The names of its commands.
+    pub const NAMES: [&'static str; 6] =
+        ["stop", "cont", "query-status", "device_add", "device_del", "block-latency-histogram-set"];
+
     /// Commands on `backends`.
     #[must_use]
     pub fn new(backends: Arc<Backends>, events: Arc<Events>) -> Self {
@@ -117,11 +118,11 @@ impl BackendCommands {
 
 impl Commands for BackendCommands {
     fn names(&self) -> Vec<&'static str> {
-        NAMES.into()
+        Self::NAMES.into()
     }
 
     fn execute<'a>(&'a self, name: &'a str, call: Call) -> Option<BoxFuture<'a, QmpResult<Value>>> {
-        NAMES
+        Self::NAMES
             .contains(&name)
             .then(|| -> BoxFuture<'a, _> { Box::pin(self.answer(name, call.arguments)) })
     }

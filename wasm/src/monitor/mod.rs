@@ -20,7 +20,7 @@ use crate::task::promise;
 use attached::{Attached, Attachments};
 use futures_util::future::{Either, select};
 use js_sys::{Function, Promise};
-use node::NodeHandle;
+use node::{NodeHandle, Used};
 use objects::Objects;
 use sectora_core::format::Env;
 use sectora_core::graph::{Claim, Graph, Permissions};
@@ -28,8 +28,8 @@ use sectora_core::io::{Deny, Runtime};
 use sectora_core::job::Jobs;
 use sectora_core::json::{Found, Layout, Splitter};
 use sectora_core::monitor::{
-    BlockCommands, CommandSets, Commands, Control, Events, QmpError, Request, Session,
-    SessionOptions, Subscription, Version,
+    BackendCommands, BlockCommands, CommandSets, Commands, Control, Events, QmpError, Request,
+    Session, SessionOptions, Subscription, Version,
 };
 use sectora_core::{Error, Result};
 use serde_json::Value;
@@ -71,9 +71,10 @@ impl Monitor {
         let env = Env { runtime: runtime.clone(), policy: Arc::new(Deny) };
         let attached = Arc::new(Attached::new(attachments, objects.clone()));
         let graph = Graph::new(env, attached, events.clone());
-        let jobs = Jobs::new(runtime.clone(), events);
+        let jobs = Jobs::new(runtime.clone(), events.clone());
         let blocks = Arc::new(BlockCommands::new(graph, jobs));
-        let sets = CommandSets::new().with(blocks.clone()).with(objects);
+        let backends = BackendCommands::new(blocks.backends().clone(), events);
+        let sets = CommandSets::new().with(blocks.clone()).with(objects).with(Arc::new(backends));
         let control = Control::new(version(), sets.names());
         let commands = Arc::new(sets.with(Arc::new(control)));
         let options =
@@ -102,12 +103,19 @@ impl Monitor {
         promise(async move { inner.execute(&request).await })
     }
 
-    /// Uses a node from outside of the graph: a promise of a `NodeHandle`.
+    /// Uses a node from outside of the graph, or a named backend: a promise of a `NodeHandle`.
     pub fn open(&self, name: String, writable: bool) -> Promise {
         let inner = self.0.clone();
         promise(async move {
             inner.alive()?;
             let graph = inner.blocks.graph().clone();
+            if let Some(backend) = inner.blocks.backends().find(&name) {
+                if writable && backend.is_read_only() {
+                    return Err(Error::denied(format!("device '{name}' is read-only")));
+                }
+                let used = Used::Backend(backend.enter());
+                return Ok(JsValue::from(NodeHandle::new(graph, used)));
+            }
             let node = graph.lookup(None, Some(&name))?;
             if writable && node.settings().read_only {
                 return Err(Error::denied(format!("node '{name}' is read-only")));
@@ -117,7 +125,7 @@ impl Monitor {
             // What is read or written does not end under its user's hands.
             let claim = Claim { taken, shared: Permissions::all() - Permissions::RESIZE };
             let root = graph.attach("", &node, claim).await?;
-            Ok(JsValue::from(NodeHandle::new(graph, root)))
+            Ok(JsValue::from(NodeHandle::new(graph, Used::Node(root))))
         })
     }
 

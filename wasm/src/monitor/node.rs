@@ -3,21 +3,34 @@
 use crate::task::{Task, promise};
 use bytes::Bytes;
 use js_sys::{Promise, Uint8Array};
+use sectora_core::backend::User;
 use sectora_core::graph::{Graph, Root};
-use sectora_core::io::{BlockDevice, Segments, WriteFlags, ZeroFlags};
+use sectora_core::io::{Device, Segments, WriteFlags, ZeroFlags};
+use sectora_core::sync::Mutex;
 use std::sync::Arc;
 use wasm_bindgen::prelude::*;
 
-/// One use of a node from outside of the graph.
+/// One use of a node from outside of the graph, or of a named backend.
 #[wasm_bindgen]
 pub struct NodeHandle {
     graph: Arc<Graph>,
-    root: Arc<Root>,
+    root: Device,
+    used: Arc<Mutex<Option<Used>>>,
+}
+
+/// What is used, until it is closed. A backend is given back by dropping it.
+pub(super) enum Used {
+    Node(Arc<Root>),
+    Backend(User),
 }
 
 impl NodeHandle {
-    pub(super) fn new(graph: Arc<Graph>, root: Arc<Root>) -> Self {
-        Self { graph, root }
+    pub(super) fn new(graph: Arc<Graph>, used: Used) -> Self {
+        let root: Device = match &used {
+            Used::Node(root) => root.clone(),
+            Used::Backend(user) => user.backend().clone(),
+        };
+        Self { graph, root, used: Arc::new(Mutex::new(Some(used))) }
     }
 }
 
@@ -78,9 +91,12 @@ impl NodeHandle {
 
     /// Ends the use.
     pub fn close(&self) -> Promise {
-        let (graph, root) = (self.graph.clone(), self.root.clone());
+        let (graph, used) = (self.graph.clone(), self.used.clone());
         promise(async move {
-            graph.detach(&root).await?;
+            let used = used.lock().take();
+            if let Some(Used::Node(root)) = used {
+                graph.detach(&root).await?;
+            }
             Ok(JsValue::UNDEFINED)
         })
     }
