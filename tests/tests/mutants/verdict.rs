@@ -90,7 +90,9 @@ impl Tools {
                 fs::copy(&data, folder.join("data.raw")).expect("copy");
             }
         }
-        Pair { tools: self, encrypted, directory: bitmap_directory(bytes) }
+        let bits = bytes.get(20..24).and_then(|field| field.try_into().ok());
+        let cluster = 1u64.checked_shl(bits.map_or(0, u32::from_be_bytes)).unwrap_or(1);
+        Pair { tools: self, encrypted, directory: bitmap_directory(bytes), cluster }
     }
 }
 
@@ -100,6 +102,8 @@ pub(crate) struct Pair<'a> {
     encrypted: bool,
     /// Where the directory of its bitmaps lies.
     directory: Option<u64>,
+    /// How long its clusters are.
+    cluster: u64,
 }
 
 /// One tool's answer.
@@ -187,6 +191,11 @@ impl Pair<'_> {
                 return Err(Difference::Named("ours repairs what the reference leaves"));
             }
         }
+        if !same && step == Step::Repair && their_code == 0 && self.loses_snapshots() {
+            return Err(Difference::Named(
+                "the reference loses the snapshots of an image with bitmaps, broken ones too",
+            ));
+        }
         if !same {
             return Err(match reason(step, broken, &theirs, &ours) {
                 Some(reason) => Difference::Named(reason),
@@ -203,8 +212,15 @@ impl Pair<'_> {
                 _ if step == Step::ReadAgain && self.shows_directory(broken) => Difference::Named(
                     "the reference marks bitmaps in a cluster that the disk has too",
                 ),
+                _ if step == Step::ReadAgain && self.overwrites_data(broken) => {
+                    Difference::Named("the reference takes data for an L2 table, and repairs it")
+                }
                 _ => show("they read other data"),
             });
+        }
+        if success && step == Step::Read {
+            let ours = self.tools.top.path().join("ours");
+            fs::rename(ours.join("out.raw"), ours.join("before.raw")).expect("rename");
         }
         let hopeless = step == Step::Check && our_code == 1;
         Ok(Done { success, hopeless, peak: ours.peak })
@@ -216,6 +232,27 @@ impl Pair<'_> {
         self.directory.is_some_and(|at| broken_entries(broken).any(|value| place(value) == at))
     }
 
+    /// True where an L1 entry was broken that leads into the midst of a cluster, and ours reads
+    /// what it read before the repair.
+    fn overwrites_data(&self, broken: &str) -> bool {
+        let place = |value: u64| value & 0x00ff_ffff_ffff_fe00;
+        let leads_astray =
+            broken_l1_entries(broken).any(|value| !place(value).is_multiple_of(self.cluster));
+        let ours = self.tools.top.path().join("ours");
+        let (before, now) = (ours.join("before.raw"), ours.join("out.raw"));
+        leads_astray && before.exists() && are_the_same(&before, &now)
+    }
+
+    /// True where the image has bitmaps, and snapshots that only ours has left.
+    fn loses_snapshots(&self) -> bool {
+        let count = |name: &str| {
+            let image = fs::read(self.tools.top.path().join(name).join("image.qcow2"));
+            let image = image.unwrap_or_default();
+            image.get(60..64).is_some_and(|field| field.iter().any(|byte| *byte != 0))
+        };
+        self.directory.is_some() && count("ours") && !count("theirs")
+    }
+
     /// How much both have read.
     fn lengths(&self) -> (u64, u64) {
         let len = |name: &str| {
@@ -225,19 +262,23 @@ impl Pair<'_> {
         (len("theirs"), len("ours"))
     }
 
-    /// Compares what both have read. It may be long, with nothing in most of it.
+    /// Compares what both have read.
     fn read_the_same(&self) -> bool {
         let top = self.tools.top.path();
-        let (a, b) = (top.join("theirs/out.raw"), top.join("ours/out.raw"));
-        let args = ["compare", "-f", "raw", "-F", "raw"];
-        let found = Command::new("timeout")
-            .args(["-s", "KILL", PATIENCE, "qemu-img"])
-            .args(args)
-            .args([a, b])
-            .output()
-            .expect("it starts");
-        found.status.success()
+        are_the_same(&top.join("theirs/out.raw"), &top.join("ours/out.raw"))
     }
+}
+
+/// Compares two disks. They may be long, with nothing in most of them.
+fn are_the_same(a: &Path, b: &Path) -> bool {
+    let args = ["compare", "-f", "raw", "-F", "raw"];
+    let found = Command::new("timeout")
+        .args(["-s", "KILL", PATIENCE, "qemu-img"])
+        .args(args)
+        .args([a, b])
+        .output()
+        .expect("it starts");
+    found.status.success()
 }
 
 /// True where the entry of a compressed cluster was broken.
@@ -247,8 +288,18 @@ fn breaks_compressed(broken: &str) -> bool {
 
 /// What L2 entries were made (`L2 entry at 0x…: 0x… -> 0x…`).
 fn broken_entries(broken: &str) -> impl Iterator<Item = u64> {
-    let entries = broken.split(", ").filter(|part| part.starts_with("L2 entry at "));
-    entries.filter_map(|part| u64::from_str_radix(part.rsplit_once("-> 0x")?.1, 16).ok())
+    broken_fields(broken, &["L2 entry at "])
+}
+
+/// What L1 entries were made, those of snapshots too.
+fn broken_l1_entries(broken: &str) -> impl Iterator<Item = u64> {
+    broken_fields(broken, &["L1 entry at ", "old L1 entry at "])
+}
+
+fn broken_fields<'a>(broken: &'a str, names: &'a [&str]) -> impl Iterator<Item = u64> + 'a {
+    let parts = broken.split(", ");
+    let fields = parts.filter(|part| names.iter().any(|name| part.starts_with(name)));
+    fields.filter_map(|part| u64::from_str_radix(part.rsplit_once("-> 0x")?.1, 16).ok())
 }
 
 /// Where the header says that the directory of bitmaps lies: in its extension.
