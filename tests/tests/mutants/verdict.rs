@@ -90,9 +90,12 @@ impl Tools {
                 fs::copy(&data, folder.join("data.raw")).expect("copy");
             }
         }
-        let bits = bytes.get(20..24).and_then(|field| field.try_into().ok());
-        let cluster = 1u64.checked_shl(bits.map_or(0, u32::from_be_bytes)).unwrap_or(1);
-        Pair { tools: self, encrypted, directory: bitmap_directory(bytes), cluster }
+        let field = |at: usize| {
+            let bytes = bytes.get(at..at + 8).and_then(|field| field.try_into().ok());
+            bytes.map_or(0, u64::from_be_bytes)
+        };
+        let (incompatible, autoclear) = (field(72), field(88));
+        Pair { tools: self, encrypted, directory: bitmap_directory(bytes), incompatible, autoclear }
     }
 }
 
@@ -102,8 +105,9 @@ pub(crate) struct Pair<'a> {
     encrypted: bool,
     /// Where the directory of its bitmaps lies.
     directory: Option<u64>,
-    /// How long its clusters are.
-    cluster: u64,
+    /// Its features.
+    incompatible: u64,
+    autoclear: u64,
 }
 
 /// One tool's answer.
@@ -193,7 +197,7 @@ impl Pair<'_> {
         }
         if !same && step == Step::Repair && their_code == 0 && self.loses_snapshots() {
             return Err(Difference::Named(
-                "the reference loses the snapshots of an image with bitmaps, broken ones too",
+                "the reference loses the snapshots of an image with autoclear bits, broken ones too",
             ));
         }
         if !same {
@@ -212,8 +216,11 @@ impl Pair<'_> {
                 _ if step == Step::ReadAgain && self.shows_directory(broken) => Difference::Named(
                     "the reference marks bitmaps in a cluster that the disk has too",
                 ),
-                _ if step == Step::ReadAgain && self.overwrites_data(broken) => {
-                    Difference::Named("the reference takes data for an L2 table, and repairs it")
+                _ if step == Step::ReadAgain && self.keeps_the_disk() => {
+                    Difference::Named("the reference's repair changes what the disk shows")
+                }
+                _ if step == Step::ReadAgain && self.lacks_data_file(broken) => {
+                    Difference::Named("a disk that shows the image's own structures")
                 }
                 _ => show("they read other data"),
             });
@@ -232,25 +239,29 @@ impl Pair<'_> {
         self.directory.is_some_and(|at| broken_entries(broken).any(|value| place(value) == at))
     }
 
-    /// True where an L1 entry was broken that leads into the midst of a cluster, and ours reads
-    /// what it read before the repair.
-    fn overwrites_data(&self, broken: &str) -> bool {
-        let place = |value: u64| value & 0x00ff_ffff_ffff_fe00;
-        let leads_astray =
-            broken_l1_entries(broken).any(|value| !place(value).is_multiple_of(self.cluster));
+    /// True where ours reads what it, and the reference, read before the repair.
+    fn keeps_the_disk(&self) -> bool {
         let ours = self.tools.top.path().join("ours");
         let (before, now) = (ours.join("before.raw"), ours.join("out.raw"));
-        leads_astray && before.exists() && are_the_same(&before, &now)
+        before.exists() && are_the_same(&before, &now)
     }
 
-    /// True where the image has bitmaps, and snapshots that only ours has left.
+    /// True where the header of an image with a data file says that it has none: the places of
+    /// the disk are those of tables then, which a repair changes.
+    fn lacks_data_file(&self, broken: &str) -> bool {
+        const DATA_FILE: u64 = 1 << 2;
+        broken.contains("data_file=") && self.incompatible & DATA_FILE == 0
+    }
+
+    /// True where the reference writes the header anew before it knows of the snapshots, for
+    /// bitmaps or bits that it does not know, and only ours has some left.
     fn loses_snapshots(&self) -> bool {
         let count = |name: &str| {
             let image = fs::read(self.tools.top.path().join(name).join("image.qcow2"));
             let image = image.unwrap_or_default();
             image.get(60..64).is_some_and(|field| field.iter().any(|byte| *byte != 0))
         };
-        self.directory.is_some() && count("ours") && !count("theirs")
+        self.autoclear != 0 && count("ours") && !count("theirs")
     }
 
     /// How much both have read.
@@ -288,18 +299,8 @@ fn breaks_compressed(broken: &str) -> bool {
 
 /// What L2 entries were made (`L2 entry at 0x…: 0x… -> 0x…`).
 fn broken_entries(broken: &str) -> impl Iterator<Item = u64> {
-    broken_fields(broken, &["L2 entry at "])
-}
-
-/// What L1 entries were made, those of snapshots too.
-fn broken_l1_entries(broken: &str) -> impl Iterator<Item = u64> {
-    broken_fields(broken, &["L1 entry at ", "old L1 entry at "])
-}
-
-fn broken_fields<'a>(broken: &'a str, names: &'a [&str]) -> impl Iterator<Item = u64> + 'a {
-    let parts = broken.split(", ");
-    let fields = parts.filter(|part| names.iter().any(|name| part.starts_with(name)));
-    fields.filter_map(|part| u64::from_str_radix(part.rsplit_once("-> 0x")?.1, 16).ok())
+    let entries = broken.split(", ").filter(|part| part.starts_with("L2 entry at "));
+    entries.filter_map(|part| u64::from_str_radix(part.rsplit_once("-> 0x")?.1, 16).ok())
 }
 
 /// Where the header says that the directory of bitmaps lies: in its extension.
