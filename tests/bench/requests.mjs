@@ -5,7 +5,7 @@
 
 import { execFileSync, spawn, spawnSync } from "node:child_process";
 import { existsSync, readFileSync, rmSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 
 const MIB = 1 << 20;
 /** From one request to the next: an odd number of blocks, so that neighbours come late. */
@@ -86,7 +86,8 @@ function nbdCases(images, program, ours, theirs, folder) {
       rmSync(socket, { force: true });
     };
   };
-  const cases = [];
+  const read = ["bench", "-f", "raw", "-c", "20000", "-S", String(STRIDE), "-d", "1", address];
+  const cases = [floorCase(images.preallocated, [...theirs, ...read], serve)];
   for (const [kind, image] of Object.entries(images)) {
     for (const depth of DEPTHS) {
       for (const [what, flags] of [["read", []], ["write", ["-w"]]]) {
@@ -105,6 +106,23 @@ function nbdCases(images, program, ours, theirs, folder) {
     }
   }
   return cases;
+}
+
+/** The round trip alone, by the least program there can be, against the whole of the reference's read. */
+function floorCase(image, theirs, serve) {
+  return {
+    name: "NBD: the least that a read at depth 1 can cost",
+    serve: (side) => (side === "ours" ? undefined : serve(side, image)),
+    ours: () => [pingpong(dirname(image)), image, "20000"],
+    theirs: () => theirs,
+  };
+}
+
+/** The program of `pingpong.rs`, compiled when it is first asked for. */
+function pingpong(folder) {
+  const program = join(folder, "pingpong");
+  if (!existsSync(program)) execFileSync("rustc", ["-O", "--edition", "2024", "-o", program, join(import.meta.dirname, "pingpong.rs")]);
+  return program;
 }
 
 /** Ended; it may wait to be asked how. */
