@@ -5,7 +5,7 @@
 
 import { execFileSync, spawn, spawnSync } from "node:child_process";
 import { existsSync, readFileSync, rmSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 
 const MIB = 1 << 20;
 /** From one request to the next: an odd number of blocks, so that neighbours come late. */
@@ -33,20 +33,30 @@ function copy(from, to) {
   execFileSync("sync", [to]);
 }
 
+/**
+ * The image that writes of a case go to, and what makes it. The preallocated one is written in
+ * place: its clusters have their blocks, before and after, and a copy of it might not.
+ */
+function target(kind, image) {
+  if (kind === "preallocated") return { fresh: undefined, written: () => image };
+  return { fresh: (out) => copy(image, out), written: (out) => out };
+}
+
 /** `bench` by both tools: reads of the images, writes to copies of them. */
 function requestCases(images, ours, theirs) {
   const cases = [];
   for (const [kind, image] of Object.entries(images)) {
+    const { fresh, written } = target(kind, image);
     for (const depth of DEPTHS) {
       for (const { words, mode, count } of CACHES) {
         const flags = ["-f", "qcow2", "-t", mode, "-d", String(depth), "-S", String(STRIDE)];
         const read = ["bench", ...flags, "-c", String(count), image];
         cases.push({ name: `read 4 KiB, ${kind}, ${words}, depth ${depth}`, ours: () => [...ours, ...read], theirs: () => [...theirs, ...read] });
         const writes = (name, more) => {
-          const write = (out) => ["bench", "-w", ...flags, "-c", String(count / 4), ...more, out];
+          const write = (out) => ["bench", "-w", ...flags, "-c", String(count / 4), ...more, written(out)];
           cases.push({
             name: `write 4 KiB, ${kind}, ${words}, depth ${depth}${name}`,
-            fresh: (out) => copy(image, out),
+            fresh,
             ours: (out) => [...ours, ...write(out)],
             theirs: (out) => [...theirs, ...write(out)],
           });
@@ -59,13 +69,16 @@ function requestCases(images, ours, theirs) {
   return cases;
 }
 
-/** The same over NBD, client and server of the same maker. */
+/**
+ * The same over NBD, from the page cache: client and server of the same maker, and the reference's
+ * client with both servers.
+ */
 function nbdCases(images, program, ours, theirs, folder) {
   const socket = join(folder, "nbd.sock");
   const address = `nbd+unix:///?socket=${socket}`;
-  const serve = (side, out) => {
+  const serve = (side, image) => {
     const server = side === "ours" ? [program, "nbd"] : ["qemu-nbd"];
-    const child = spawn(server[0], [...server.slice(1), "-t", "-k", socket, "-f", "qcow2", "--cache=writeback", out], { stdio: "ignore" });
+    const child = spawn(server[0], [...server.slice(1), "-t", "-k", socket, "-f", "qcow2", "--cache=writeback", image], { stdio: "ignore" });
     while (!existsSync(socket)) spawnSync("sleep", ["0.02"]);
     return () => {
       execFileSync("kill", [String(child.pid)]);
@@ -73,18 +86,43 @@ function nbdCases(images, program, ours, theirs, folder) {
       rmSync(socket, { force: true });
     };
   };
-  return DEPTHS.flatMap((depth) =>
-    [["read", []], ["write", ["-w"]]].map(([what, flags]) => {
-      const command = ["bench", ...flags, "-f", "raw", "-c", "20000", "-d", String(depth), "-S", String(STRIDE), address];
-      return {
-        name: `NBD: ${what} 4 KiB, preallocated, depth ${depth}`,
-        fresh: (out) => copy(images.preallocated, out),
-        serve,
-        ours: () => [...ours, ...command],
-        theirs: () => [...theirs, ...command],
-      };
-    }),
-  );
+  const read = ["bench", "-f", "raw", "-c", "20000", "-S", String(STRIDE), "-d", "1", address];
+  const cases = [floorCase(images.preallocated, [...theirs, ...read], serve)];
+  for (const [kind, image] of Object.entries(images)) {
+    for (const depth of DEPTHS) {
+      for (const [what, flags] of [["read", []], ["write", ["-w"]]]) {
+        const command = ["bench", ...flags, "-f", "raw", "-c", "20000", "-d", String(depth), "-S", String(STRIDE), address];
+        const { fresh, written } = what === "read" ? { fresh: undefined, written: () => image } : target(kind, image);
+        for (const [who, client] of [["", ours], [", server", theirs]]) {
+          cases.push({
+            name: `NBD${who}: ${what} 4 KiB, ${kind}, depth ${depth}`,
+            fresh,
+            serve: (side, out) => serve(side, written(out)),
+            ours: () => [...client, ...command],
+            theirs: () => [...theirs, ...command],
+          });
+        }
+      }
+    }
+  }
+  return cases;
+}
+
+/** The round trip alone, by the least program there can be, against the whole of the reference's read. */
+function floorCase(image, theirs, serve) {
+  return {
+    name: "NBD: the least that a read at depth 1 can cost",
+    serve: (side) => (side === "ours" ? undefined : serve(side, image)),
+    ours: () => [pingpong(dirname(image)), image, "20000"],
+    theirs: () => theirs,
+  };
+}
+
+/** The program of `pingpong.rs`, compiled when it is first asked for. */
+function pingpong(folder) {
+  const program = join(folder, "pingpong");
+  if (!existsSync(program)) execFileSync("rustc", ["-O", "--edition", "2024", "-o", program, join(import.meta.dirname, "pingpong.rs")]);
+  return program;
 }
 
 /** Ended; it may wait to be asked how. */

@@ -20,7 +20,7 @@ import { fileURLToPath } from "node:url";
 import { smallCases } from "./requests.mjs";
 
 const TOP = join(dirname(fileURLToPath(import.meta.url)), "../..");
-const OURS = join(TOP, "target/release/sectora");
+const OURS = join(process.env.CARGO_TARGET_DIR ?? join(TOP, "target"), "release/sectora");
 const THEIRS = "qemu-img";
 const MIB = 1 << 20;
 /** qemu-img's best for copies: writes out of order, 16 requests in flight. */

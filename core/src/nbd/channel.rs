@@ -49,6 +49,29 @@ pub struct Channel<S> {
     flushed: bool,
 }
 
+impl<S> Channel<S> {
+    /// The same over another form of the stream; what was read ahead and what waits stays.
+    pub(super) fn over<T>(self, change: impl FnOnce(S) -> Result<T>) -> Result<Channel<T>> {
+        let Self { stream, input, output, tail, waiting, flushed } = self;
+        Ok(Channel { stream: change(stream)?, input, output, tail, waiting, flushed })
+    }
+
+    /// The stream.
+    pub(super) fn stream(&self) -> &S {
+        &self.stream
+    }
+
+    /// The stream.
+    pub(super) fn stream_mut(&mut self) -> &mut S {
+        &mut self.stream
+    }
+
+    /// True where nothing waits to be written, here or in the stream.
+    pub(super) fn is_sent(&self) -> bool {
+        self.waiting == 0 && self.tail.is_empty() && self.flushed
+    }
+}
+
 impl<S: Stream> Channel<S> {
     /// A channel over a fresh stream.
     pub fn new(stream: S) -> Self {

@@ -30,6 +30,7 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bytes::{BufMut, Bytes};
+use core::fmt;
 use core::future::poll_fn;
 use core::task::{Context, Poll};
 use futures_util::StreamExt;
@@ -78,6 +79,20 @@ pub struct Session<S> {
 }
 
 impl<S> Session<S> {
+    /// The same over what `change` makes of the stream, which is still the same connection.
+    ///
+    /// # Errors
+    /// Those of `change`; the connection is gone then.
+    pub fn over<T>(self, change: impl FnOnce(S) -> Result<T>) -> Result<Session<T>> {
+        let Self { channel, export, mode, contexts } = self;
+        Ok(Session { channel: channel.over(change)?, export, mode, contexts })
+    }
+
+    /// The stream it goes on over.
+    pub fn stream(&self) -> &S {
+        self.channel.stream()
+    }
+
     /// What was opened.
     #[must_use]
     pub fn export(&self) -> &Arc<Export> {
@@ -454,14 +469,15 @@ pub enum End {
 /// `Corrupt` and `Limit` where the client breaks the protocol, those of the stream. Failed requests
 /// are told to the client and end nothing.
 pub async fn serve<S: Stream>(session: Session<S>) -> Result<End> {
-    let mut serving =
-        Serving { session, running: FuturesUnordered::new(), held: 0, request: None, end: None };
+    let mut serving = Serving::new(session);
     poll_fn(|cx| serving.poll(cx)).await
 }
 
 type Running = BoxFuture<'static, (Request, u64, Answer)>;
 
-struct Serving<S> {
+/// A connection that is served, for who drives it step by step. Dropped, it drops what is in
+/// flight; [`serve`] drives it to its end.
+pub struct Serving<S> {
     session: Session<S>,
     running: FuturesUnordered<Running>,
     /// Bytes that requests in flight hold.
@@ -472,8 +488,35 @@ struct Serving<S> {
     end: Option<Result<End>>,
 }
 
+impl<S> fmt::Debug for Serving<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Serving").field("running", &self.running.len()).finish_non_exhaustive()
+    }
+}
+
 impl<S: Stream> Serving<S> {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<End>> {
+    /// Nothing is done before the first [`poll`](Self::poll).
+    pub fn new(session: Session<S>) -> Self {
+        Self { session, running: FuturesUnordered::new(), held: 0, request: None, end: None }
+    }
+
+    /// The connection's stream.
+    pub fn stream(&mut self) -> &mut S {
+        self.session.channel.stream_mut()
+    }
+
+    /// True where no request is in flight and nothing waits to be sent: only bytes that arrive
+    /// give the next [`poll`](Self::poll) anything to do.
+    pub fn is_idle(&self) -> bool {
+        self.end.is_none() && self.running.is_empty() && self.session.channel.is_sent()
+    }
+
+    /// Takes in requests, starts them, and sends the replies of those that are done, until all
+    /// that is left waits. Ready where the connection has ended.
+    ///
+    /// # Errors
+    /// As [`serve`].
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<End>> {
         loop {
             let reading = self.poll_requests(cx)?;
             while let Poll::Ready(Some((request, held, answer))) = self.running.poll_next_unpin(cx)

@@ -108,9 +108,6 @@ async fn copy(
         return Err(Failure::new(what));
     }
     let range = operands.range(image.len());
-    if range.is_none() {
-        complain_as(&format!("{source}: cannot skip to specified offset"));
-    }
     let (start, len) = range.unwrap_or((image.len(), 0));
     let part: Device = Arc::new(Concat::new(vec![Part { device: image, start, len }])?);
 
@@ -119,6 +116,9 @@ async fn copy(
     options.set("size", &len.to_string())?;
     let new = NewTarget::new(host, target, options.image()?, cache).map_err(named)?;
     new.create(host).await.map_err(named)?;
+    if range.is_none() {
+        complain_as(&format!("{source}: cannot skip to specified offset"));
+    }
     let options = OpenOptions {
         format: Some(format),
         access: Access::ReadWrite,

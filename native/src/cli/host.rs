@@ -10,7 +10,7 @@ use super::output::{complain, warn, warn_of_guess};
 use super::signal;
 use crate::protocol::{NameOpener, Remote};
 use crate::runtime::NativeRuntime;
-use crate::storage::{Aio, Claim, FileDevice, FileOpener, FileOptions, Locking};
+use crate::storage::{Aio, Claim, FileDevice, FileOpener, FileOptions, Locking, let_thread_wait};
 use sectora_core::Error;
 use sectora_core::format::{
     Backing, BackingRef, DataSource, DriverEvent, Env, FormatName, KeySource, Layer, NotFreed,
@@ -47,6 +47,7 @@ where
                     let _inside = tokio.enter();
                     NativeRuntime::current()
                 };
+                let_thread_wait();
                 let result = tokio.block_on(signal::interruptible(command(runtime.into())));
                 tokio.shutdown_background();
                 result

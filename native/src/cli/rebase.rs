@@ -112,6 +112,8 @@ impl Job<'_> {
             ),
         };
         let not_changed = |reason: &str| {
+            // What the C library prints of a name that is not there.
+            let name = args.backing.as_deref().unwrap_or("(null)");
             Failure::new(format!("Could not change the backing file to '{name}': {reason}"))
         };
         let new = match args.backing_unsafe || name.is_empty() {

@@ -34,5 +34,6 @@ pub use error::{OsError, is_broken_pipe, os_error};
 pub use file::{Aio, Create, FileDevice, FileOptions};
 pub use lock::{Claim, Locking, Permissions};
 pub use opener::FileOpener;
+pub(crate) use raw::let_thread_wait;
 pub use sink::SequentialSink;
 pub use target::{Target, TargetOptions};

@@ -29,6 +29,18 @@ impl Work {
         }
     }
 
+    /// How many bytes are to be moved; `None` where it is not about bytes.
+    pub(super) fn len(&mut self) -> Option<u64> {
+        match self {
+            // Within the buffer, which is in memory.
+            Self::Read { buffer, done, .. } => {
+                Some(buffer.as_mut_slice().len().saturating_sub(*done) as u64)
+            }
+            Self::Write { data, done, .. } => Some(data.len() - *done),
+            Self::Sync | Self::Fallocate { .. } => None,
+        }
+    }
+
     /// What must happen when it has settled, whether or not anybody waits.
     pub(super) fn settled(&self, handle: &Handle, result: &Called) {
         match (self, result) {

@@ -18,8 +18,9 @@ type Peer<'a> = (&'a str, fn(), &'a [&'a str]);
 
 fn main() {
     let mut trials = devices::trials();
-    let own: [(&str, fn()); 8] = [
+    let own: [(&str, fn()); 9] = [
         ("exports::they_come_and_go", exports::come_and_go),
+        ("exports::slow_requests_and_many_clients", exports::slow_requests_and_many_clients),
         ("hostile::handshakes_end_and_harm_nobody", hostile::handshakes),
         ("hostile::requests_end_and_harm_nobody", hostile::requests),
         ("hostile::a_client_that_never_reads_is_held_up", hostile::never_reads),

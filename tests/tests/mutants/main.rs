@@ -31,6 +31,11 @@ use verdict::{Difference, Pair, Step, Tools};
 /// More than this above what sound images need, in KiB, is without bound.
 const MEMORY: u64 = 64 << 10;
 
+/// Cases that were found to differ once, whatever the seed: data taken for L2 tables by a repair (of
+/// the reference, and in the last one of ours too), snapshots lost beside autoclear bits, refcounts
+/// rebuilt over data, a disk that shows the image's own structures.
+const ALWAYS: [u64; 6] = [950_050, 950_889, 1_503_898, 1_502_872, 1_502_416, 1_500_857];
+
 /// The passphrase of encrypted images.
 const SECRET: &str = "0123456789";
 
@@ -89,8 +94,7 @@ fn broken_images() {
     }
     assert!(problems.is_empty(), "sound images differ:\n{}", problems.join("\n"));
 
-    for case in 0..cases {
-        let seed = seed + case;
+    for seed in ALWAYS.into_iter().chain(seed..seed + cases) {
         let mut rng = Rng::new(seed);
         let is_encrypted = rng.below(10) == 0;
         let base = if is_encrypted { &encrypted } else { rng.pick(&bases) };

@@ -90,7 +90,12 @@ impl Tools {
                 fs::copy(&data, folder.join("data.raw")).expect("copy");
             }
         }
-        Pair { tools: self, encrypted, directory: bitmap_directory(bytes) }
+        let field = |at: usize| {
+            let bytes = bytes.get(at..at + 8).and_then(|field| field.try_into().ok());
+            bytes.map_or(0, u64::from_be_bytes)
+        };
+        let (incompatible, autoclear) = (field(72), field(88));
+        Pair { tools: self, encrypted, directory: bitmap_directory(bytes), incompatible, autoclear }
     }
 }
 
@@ -100,6 +105,9 @@ pub(crate) struct Pair<'a> {
     encrypted: bool,
     /// Where the directory of its bitmaps lies.
     directory: Option<u64>,
+    /// Its features.
+    incompatible: u64,
+    autoclear: u64,
 }
 
 /// One tool's answer.
@@ -187,6 +195,11 @@ impl Pair<'_> {
                 return Err(Difference::Named("ours repairs what the reference leaves"));
             }
         }
+        if !same && step == Step::Repair && their_code == 0 && self.loses_snapshots() {
+            return Err(Difference::Named(
+                "the reference loses the snapshots of an image with autoclear bits, broken ones too",
+            ));
+        }
         if !same {
             return Err(match reason(step, broken, &theirs, &ours) {
                 Some(reason) => Difference::Named(reason),
@@ -203,8 +216,18 @@ impl Pair<'_> {
                 _ if step == Step::ReadAgain && self.shows_directory(broken) => Difference::Named(
                     "the reference marks bitmaps in a cluster that the disk has too",
                 ),
+                _ if step == Step::ReadAgain && self.keeps_the_disk() => {
+                    Difference::Named("the reference's repair changes what the disk shows")
+                }
+                _ if step == Step::ReadAgain && self.lacks_data_file(broken) => {
+                    Difference::Named("a disk that shows the image's own structures")
+                }
                 _ => show("they read other data"),
             });
+        }
+        if success && step == Step::Read {
+            let ours = self.tools.top.path().join("ours");
+            fs::rename(ours.join("out.raw"), ours.join("before.raw")).expect("rename");
         }
         let hopeless = step == Step::Check && our_code == 1;
         Ok(Done { success, hopeless, peak: ours.peak })
@@ -216,6 +239,31 @@ impl Pair<'_> {
         self.directory.is_some_and(|at| broken_entries(broken).any(|value| place(value) == at))
     }
 
+    /// True where ours reads what it, and the reference, read before the repair.
+    fn keeps_the_disk(&self) -> bool {
+        let ours = self.tools.top.path().join("ours");
+        let (before, now) = (ours.join("before.raw"), ours.join("out.raw"));
+        before.exists() && are_the_same(&before, &now)
+    }
+
+    /// True where the header of an image with a data file says that it has none: the places of
+    /// the disk are those of tables then, which a repair changes.
+    fn lacks_data_file(&self, broken: &str) -> bool {
+        const DATA_FILE: u64 = 1 << 2;
+        broken.contains("data_file=") && self.incompatible & DATA_FILE == 0
+    }
+
+    /// True where the reference writes the header anew before it knows of the snapshots, for
+    /// bitmaps or bits that it does not know, and only ours has some left.
+    fn loses_snapshots(&self) -> bool {
+        let count = |name: &str| {
+            let image = fs::read(self.tools.top.path().join(name).join("image.qcow2"));
+            let image = image.unwrap_or_default();
+            image.get(60..64).is_some_and(|field| field.iter().any(|byte| *byte != 0))
+        };
+        self.autoclear != 0 && count("ours") && !count("theirs")
+    }
+
     /// How much both have read.
     fn lengths(&self) -> (u64, u64) {
         let len = |name: &str| {
@@ -225,19 +273,23 @@ impl Pair<'_> {
         (len("theirs"), len("ours"))
     }
 
-    /// Compares what both have read. It may be long, with nothing in most of it.
+    /// Compares what both have read.
     fn read_the_same(&self) -> bool {
         let top = self.tools.top.path();
-        let (a, b) = (top.join("theirs/out.raw"), top.join("ours/out.raw"));
-        let args = ["compare", "-f", "raw", "-F", "raw"];
-        let found = Command::new("timeout")
-            .args(["-s", "KILL", PATIENCE, "qemu-img"])
-            .args(args)
-            .args([a, b])
-            .output()
-            .expect("it starts");
-        found.status.success()
+        are_the_same(&top.join("theirs/out.raw"), &top.join("ours/out.raw"))
     }
+}
+
+/// Compares two disks. They may be long, with nothing in most of them.
+fn are_the_same(a: &Path, b: &Path) -> bool {
+    let args = ["compare", "-f", "raw", "-F", "raw"];
+    let found = Command::new("timeout")
+        .args(["-s", "KILL", PATIENCE, "qemu-img"])
+        .args(args)
+        .args([a, b])
+        .output()
+        .expect("it starts");
+    found.status.success()
 }
 
 /// True where the entry of a compressed cluster was broken.

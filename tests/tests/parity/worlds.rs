@@ -251,10 +251,10 @@ fn known_complaint(line: &[String], theirs: &str, ours: &str) -> Option<&'static
     if ours.contains("Name the snapshot with") {
         return Some("long names of snapshot's actions, which end the reference with a fault");
     }
-    let keyless = matches!(line.first().map(String::as_str), Some("check" | "map"));
+    let keyless = matches!(line.first().map(String::as_str), Some("check" | "map" | "measure"));
     let mapped = ours.is_empty() || ours.contains("external, encrypted or compressed clusters");
     if keyless && theirs.contains("'encrypt.key-secret' is required for cipher") && mapped {
-        return Some("an encrypted image can be mapped and checked here without its key");
+        return Some("an encrypted image can be mapped, checked and measured here without its key");
     }
     if theirs.contains("#block") {
         return Some("the reference gives a node without a name one of its own, and tells it");

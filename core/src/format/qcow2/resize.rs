@@ -32,17 +32,20 @@ impl Qcow2 {
             return self.shrink(size, needed).await;
         }
         self.grow_tables(needed).await?;
+        let preallocates = preallocation != Preallocation::Off || self.data_file_is_raw();
+        // Clusters that have a place get all of it, as in the reference: a data file that they are
+        // allocated in ends with the last of them.
+        let end = if preallocates { self.cluster_end(size) } else { size };
         if let Some(data) = &self.data
-            && data.len() < size
+            && data.len() < end
         {
             let by_file = match preallocation {
                 Preallocation::Metadata => Preallocation::Off,
                 other => other,
             };
-            // A raw data file shows the disk as it is, its length included.
-            data.set_len(size, by_file).await?;
+            data.set_len(end, by_file).await?;
         }
-        if preallocation != Preallocation::Off || self.data_file_is_raw() {
+        if preallocates {
             let start = self.cluster_end(old);
             self.preallocate(start, self.cluster_end(size), preallocation).await?;
         }

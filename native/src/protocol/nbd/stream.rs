@@ -10,6 +10,7 @@ use sectora_core::nbd::client::{Client, Greeted, greet};
 use sectora_core::{Error, Result};
 use std::fmt;
 use std::io::{self, IoSlice};
+use std::os::fd::OwnedFd;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
@@ -118,6 +119,20 @@ impl From<TlsStream<Socket>> for NbdStream {
 }
 
 impl NbdStream {
+    /// True where it is not encrypted.
+    pub(crate) fn is_plain(&self) -> bool {
+        matches!(self.0, Kind::Plain(_))
+    }
+
+    /// The descriptor of a connection that is not encrypted, out of the runtime's hands.
+    pub(crate) fn into_fd(self) -> Result<OwnedFd> {
+        match self.into_socket()? {
+            Socket::Tcp(stream) => stream.into_std().map(OwnedFd::from),
+            Socket::Unix(stream) => stream.into_std().map(OwnedFd::from),
+        }
+        .map_err(failed)
+    }
+
     /// The socket, to encrypt it.
     pub(crate) fn into_socket(self) -> Result<Socket> {
         match self.0 {

@@ -12,12 +12,14 @@
 //!   Copying 256 MiB from cached file to new ext4 file, 8 tasks on two cores, best of 5: in place
 //!   0.10 s at 64 KiB, 1 MiB and 2 MiB; threads 0.16, 0.12, 0.13 s; ring (whose kernel threads
 //!   take buffered writes of one file one after the other) 0.14, 0.13, 0.11 s.
-//! - Direct I/O is the ring's: 4 KiB reads, 32 in flight, cost 8 µs of processor time each,
+//! - Direct I/O that comes one request at a time is done by calls that wait (see `solo`).
+//! - All other direct I/O is the ring's: 4 KiB reads, 32 in flight, cost 8 µs of processor time each,
 //!   22 µs over threads. Its files are not registered: that saved nothing measurable, and a
 //!   registered file stays open (and locked) for a while after the ring is closed.
 //! - Everything that changes the file first lets overlapping abandoned operations settle
 //!   (see `settle`).
 
+mod solo;
 mod space;
 
 use super::buffer::{ALIGN, Buffer};
@@ -32,6 +34,8 @@ use sectora_core::io::{
 };
 use sectora_core::sync::Mutex;
 use sectora_core::{Error, Result};
+use solo::Solo;
+pub(crate) use solo::let_thread_wait;
 use std::fs::File;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -65,6 +69,8 @@ pub(super) struct RawFile {
     lacks: Lacks,
     known: Mutex<KnownData>,
     pace: Pace,
+    /// Whether direct requests overlap; `None` where it was said how operations are run.
+    solo: Option<Solo>,
     /// Whose turn it is to write in place. The kernel lets one thread at a time write to a file
     /// through the page cache, and has the others spin: here they wait without using a processor.
     writing: tokio::sync::Mutex<()>,
@@ -128,10 +134,11 @@ impl RawFile {
         direct: Option<Direct>,
         ring: Option<Option<Ring>>,
     ) -> Self {
+        let solo = (ring.is_none() && direct.is_some()).then(Solo::default);
         let ring = ring.map_or_else(OnceLock::new, OnceLock::from);
         let (lacks, known, pace) = (Lacks::default(), Mutex::default(), Pace::new());
         let writing = tokio::sync::Mutex::new(());
-        Self { handle, writable, no_flush, direct, ring, lacks, known, pace, writing }
+        Self { handle, writable, no_flush, direct, ring, lacks, known, pace, solo, writing }
     }
 
     pub(super) fn handle(&self) -> &Handle {
@@ -157,9 +164,18 @@ impl RawFile {
     }
 
     /// Has `work` done where it may wait.
-    async fn perform(&self, work: Work) -> Result<(Called, Work)> {
+    async fn perform(&self, mut work: Work) -> Result<(Called, Work)> {
+        let len = work.len();
+        let turn = self.solo.as_ref().filter(|_| len.is_some()).map(Solo::enter);
+        let is_alone = turn.as_ref().is_some_and(|turn| turn.is_alone);
+        if is_alone && solo::thread_may_wait() && len <= Some(solo::MAX_WAIT) {
+            return Ok(work.run(&self.handle));
+        }
+        let is_first = turn.as_ref().is_some_and(|turn| turn.is_first);
+        let on_thread = is_first && matches!(work, Work::Write { .. });
         let work = match self.ring() {
             None => work,
+            Some(_) if on_thread => work,
             Some(ring) => match ring.begin(&self.handle, work).await {
                 // The thread that gave it to the ring has ended, or the ring is out of use.
                 Some((Err(Errno::CANCELED | Errno::AGAIN), work)) => work,

@@ -27,7 +27,9 @@ use super::layout::{self as l, Autoclear, Incompatible};
 use super::{Qcow2, refcount};
 use crate::format::{CheckReport, Finding, FindingKind, Remedy, Repair};
 use crate::io::{Device, DeviceExt, WriteFlags};
+use crate::sync::BoxFuture;
 use crate::{Error, Result};
+use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use counts::{Counts, SATURATED};
@@ -55,6 +57,10 @@ struct Check<'a> {
     l1: Vec<u64>,
     /// Where refcount blocks are.
     refblocks: HashSet<u64>,
+    /// How many L1 entries lead to each L2 table, in all layers.
+    tables: HashMap<u64, u64>,
+    /// What the whole image refers to, as it was found; made when a repair first has to know.
+    survey: Option<Survey>,
     allocated: u64,
     fragmented: u64,
     compressed: u64,
@@ -74,6 +80,12 @@ struct Check<'a> {
     unflushed: bool,
 }
 
+/// All references, before anything is repaired.
+struct Survey {
+    counts: Counts,
+    tables: HashMap<u64, u64>,
+}
+
 /// Checks the image in `file`, whose header is sound enough to be parsed.
 ///
 /// # Errors
@@ -84,28 +96,7 @@ pub(super) async fn check(
     progress: Progress<'_>,
 ) -> Result<CheckReport> {
     let header = super::open::read_header(file).await?;
-    let mut check = Check {
-        file,
-        header,
-        repair,
-        report: CheckReport::default(),
-        counts: Counts::default(),
-        reftable: Vec::new(),
-        blocks: HashMap::new(),
-        snapshots: Table::default(),
-        l1: Vec::new(),
-        refblocks: HashSet::new(),
-        allocated: 0,
-        fragmented: 0,
-        compressed: 0,
-        times: 1,
-        expected: None,
-        rebuild: false,
-        keep_leaks: false,
-        quiet: Vec::new(),
-        begun: false,
-        unflushed: false,
-    };
+    let mut check = Check::new(file, header, repair);
     if let Err(e) = check.run(progress).await {
         check.report.failed = Some(e.to_string());
     }
@@ -140,6 +131,35 @@ impl Qcow2 {
             *self.incompatible.lock() = header.incompatible;
         }
         Ok(report)
+    }
+}
+
+impl<'a> Check<'a> {
+    fn new(file: &'a Device, header: Header, repair: Repair) -> Self {
+        Check {
+            file,
+            header,
+            repair,
+            report: CheckReport::default(),
+            counts: Counts::default(),
+            reftable: Vec::new(),
+            blocks: HashMap::new(),
+            snapshots: Table::default(),
+            l1: Vec::new(),
+            refblocks: HashSet::new(),
+            tables: HashMap::new(),
+            survey: None,
+            allocated: 0,
+            fragmented: 0,
+            compressed: 0,
+            times: 1,
+            expected: None,
+            rebuild: false,
+            keep_leaks: false,
+            quiet: Vec::new(),
+            begun: false,
+            unflushed: false,
+        }
     }
 }
 
@@ -290,6 +310,30 @@ impl Check<'_> {
         let end = at + self.cluster_size();
         structures.iter().any(|(start, len)| at < start + len && *start < end)
             || self.refblocks.contains(&at)
+    }
+
+    /// True where the cluster at `at`, which an L1 entry leads to, is an L2 table and nothing else:
+    /// what is corrected in it changes no data.
+    async fn is_only_a_table(&mut self, at: u64) -> Result<bool> {
+        if self.survey.is_none() {
+            self.survey = Some(self.survey().await?);
+        }
+        let Some(survey) = &self.survey else { return Ok(false) };
+        let found = survey.counts.get(at >> self.header.cluster_bits);
+        Ok(u64::from(found) <= survey.tables.get(&at).copied().unwrap_or(0))
+    }
+
+    /// Counts all references, and changes nothing.
+    fn survey(&self) -> BoxFuture<'_, Result<Survey>> {
+        let mut header = self.header.clone();
+        // Counted as far as it goes, whatever the image's own refcounts can hold.
+        header.refcount_order = 4;
+        let mut check = Check::new(self.file, header, Repair::Nothing);
+        check.snapshots = self.snapshots.clone();
+        Box::pin(async move {
+            check.walk(&|_, _| {}).await?;
+            Ok(Survey { counts: check.counts, tables: check.tables })
+        })
     }
 
     /// Reads a table of 64-bit entries as far as the file has it.

@@ -15,7 +15,7 @@ const FIXED_LEN: usize = 40;
 const EXTRA_LEN: usize = 16;
 
 /// The table, as it was found.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Table {
     pub(super) entries: Vec<Entry>,
     /// Its length in bytes.
@@ -23,7 +23,7 @@ pub(super) struct Table {
 }
 
 /// An entry, with what is needed to write it again.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Entry {
     fixed: [u8; FIXED_LEN],
     extra: Vec<u8>,

@@ -40,6 +40,7 @@ impl Check<'_> {
     /// Counts all references, from none.
     pub(super) async fn walk(&mut self, progress: Progress<'_>) -> Result<()> {
         (self.counts, self.rebuild) = (Counts::default(), false);
+        self.tables.clear();
         (self.allocated, self.fragmented, self.compressed) = (0, 0, 0);
         let header = self.header.clone();
         let table_entries = u64::from(header.reftable_clusters) << header.cluster_bits >> 3;
@@ -196,6 +197,7 @@ impl Check<'_> {
                 }
                 Some(Ok(bytes)) => {
                     self.times = times(at) as u64;
+                    *self.tables.entry(at).or_default() += self.times;
                     let done = self.walk_l2(&bytes.to_bytes(), at, active).await;
                     self.times = 1;
                     done?;
@@ -293,7 +295,8 @@ impl Check<'_> {
         }
         let aligned = host.is_multiple_of(self.cluster_size());
         let table = place - place % self.cluster_size();
-        if !aligned && !holds_data && self.fixes_all() && !self.overlaps_structure(table) {
+        let fixes = !aligned && !holds_data && self.fixes_all();
+        if fixes && !self.overlaps_structure(table) && self.is_only_a_table(table).await? {
             let zero = if self.header.l2_entry_bits() == 4 { 0 } else { l::ZERO };
             self.write(place, zero.to_be_bytes().to_vec()).await?;
             let what = format!(

@@ -1,4 +1,14 @@
 //! The NBD server: sockets, encryption and limits around the core's protocol.
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | `thread` | a connection on a thread of its own |
+//! | `socket` | its socket, read and written in place |
+//!
+//! Handshakes, and encrypted connections, are tasks of the runtime the server runs in.
+
+mod socket;
+mod thread;
 
 use super::RemoveMode;
 use crate::protocol::nbd::NbdStream;
@@ -7,10 +17,12 @@ use sectora_core::nbd::Export;
 use sectora_core::nbd::server::{End, Next, Tls, negotiate, serve};
 use sectora_core::sync::Mutex;
 use sectora_core::{Error, ErrorKind, Result};
+use socket::ThreadSocket;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+use thread::Room;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{sleep, timeout};
@@ -213,8 +225,17 @@ impl NbdServer {
                 let Some(mut going) = self.enter(session.export()) else {
                     return Err(Error::io("the export was removed during the handshake"));
                 };
+                let room = session.stream().is_plain().then(Room::take).flatten();
+                let Some(room) = room else {
+                    return tokio::select! {
+                        end = serve(*session) => end,
+                        _ = going.wait_for(|going| *going) => Ok(End::Disconnected),
+                    };
+                };
+                let session = session.over(|stream| ThreadSocket::new(stream.into_fd()?))?;
+                let mut served = thread::Served::start(session, room)?;
                 tokio::select! {
-                    end = serve(*session) => end,
+                    end = served.ended() => end,
                     _ = going.wait_for(|going| *going) => Ok(End::Disconnected),
                 }
             }
