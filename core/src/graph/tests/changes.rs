@@ -223,3 +223,48 @@ fn a_test_driver_claims_what_it_is_told() {
         .contains("permissions 'write' are both required by node 'd1'")
     );
 }
+
+#[test]
+fn damage_and_lost_votes_are_told() {
+    let world = World::new(1);
+    let heard = || {
+        core::iter::from_fn(|| world.heard.try_next())
+            .map(|event| (event.name, event.data))
+            .collect::<Vec<_>>()
+    };
+    // An L1 entry that no table can lie at.
+    let file = world.files["a"].clone();
+    let l1 = u64::from_be_bytes(world.sim.block_on(file.read_array::<8>(40)).unwrap());
+    let entry = (1_u64 << 63 | 0x1_0200).to_be_bytes().to_vec();
+    let flags = crate::io::WriteFlags::empty();
+    world.sim.block_on(file.write(l1, entry.into(), flags)).unwrap();
+    let a = world.image("a");
+    let root = world.attach(&a, true).unwrap();
+    world.sim.block_on(root.read(0, 512)).unwrap_err();
+    let told = heard();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!((told[0].0, &told[0].1["node-name"]), ("BLOCK_IMAGE_CORRUPTED", &"a".into()));
+
+    world.add("{'driver': 'file', 'node-name': 'f', 'filename': 'raw'}").unwrap();
+    let first = world.graph.find("f").unwrap();
+    world.sim.block_on(first.device().write(0, Vec::from([5; 512]).into(), flags)).unwrap();
+    let null = "{'driver': 'null-co', 'node-name': 'n', 'size': 1048576, 'read-zeroes': true}";
+    world.add(null).unwrap();
+    let q = world
+        .add("{'driver': 'quorum', 'node-name': 'q', 'vote-threshold': 2, 'children': ['f', 'n']}")
+        .unwrap();
+    let root = world.attach(&q, false).unwrap();
+    world.sim.block_on(root.read(0, 512)).unwrap_err();
+    let failure = heard().into_iter().find(|(name, _)| *name == "QUORUM_FAILURE").unwrap().1;
+    assert_eq!((&failure["reference"], &failure["sectors-count"]), (&"q".into(), &1.into()));
+    world
+        .add("{'driver': 'null-co', 'node-name': 'm', 'size': 1048576, 'read-zeroes': true}")
+        .unwrap();
+    let m = world.graph.find("m").unwrap();
+    world.sim.block_on(world.graph.detach(&root)).unwrap();
+    world.sim.block_on(world.graph.add_child(&q, &m)).unwrap();
+    let root = world.attach(&q, false).unwrap();
+    world.sim.block_on(root.read(0, 512)).unwrap();
+    let bad = heard().into_iter().find(|(name, _)| *name == "QUORUM_REPORT_BAD").unwrap().1;
+    assert_eq!((&bad["node-name"], &bad["type"]), (&"f".into(), &"read".into()));
+}
