@@ -3,9 +3,15 @@
 //!
 //! | module | what it holds |
 //! | --- | --- |
+//! | [`address`] | the sockets they are served on |
+//! | [`fuse`] | disks as files |
 //! | [`nbd`] | the NBD server, and exports through it |
+//! | [`vhost_user_blk`] | disks of virtual machines |
 
+mod address;
+mod fuse;
 mod nbd;
+mod vhost_user_blk;
 
 use crate::cli::failure::Failure;
 use crate::cli::objects::Objects;
@@ -22,7 +28,9 @@ use sectora_core::qapi::{
 use sectora_core::sync::Mutex;
 use serde_json::{Map, Value, json};
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const NAMES: [&str; 7] = [
     "nbd-server-start",
@@ -43,6 +51,8 @@ pub(super) struct Exports {
     change: tokio::sync::Mutex<()>,
     server: Mutex<Option<Server>>,
     list: Mutex<Vec<Served>>,
+    /// Commands come from clients by now, no longer from the command line.
+    by_clients: AtomicBool,
 }
 
 /// An export at work. Each kind has its own.
@@ -55,6 +65,15 @@ trait Running: Send + Sync + fmt::Debug {
     /// # Errors
     /// `InUse` where it has clients that it may not lose; it goes on then.
     fn remove(&self, mode: RemoveMode) -> BoxFuture<'_, sectora_core::Result<()>>;
+
+    /// Looks whether what it shows is longer or shorter than before, and tells its clients.
+    fn look(&self) {}
+
+    /// True where it covers the file `path`.
+    fn covers(&self, path: &Path) -> bool {
+        let _ = path;
+        false
+    }
 }
 
 /// One export.
@@ -82,7 +101,23 @@ impl Exports {
             change: tokio::sync::Mutex::default(),
             server: Mutex::default(),
             list: Mutex::default(),
+            by_clients: AtomicBool::new(false),
         })
+    }
+
+    /// From now on commands come from clients.
+    pub(super) fn take_clients(&self) {
+        self.by_clients.store(true, Ordering::SeqCst);
+    }
+
+    /// True while commands are those of the command line.
+    fn is_on_line(&self) -> bool {
+        !self.by_clients.load(Ordering::SeqCst)
+    }
+
+    /// Has exports look whether what they show is longer or shorter than before.
+    pub(super) fn look(&self) {
+        self.list.lock().iter().for_each(|served| served.running.look());
     }
 
     /// Ends all exports and the server.
@@ -113,19 +148,15 @@ impl Exports {
             let what = format!("Block export id '{}' is already in use", options.id);
             return Err(QmpError::generic(what));
         }
-        let refused = match &options.r#type {
-            BlockExportOptionsBranch::Nbd(_) => None,
-            BlockExportOptionsBranch::VhostUserBlk(_) => Some("vhost-user-blk"),
-            BlockExportOptionsBranch::Fuse(_) => Some("fuse"),
-            BlockExportOptionsBranch::VduseBlk(_) => Some("vduse-blk"),
-        };
         let shown = self.show(&options).await?;
-        let added = match (&options.r#type, refused) {
-            (BlockExportOptionsBranch::Nbd(nbd), _) => self.add_nbd(&options, nbd, &shown),
-            (_, kind) => {
-                let kind = kind.unwrap_or_default();
-                let what = format!("exports of type '{kind}' are not supported yet, only 'nbd' is");
-                Err(Error::unsupported(what).into())
+        let added = match &options.r#type {
+            BlockExportOptionsBranch::Nbd(nbd) => self.add_nbd(&options, nbd, &shown),
+            BlockExportOptionsBranch::VhostUserBlk(disk) => {
+                self.add_vhost_user_blk(&options, disk, &shown).await
+            }
+            BlockExportOptionsBranch::Fuse(file) => self.add_fuse(&options, file, &shown).await,
+            BlockExportOptionsBranch::VduseBlk(_) => {
+                Err(Error::unsupported("exports of type 'vduse-blk' are not supported").into())
             }
         };
         match added {
@@ -144,18 +175,30 @@ impl Exports {
     /// What the node that `options` name shows, with the rights that they ask for.
     async fn show(&self, options: &BlockExportOptions) -> QmpResult<Shown> {
         let node = self.graph.lookup(None, Some(&options.node_name))?;
+        let writable = options.writable == Some(true);
+        if writable && node.settings().read_only {
+            return Err(QmpError::generic("Cannot export read-only node as writable"));
+        }
         if let Some(id) = &options.iothread
             && self.objects.numbers(id).is_none()
         {
             return Err(QmpError::generic(format!("iothread \"{id}\" not found")));
         }
-        let writable = options.writable == Some(true);
-        if writable && node.settings().read_only {
-            return Err(QmpError::generic("Cannot export read-only node as writable"));
+        let is_nbd = matches!(options.r#type, BlockExportOptionsBranch::Nbd(_));
+        if options.allow_inactive == Some(true) && !is_nbd {
+            return Err(QmpError::generic("Export type does not support inactive exports"));
         }
         let read = Permissions::CONSISTENT_READ;
-        let taken = if writable { read | Permissions::WRITE } else { read };
-        let claim = Claim { taken, shared: Permissions::all() - Permissions::RESIZE };
+        let mut taken = if writable { read | Permissions::WRITE } else { read };
+        if let BlockExportOptionsBranch::Fuse(file) = &options.r#type {
+            taken.set(Permissions::RESIZE, file.growable == Some(true));
+        }
+        let shared = match &options.r#type {
+            // A client of NBD cannot be told of a new length.
+            BlockExportOptionsBranch::Nbd(_) => Permissions::all() - Permissions::RESIZE,
+            _ => Permissions::all(),
+        };
+        let claim = Claim { taken, shared };
         let root = self.graph.attach("", &node, claim).await?;
         Ok(Shown { node, device: root.clone(), root })
     }

@@ -1,0 +1,214 @@
+//! Commands on exports, to the reference and to ours: what is wrong with them, and in which order it is
+//! found.
+
+use super::monitor::Monitor;
+use super::setup::{Place, run};
+use serde_json::{Value, json};
+
+/// Commands in turn; `@` is the folder of the daemon.
+fn script() -> Vec<(&'static str, Value)> {
+    let unix = |name: &str| json!({ "type": "unix", "path": format!("@/{name}") });
+    let legacy = |name: &str| json!({ "type": "unix", "data": { "path": format!("@/{name}") } });
+    let add = |kind: &str, more: Value| {
+        let mut options = json!({ "type": kind, "id": "e", "node-name": "d" });
+        let map = options.as_object_mut().expect("an object");
+        map.extend(more.as_object().expect("an object").clone());
+        options
+    };
+    let vhost = |mut more: Value| {
+        if more.get("addr").is_none() {
+            more["addr"] = unix("v");
+        }
+        add("vhost-user-blk", more)
+    };
+    let fuse = |mut more: Value| {
+        if more.get("mountpoint").is_none() {
+            more["mountpoint"] = "@/mountpoint".into();
+        }
+        add("fuse", more)
+    };
+    let del = || json!({ "id": "e" });
+    let mut all: Vec<(&str, Value)> = vec![
+        ("query-block-exports", json!({})),
+        ("query-block-exports", json!({ "x": 1 })),
+        ("nbd-server-stop", json!({})),
+        ("block-export-add", add("nbd", json!({}))),
+        ("block-export-add", add("nbd", json!({ "name": "x" }))),
+        ("nbd-server-start", json!({ "addr": { "type": "fd", "data": { "str": "3" } } })),
+        ("nbd-server-start", json!({ "addr": { "type": "fd", "data": { "str": "x" } } })),
+        ("nbd-server-start", json!({ "addr": legacy("nope/n") })),
+        ("nbd-server-start", json!({ "addr": legacy("n"), "tls-creds": "t" })),
+        ("nbd-server-start", json!({ "addr": legacy("n"), "max-connections": -1 })),
+        ("nbd-server-start", json!({ "addr": { "type": "zz", "data": {} } })),
+        ("nbd-server-start", json!({ "addr": legacy("n") })),
+        ("nbd-server-start", json!({ "addr": legacy("n") })),
+        ("block-export-add", add("nbd", json!({ "id": "1" }))),
+        ("block-export-add", add("nbd", json!({ "id": "" }))),
+        ("block-export-add", add("nbd", json!({ "node-name": "zz" }))),
+        ("block-export-add", add("nbd", json!({ "iothread": "zz" }))),
+        ("block-export-add", add("nbd", json!({ "fixed-iothread": true, "iothread": "zz" }))),
+        ("block-export-add", add("nbd", json!({ "writable": true, "node-name": "r" }))),
+        ("block-export-add", add("nbd", json!({ "bitmaps": ["zz"] }))),
+        ("block-export-add", add("nbd", json!({ "bitmaps": [{ "node": "zz", "name": "b" }] }))),
+        ("block-export-add", add("nbd", json!({ "description": "x".repeat(5000) }))),
+        ("block-export-add", add("nbd", json!({ "name": "x".repeat(5000) }))),
+        ("block-export-add", add("nbd", json!({ "name": 1 }))),
+        (
+            "block-export-add",
+            add("nbd", json!({ "iothread": "zz", "node-name": "r", "writable": true })),
+        ),
+        ("block-export-add", vhost(json!({ "num-queues": 0, "allow-inactive": true }))),
+        (
+            "block-export-add",
+            vhost(json!({ "node-name": "r", "writable": true, "allow-inactive": true })),
+        ),
+        ("block-export-add", add("nbd", json!({ "mountpoint": "x" }))),
+        ("block-export-add", add("zz", json!({}))),
+        ("block-export-add", json!({ "type": "nbd", "id": "e" })),
+        ("block-export-add", add("nbd", json!({ "iothread": "io", "fixed-iothread": true }))),
+        ("block-export-add", add("nbd", json!({}))),
+        ("block-export-add", add("nbd", json!({ "id": "f" }))),
+        (
+            "block-export-add",
+            add("nbd", json!({ "id": "f", "name": "other", "fixed-iothread": true })),
+        ),
+        ("query-block-exports", json!({})),
+        ("block-export-del", json!({ "id": "zz" })),
+        ("block-export-del", json!({ "id": "e", "mode": "soft" })),
+        ("block-export-del", json!({})),
+        ("block-export-del", json!({ "id": "f", "mode": "hard" })),
+        ("block-export-del", del()),
+        ("block-export-del", del()),
+        ("nbd-server-add", json!({ "device": "zz" })),
+        ("nbd-server-add", json!({ "device": "d", "name": "1 x" })),
+        ("nbd-server-add", json!({ "device": "d" })),
+        ("nbd-server-add", json!({ "device": "d" })),
+        ("nbd-server-add", json!({ "device": "d", "name": "two", "bitmap": "zz" })),
+        ("nbd-server-add", json!({ "device": "r", "name": "two", "writable": true })),
+        ("query-block-exports", json!({})),
+        ("nbd-server-remove", json!({ "name": "zz" })),
+        ("nbd-server-remove", json!({ "name": "two", "mode": "safe" })),
+        ("block-export-add", vhost(json!({ "num-queues": 0 }))),
+        ("block-export-add", vhost(json!({ "num-queues": 70000 }))),
+        ("block-export-add", vhost(json!({ "logical-block-size": 511 }))),
+        ("block-export-add", vhost(json!({ "logical-block-size": 4_194_304 }))),
+        ("block-export-add", vhost(json!({ "logical-block-size": 1, "num-queues": 0 }))),
+        ("block-export-add", vhost(json!({ "addr": { "type": "fd", "str": "9" } }))),
+        ("block-export-add", vhost(json!({ "addr": { "type": "fd", "str": "x" } }))),
+        (
+            "block-export-add",
+            vhost(json!({ "addr": { "type": "vsock", "cid": "1", "port": "1" } })),
+        ),
+        (
+            "block-export-add",
+            vhost(json!({ "addr": { "type": "inet", "host": "localhost", "port": "1" } })),
+        ),
+        ("block-export-add", vhost(json!({ "addr": { "type": "unix", "path": "@/no/v" } }))),
+        (
+            "block-export-add",
+            vhost(json!({ "addr": unix("v"), "node-name": "r", "writable": true })),
+        ),
+        ("block-export-add", json!({ "type": "vhost-user-blk", "id": "e", "node-name": "d" })),
+        ("block-export-add", vhost(json!({ "allow-inactive": true }))),
+        ("block-export-add", vhost(json!({}))),
+        ("block-export-add", fuse(json!({}))),
+        ("block-export-del", del()),
+        ("block-export-add", fuse(json!({ "mountpoint": "@" }))),
+        ("block-export-add", fuse(json!({ "mountpoint": "@/nope" }))),
+        ("block-export-add", fuse(json!({ "mountpoint": "" }))),
+        ("block-export-add", fuse(json!({ "allow-other": "maybe" }))),
+        ("block-export-add", fuse(json!({ "growable": 1 }))),
+        ("block-export-add", fuse(json!({ "node-name": "r", "writable": true }))),
+        ("block-export-add", fuse(json!({ "allow-inactive": true }))),
+        ("block-export-add", json!({ "type": "fuse", "id": "e", "node-name": "d" })),
+        ("block-export-add", json!({ "type": "vduse-blk", "id": "e", "node-name": "d" })),
+        ("block-export-add", add("nbd", json!({ "allow-inactive": true, "name": "third" }))),
+    ];
+    all.push(("block-export-del", del()));
+    all.push(("nbd-server-stop", json!({})));
+    all.push(("nbd-server-stop", json!({})));
+    all.push(("query-block-exports", json!({})));
+    all
+}
+
+/// What was asked, and what was said: events, then the answer.
+fn answers(place: &Place, program: usize) -> Vec<(String, Value)> {
+    let folder = place.path(["ours", "theirs"][program]);
+    std::fs::create_dir(&folder).expect("a folder");
+    for name in ["disk", "mountpoint"] {
+        let file = std::fs::File::create(format!("{folder}/{name}")).expect("a file");
+        file.set_len(if name == "disk" { 1 << 20 } else { 0 }).expect("a length");
+    }
+    let mut monitor = Monitor::start(&place.both()[program], &format!("{folder}/qmp"));
+    let disk = format!("{folder}/disk");
+    monitor.done("blockdev-add", json!({ "driver": "file", "node-name": "d", "filename": disk }));
+    let read_only = json!({
+        "driver": "null-co", "node-name": "r", "size": 4096, "read-only": true
+    });
+    monitor.done("blockdev-add", read_only);
+    monitor.done("object-add", json!({ "qom-type": "iothread", "id": "io" }));
+    let mut out = Vec::new();
+    for (command, arguments) in script() {
+        let text = arguments.to_string().replace('@', &folder);
+        let arguments = serde_json::from_str(&text).expect("JSON");
+        let (events, answer) = monitor.ask_with_events(command, arguments);
+        for line in events.iter().chain([&answer]) {
+            let mut line = line.clone();
+            line.as_object_mut().expect("an object").remove("timestamp");
+            let said = line.to_string().replace(&folder, "@");
+            let said = serde_json::from_str(&said).expect("JSON");
+            let mut asked = format!("{command} {text}").replace(&folder, "@");
+            asked.truncate(300);
+            out.push((asked, said));
+        }
+    }
+    monitor.quit();
+    out
+}
+
+pub(crate) fn commands() {
+    let place = Place::new();
+    let [ours, theirs] = [0, 1].map(|program| answers(&place, program));
+    let different: Vec<String> = ours
+        .iter()
+        .zip(&theirs)
+        .filter(|(got, want)| got != want)
+        .map(|(got, want)| {
+            let what = format!("{}\nours   {}\n", got.0, got.1);
+            format!("{what}{}\ntheirs {}", if got.0 == want.0 { "" } else { &want.0 }, want.1)
+        })
+        .collect();
+    assert!(different.is_empty(), "{} differ:\n{}", different.len(), different.join("\n"));
+    assert_eq!(ours.len(), theirs.len());
+}
+
+/// Options of the command line, whose descriptors are those of the process.
+pub(crate) fn line() {
+    let place = Place::new();
+    let disk = place.path("disk");
+    std::fs::write(&disk, vec![0; 4096]).expect("a file");
+    let blockdev = format!("file,node-name=d,filename={disk}");
+    let cases = [
+        "--nbd-server=addr.type=fd,addr.str=x",
+        "--nbd-server=addr.type=fd,addr.str=77",
+        "--nbd-server=addr.type=fd,addr.str=-1",
+        "--nbd-server=addr.type=fd,addr.str=1",
+        "--nbd-server=addr.type=unix,addr.path=/nope/x",
+        "--nbd-server=addr.type=zz",
+        "--export=vhost-user-blk,id=e,node-name=d,addr.type=fd,addr.str=1",
+        "--export=vhost-user-blk,id=e,node-name=d,addr.type=fd,addr.str=x",
+        "--export=vhost-user-blk,id=e,node-name=d,addr.type=inet,addr.host=a,addr.port=1",
+        "--export=vhost-user-blk,id=e,node-name=d,addr.type=unix",
+        "--export=fuse,id=e,node-name=d,mountpoint=/nope",
+        "--export=fuse,id=e,node-name=d,mountpoint=/",
+    ];
+    for case in cases {
+        let [got, want] = place.both().map(|program| {
+            let output = run(&program, &["--blockdev", &blockdev, case], b"");
+            (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+        });
+        assert_eq!(got.0, want.0, "{case}");
+        let tail = |text: &str| text.split_once("--").map(|(_, rest)| rest.to_owned());
+        assert_eq!(tail(&got.1), tail(&want.1), "{case}");
+    }
+}
