@@ -4,6 +4,9 @@
 use super::monitor::Monitor;
 use super::setup::{Place, run};
 use serde_json::{Value, json};
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 /// Commands in turn; `@` is the folder of the daemon.
 fn script() -> Vec<(&'static str, Value)> {
@@ -210,5 +213,162 @@ pub(crate) fn line() {
         assert_eq!(got.0, want.0, "{case}");
         let tail = |text: &str| text.split_once("--").map(|(_, rest)| rest.to_owned());
         assert_eq!(tail(&got.1), tail(&want.1), "{case}");
+    }
+}
+
+/// A client of NBD that holds an export open.
+struct Client(std::process::Child);
+
+impl Client {
+    fn new(socket: &str, name: &str) -> Self {
+        let uri = format!("nbd+unix:///{name}?socket={socket}");
+        let mut command = Command::new("qemu-io");
+        command.args(["-f", "raw", "-r", &uri]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut client = Self(command.spawn().expect("a process"));
+        assert!(client.read().contains("read 512/512"), "it is served");
+        client
+    }
+
+    /// Reads a sector; what it says about it.
+    fn read(&mut self) -> String {
+        let stdin = self.0.stdin.as_mut().expect("a pipe");
+        stdin.write_all(b"read 0 512\n").expect("it listens");
+        let mut all = Vec::new();
+        let mut byte = [0];
+        let stdout = self.0.stdout.as_mut().expect("a pipe");
+        while !all.ends_with(b"\n") && stdout.read(&mut byte).is_ok_and(|n| n == 1) {
+            all.push(byte[0]);
+            // The second line of a success comes with it.
+            if all.ends_with(b"offset 0\n") {
+                all.pop();
+            }
+        }
+        String::from_utf8(all).expect("ASCII")
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Exports that have clients: who keeps them, and who does not.
+pub(crate) fn clients() {
+    let place = Place::new();
+    let said = [0, 1].map(|program| {
+        let name = ["a", "b"][program];
+        let path = place.path(&format!("{name}.qmp"));
+        let mut monitor = Monitor::start(&place.both()[program], &path);
+        let disk =
+            json!({ "driver": "null-co", "node-name": "d", "size": 65536, "read-zeroes": true });
+        monitor.done("blockdev-add", disk);
+        let socket = place.path(&format!("{name}.sock"));
+        let address = json!({ "type": "unix", "data": { "path": socket } });
+        monitor.done("nbd-server-start", json!({ "addr": address }));
+        for (id, name) in [("e", "d"), ("f", "other")] {
+            let options = json!({ "type": "nbd", "id": id, "node-name": "d", "name": name });
+            monitor.done("block-export-add", options);
+        }
+        let mut client = Client::new(&socket, "d");
+        let mut said = Vec::new();
+        let mut ask = |monitor: &mut Monitor, command: &str, arguments: Value| {
+            let mut answer = monitor.ask(command, arguments);
+            // What the lists say, without their texts of errors that are told elsewhere.
+            answer.as_object_mut().expect("an object").remove("timestamp");
+            said.push(answer);
+        };
+        ask(&mut monitor, "block-export-del", json!({ "id": "e" }));
+        ask(&mut monitor, "nbd-server-remove", json!({ "name": "e", "mode": "safe" }));
+        ask(&mut monitor, "query-block-exports", json!({}));
+        ask(&mut monitor, "block-export-del", json!({ "id": "e", "mode": "hard" }));
+        assert_eq!(monitor.event("BLOCK_EXPORT_DELETED")["data"], json!({ "id": "e" }));
+        ask(&mut monitor, "query-block-exports", json!({}));
+        ask(&mut monitor, "block-export-del", json!({ "id": "e", "mode": "hard" }));
+        assert!(client.read().contains("read failed: Input/output error"));
+        // The server takes clients along, and then the node is free.
+        let other = Client::new(&socket, "other");
+        ask(&mut monitor, "nbd-server-stop", json!({}));
+        assert_eq!(monitor.event("BLOCK_EXPORT_DELETED")["data"], json!({ "id": "f" }));
+        ask(&mut monitor, "query-block-exports", json!({}));
+        ask(&mut monitor, "blockdev-del", json!({ "node-name": "d" }));
+        drop(other);
+        monitor.quit();
+        said
+    });
+    assert_eq!(said[0], said[1]);
+}
+
+/// An authority, and certificates of a server and a client, in `folder`.
+fn certificates(folder: &Path) {
+    let openssl = |args: &str| {
+        let mut command = Command::new("openssl");
+        command.args(args.split_whitespace()).current_dir(folder).stderr(Stdio::null());
+        assert!(command.status().expect("a process").success(), "openssl {args}");
+    };
+    let key = "ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+    openssl(&format!(
+        "req -x509 -newkey {key} -days 30 -keyout ca-key.pem -out ca-cert.pem -subj /CN=authority \
+         -addext keyUsage=critical,keyCertSign"
+    ));
+    for (who, subject, use_) in [
+        ("server", "/CN=localhost", "serverAuth\nsubjectAltName=DNS:localhost"),
+        ("client", "/O=Example/CN=laptop", "clientAuth"),
+    ] {
+        let text = format!(
+            "extendedKeyUsage={use_}\nkeyUsage=digitalSignature\nbasicConstraints=CA:FALSE\n"
+        );
+        std::fs::write(folder.join("extensions"), text).expect("a file");
+        openssl(&format!("req -newkey {key} -keyout {who}-key.pem -out {who}.csr -subj {subject}"));
+        openssl(&format!(
+            "x509 -req -in {who}.csr -CA ca-cert.pem -CAkey ca-key.pem -CAcreateserial -days 30 \
+             -out {who}-cert.pem -extfile extensions"
+        ));
+    }
+}
+
+/// Encryption, and who is let in: the reference's client at both daemons.
+pub(crate) fn encrypted() {
+    let place = Place::new();
+    let folder = place.folder.path();
+    certificates(folder);
+    let dir = folder.to_str().expect("a path in UTF-8");
+    let client = format!("tls-creds-x509,id=t,dir={dir},endpoint=client");
+    for (identity, allowed) in [("O=Example,CN=laptop", true), ("CN=laptop", false)] {
+        for program in [0, 1] {
+            let path = place.path("qmp");
+            let mut monitor = Monitor::start(&place.both()[program], &path);
+            let credentials = json!({
+                "qom-type": "tls-creds-x509", "id": "t", "dir": dir, "endpoint": "server",
+                "verify-peer": true
+            });
+            monitor.done("object-add", credentials);
+            let who = json!({ "qom-type": "authz-simple", "id": "a", "identity": identity });
+            monitor.done("object-add", who);
+            let disk = json!({ "driver": "null-co", "node-name": "d", "size": 65536 });
+            monitor.done("blockdev-add", disk);
+            let socket = place.path("socket");
+            monitor.done(
+                "nbd-server-start",
+                json!({
+                    "addr": { "type": "unix", "data": { "path": socket } },
+                    "tls-creds": "t", "tls-authz": "a"
+                }),
+            );
+            monitor.done("block-export-add", json!({ "type": "nbd", "id": "e", "node-name": "d" }));
+            let list = ["-L", "-k", &socket];
+            let tls = ["--object", &client, "--tls-creds", "t", "--tls-hostname", "localhost"];
+            let run =
+                |args: &[&str]| Command::new("qemu-nbd").args(args).output().expect("a process");
+            let got = run(&[&list[..], &tls].concat());
+            assert_eq!(got.status.success(), allowed, "{program} {identity} {got:?}");
+            let text = String::from_utf8_lossy(&got.stdout).into_owned();
+            assert_eq!(text.contains("size:  65536"), allowed, "{program} {identity} {text}");
+            let plain = run(&list);
+            let said = String::from_utf8_lossy(&plain.stderr).into_owned();
+            assert!(said.contains("TLS negotiation required before option"), "{program} {said}");
+            monitor.quit();
+        }
     }
 }

@@ -29,8 +29,9 @@ use sectora_core::sync::Mutex;
 use serde_json::{Map, Value, json};
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use tokio::sync::Notify;
 
 const NAMES: [&str; 7] = [
     "nbd-server-start",
@@ -45,6 +46,9 @@ const NAMES: [&str; 7] = [
 /// The exports of a daemon.
 #[derive(Debug)]
 pub(super) struct Exports {
+    this: Weak<Self>,
+    /// Told when an export is gone.
+    forgotten: Notify,
     graph: Arc<Graph>,
     objects: Objects,
     /// Held for the length of a change.
@@ -65,6 +69,11 @@ trait Running: Send + Sync + fmt::Debug {
     /// # Errors
     /// `InUse` where it has clients that it may not lose; it goes on then.
     fn remove(&self, mode: RemoveMode) -> BoxFuture<'_, sectora_core::Result<()>>;
+
+    /// True where clients would lose it.
+    fn has_clients(&self) -> bool {
+        false
+    }
 
     /// Looks whether what it shows is longer or shorter than before, and tells its clients.
     fn look(&self) {}
@@ -95,7 +104,9 @@ struct Shown {
 
 impl Exports {
     pub(super) fn new(graph: Arc<Graph>, objects: Objects) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new_cyclic(|this| Self {
+            this: this.clone(),
+            forgotten: Notify::new(),
             graph,
             objects,
             change: tokio::sync::Mutex::default(),
@@ -132,11 +143,18 @@ impl Exports {
         let last = || {
             let list = self.list.lock();
             let mut newest = list.iter().rev();
-            newest.find(|served| of(&served.running.kind())).map(|served| served.id.clone())
+            let found = newest.find(|served| of(&served.running.kind()));
+            found.map(|served| (served.id.clone(), served.shutting_down))
         };
-        while let Some(id) = last() {
-            // It is gone then, whatever its storage said last.
-            let _ = self.remove(&id, RemoveMode::Hard).await;
+        loop {
+            let mut forgotten = std::pin::pin!(self.forgotten.notified());
+            forgotten.as_mut().enable();
+            match last() {
+                None => return,
+                Some((_, true)) => forgotten.await,
+                // It is gone then, whatever its storage said last.
+                Some((id, false)) => drop(self.remove(&id, RemoveMode::Hard).await),
+            }
         }
     }
 
@@ -204,22 +222,52 @@ impl Exports {
     }
 
     async fn remove(&self, id: &str, mode: RemoveMode) -> QmpResult<()> {
-        let (running, root) = {
-            let list = self.list.lock();
-            let found = list.iter().find(|served| served.id == id);
+        let running = {
+            let mut list = self.list.lock();
+            let found = list.iter_mut().find(|served| served.id == id);
             let found =
                 found.ok_or_else(|| QmpError::generic(format!("Export '{id}' is not found")))?;
-            (found.running.clone(), found.root.clone())
+            if found.shutting_down {
+                let what = format!("Export '{id}' is already shutting down");
+                return Err(QmpError::generic(what));
+            }
+            found.shutting_down = mode == RemoveMode::Hard;
+            found.running.clone()
         };
-        running.remove(mode).await.map_err(|error| match mode {
-            RemoveMode::Safe => QmpError::generic(format!("export '{id}' still in use")),
-            RemoveMode::Hard => error.into(),
-        })?;
-        self.list.lock().retain(|served| served.id != id);
-        let detached = self.graph.detach(&root).await;
+        if mode == RemoveMode::Hard
+            && running.has_clients()
+            && let Some(this) = self.this.upgrade()
+        {
+            // They go while the command is answered already; the event says when they are gone.
+            let id = id.to_owned();
+            tokio::spawn(async move {
+                // It is gone then, whatever its storage said last.
+                let _ = running.remove(mode).await;
+                let _ = this.forget(&id).await;
+            });
+            return Ok(());
+        }
+        let removed = running.remove(mode).await;
+        if mode == RemoveMode::Safe && removed.is_err() {
+            return Err(QmpError::generic(format!("export '{id}' still in use")));
+        }
+        let forgotten = self.forget(id).await;
+        Ok(removed.map_err(QmpError::from).and(forgotten)?)
+    }
+
+    /// Forgets an export that serves no longer.
+    async fn forget(&self, id: &str) -> QmpResult<()> {
+        let gone = {
+            let mut list = self.list.lock();
+            let at = list.iter().position(|served| served.id == id);
+            at.map(|at| list.remove(at))
+        };
+        let Some(gone) = gone else { return Ok(()) };
+        let detached = self.graph.detach(&gone.root).await;
         let mut data = Map::new();
         data.insert("id".into(), id.into());
         self.graph.events().emit("BLOCK_EXPORT_DELETED", data);
+        self.forgotten.notify_waiters();
         Ok(detached?)
     }
 

@@ -46,6 +46,10 @@ impl Running for Nbd {
         BlockExportType::Nbd
     }
 
+    fn has_clients(&self) -> bool {
+        self.server.is_used(&self.name)
+    }
+
     fn remove(&self, mode: RemoveMode) -> BoxFuture<'_, sectora_core::Result<()>> {
         Box::pin(async move {
             self.server.remove(&self.name, mode).await?;
