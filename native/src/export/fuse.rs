@@ -5,9 +5,9 @@
 //! by side. Source of what the kernel wants: `fuse(4)` and the documents of Linux' FUSE.
 
 use fuser::{
-    BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, INodeNo, LockOwner,
-    MountOption, OpenFlags, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyWrite,
-    Request, Session, SessionACL, TimeOrNow,
+    BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, INodeNo, InitFlags,
+    KernelConfig, LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry,
+    ReplyLseek, ReplyWrite, Request, Session, SessionACL, TimeOrNow,
 };
 use rustix::io::Errno as No;
 use rustix::mount::UnmountFlags;
@@ -405,17 +405,21 @@ impl FuseExport {
     pub async fn remove(&self) {
         let Some(session) = self.session.lock().take() else { return };
         let path = self.path.clone();
-        let ended = tokio::task::spawn_blocking(move || {
+        let (tell, told) = tokio::sync::oneshot::channel();
+        // A thread of its own: the end of the process does not wait for it.
+        std::thread::spawn(move || {
             // By force: the kernel answers for us what is asked from now on.
             let how = UnmountFlags::FORCE | UnmountFlags::DETACH;
-            match rustix::mount::unmount(&path, how) {
+            let ended = match rustix::mount::unmount(&path, how) {
                 Ok(()) => session.join(),
                 // Without the right to, a helper program does it.
                 Err(_) => session.umount_and_join(),
-            }
+            };
+            // Nobody may wait any more. What the session says is that the file is gone.
+            let _ = tell.send(ended);
         });
         // One that does not let go keeps its thread, not the export.
-        let _ = tokio::time::timeout(PATIENCE, ended).await;
+        let _ = tokio::time::timeout(PATIENCE, told).await;
         // All are there when nothing is under way; it is never closed.
         let _ = self.room.acquire_many(ROOM).await;
     }
@@ -518,6 +522,13 @@ async fn tell(file: &File, reply: ReplyAttr) {
 }
 
 impl Filesystem for Served {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        // Else the kernel would carry out `O_TRUNC` by making the disk empty: a program that copies an
+        // image onto the file wants to write it, not to lose its length.
+        let wanted = InitFlags::FUSE_ATOMIC_O_TRUNC;
+        config.add_capabilities(wanted).map_err(|_| std::io::ErrorKind::Unsupported.into())
+    }
+
     fn lookup(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEntry) {
         // There is one file, and nothing in it.
         reply.error(Errno::ENOENT);

@@ -3,8 +3,12 @@
 
 use super::monitor::Monitor;
 use super::setup::{Place, run};
+use super::virtio::{self, Guest, Wanted};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -370,5 +374,73 @@ pub(crate) fn encrypted() {
             assert!(said.contains("TLS negotiation required before option"), "{program} {said}");
             monitor.quit();
         }
+    }
+}
+
+/// Sockets that whoever started the daemon has opened, and names of the abstract space.
+pub(crate) fn sockets() {
+    let place = Place::new();
+    let disk = place.path("disk");
+    std::fs::write(&disk, vec![7; 1 << 20]).expect("a file");
+    let blockdev = format!("file,node-name=d,filename={disk},locking=off");
+    let listen = |name: &str| {
+        let path = place.path(name);
+        let listener = UnixListener::bind(&path).expect("a socket");
+        rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::empty()).expect("it is kept");
+        (path, listener)
+    };
+    for (i, program) in place.both().iter().enumerate() {
+        let (nbd, nbd_listener) = listen(&format!("nbd{i}"));
+        let (vhost, vhost_listener) = listen(&format!("vhost{i}"));
+        let server = format!("addr.type=fd,addr.str={}", nbd_listener.as_raw_fd());
+        let on_nbd = "nbd,id=n,node-name=d".to_owned();
+        let on_vhost = format!(
+            "vhost-user-blk,id=v,node-name=d,addr.type=fd,addr.str={}",
+            vhost_listener.as_raw_fd()
+        );
+        let words = [
+            "--blockdev",
+            &blockdev,
+            "--nbd-server",
+            &server,
+            "--export",
+            &on_nbd,
+            "--export",
+            &on_vhost,
+        ];
+        let monitor = Monitor::start_with(program, &place.path(&format!("qmp{i}")), &words);
+        let client = Client::new(&nbd, "d");
+        let mut guest = Guest::new(&vhost, 1, Wanted::default());
+        let (status, data, _) = guest.request(0, (virtio::IN, 0), &[], 512, 1);
+        assert_eq!((status, data), (0, vec![7; 512]), "{program:?}");
+        drop(guest);
+        drop(client);
+        monitor.quit();
+        // A path that is not the daemon's own is not removed.
+        assert!(Path::new(&nbd).exists() && Path::new(&vhost).exists(), "{program:?}");
+    }
+    for (i, program) in place.both().iter().enumerate() {
+        let mut monitor = Monitor::start(program, &place.path(&format!("abstract{i}.qmp")));
+        let disk = json!({
+            "driver": "file", "node-name": "d", "filename": disk, "locking": "off"
+        });
+        monitor.done("blockdev-add", disk);
+        for tight in [true, false] {
+            let name = format!("{}-{i}-{tight}", place.path("x"));
+            let mut options = json!({ "type": "vhost-user-blk", "id": "e", "node-name": "d" });
+            options["addr"] =
+                json!({ "type": "unix", "path": name, "abstract": true, "tight": tight });
+            monitor.done("block-export-add", options);
+            let mut full = name.into_bytes();
+            if !tight {
+                full.resize(107, 0);
+            }
+            let address = SocketAddr::from_abstract_name(&full).expect("an address");
+            let stream = UnixStream::connect_addr(&address);
+            assert!(stream.is_ok(), "{program:?}, {tight}: {stream:?}");
+            drop(stream);
+            monitor.done("block-export-del", json!({ "id": "e" }));
+        }
+        monitor.quit();
     }
 }

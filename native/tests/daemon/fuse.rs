@@ -160,6 +160,10 @@ fn calls(path: &str, raw: bool) -> Vec<String> {
     note("chown", words(rustix::fs::fchown(&file, user, None)));
     note("owner", format!("{}", std::fs::metadata(path).expect("a file").uid()));
     note("times", words(of_std(file.set_modified(std::time::UNIX_EPOCH))));
+    // A copy onto the file does not make it empty first.
+    let emptied = OpenOptions::new().write(true).truncate(true).open(path);
+    note("open with O_TRUNC", words(of_std(emptied.map(drop))));
+    note("read", words(read(0, MIB as usize)));
     note("unlink", words(of_std(std::fs::remove_file(path))));
     note("a name below", words(of_std(File::open(format!("{path}/x")).map(drop))));
     seen

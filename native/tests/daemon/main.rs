@@ -23,7 +23,7 @@ const REFERENCE: &str = "qemu-storage-daemon";
 const FUSE: &str = "fuse";
 
 fn main() {
-    let tests: [Test; 19] = [
+    let tests: [Test; 20] = [
         ("lines::mistakes_and_help_are_the_same", lines::the_same, &[REFERENCE]),
         ("lines::a_pid_file_belongs_to_one", lines::pid_file, &[]),
         ("lines::a_daemon_goes_to_the_background", lines::background, &[]),
@@ -38,6 +38,7 @@ fn main() {
             &[REFERENCE, FUSE],
         ),
         ("exports::options_of_the_line_are_refused_in_its_words", exports::line, &[REFERENCE]),
+        ("exports::sockets_are_those_that_were_named", exports::sockets, &[REFERENCE, "qemu-io"]),
         (
             "exports::clients_keep_exports_from_a_safe_removal",
             exports::clients,

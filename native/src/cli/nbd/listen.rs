@@ -38,6 +38,9 @@ pub(super) fn is_activated() -> Result<bool, Failure> {
     }
 }
 
+/// Clients that may wait in the queue of a socket.
+const BACKLOG: i32 = 128;
+
 /// What the system says, without its number.
 pub(in crate::cli) fn words(error: &std::io::Error) -> String {
     let text = error.to_string();
@@ -165,7 +168,7 @@ pub(in crate::cli) fn listen_inherited(number: i32) -> Result<Listening, Failure
     let fd = fd.try_clone_to_owned().map_err(|_| no_socket())?;
     let wrong =
         |e: std::io::Error| Failure::new(format!("Failed to listen on fd socket: {}", words(&e)));
-    rustix::net::listen(&fd, 1).map_err(|e| wrong(e.into()))?;
+    rustix::net::listen(&fd, BACKLOG).map_err(|e| wrong(e.into()))?;
     let listener = inherited(fd).map_err(wrong)?;
     Ok(Listening { listeners: vec![listener], path: None })
 }
