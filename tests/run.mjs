@@ -28,6 +28,7 @@ const PROGRAMS = [
   { program: "qemu-storage-daemon", package: "qemu-utils", for: "the other side of QMP" },
   { program: "nbdinfo", package: "libnbd-bin", for: "the other side of NBD" },
   { program: "nbdkit", package: "nbdkit", for: "the other side of NBD" },
+  { program: "fio", package: "fio", for: "the load of the benches" },
   { program: "openssl", package: "openssl", for: "certificates of the tests of encryption" },
   { program: "python3", package: "python3-venv", for: "a QMP client of others, which its test installs" },
   { program: "chromium", package: "chromium", for: "the tests of package and page in a browser" },

@@ -2,6 +2,7 @@
 //
 // A case is as in run.mjs, and may have `fresh(out)`, which makes the image that is going to change,
 // and `serve(tools, out)`, which starts a server and gives the function that ends it. Neither is timed.
+// With `seconds(text)` the time is what a command's output says.
 
 import { execFileSync, spawn, spawnSync } from "node:child_process";
 import { existsSync, readFileSync, rmSync } from "node:fs";
@@ -126,7 +127,7 @@ function pingpong(folder) {
 }
 
 /** Ended; it may wait to be asked how. */
-function isDead(pid) {
+export function isDead(pid) {
   try {
     return /^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, "utf8"));
   } catch {

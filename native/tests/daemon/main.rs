@@ -2,10 +2,15 @@
 //! input and sockets, and a client library of others.
 
 mod backends;
+mod exports;
+mod fuse;
 mod lines;
+mod monitor;
 mod python;
 mod setup;
 mod talks;
+mod vhost;
+mod virtio;
 
 use libtest_mimic::{Arguments, Trial};
 use setup::have;
@@ -15,8 +20,11 @@ type Test<'a> = (&'a str, fn(), &'a [&'a str]);
 
 const REFERENCE: &str = "qemu-storage-daemon";
 
+/// Files can be mounted.
+const FUSE: &str = "fuse";
+
 fn main() {
-    let tests: [Test; 13] = [
+    let tests: [Test; 24] = [
         ("backends::a_stopped_backend_holds_its_clients", backends::stopped, &[]),
         ("backends::errors_are_told_or_not", backends::told, &[]),
         ("backends::commands_for_people", backends::people, &[]),
@@ -29,11 +37,39 @@ fn main() {
         ("talks::devices_and_objects", talks::devices, &[REFERENCE]),
         ("talks::clients_come_and_go", talks::come_and_go, &[]),
         ("talks::a_client_that_never_reads_is_held_up", talks::never_reads, &[]),
+        (
+            "exports::commands_are_answered_as_the_reference_does",
+            exports::commands,
+            &[REFERENCE, FUSE],
+        ),
+        ("exports::options_of_the_line_are_refused_in_its_words", exports::line, &[REFERENCE]),
+        ("exports::sockets_are_those_that_were_named", exports::sockets, &[REFERENCE, "qemu-io"]),
+        (
+            "exports::clients_keep_exports_from_a_safe_removal",
+            exports::clients,
+            &[REFERENCE, "qemu-io"],
+        ),
+        (
+            "exports::clients_are_let_in_by_their_certificates",
+            exports::encrypted,
+            &[REFERENCE, "qemu-nbd", "openssl"],
+        ),
+        (
+            "fuse::calls_do_what_they_do_on_the_references_file",
+            fuse::differential,
+            &[REFERENCE, FUSE],
+        ),
+        ("fuse::a_file_comes_grows_and_goes", fuse::life, &[FUSE]),
+        ("vhost::a_guest_sees_what_the_reference_shows", vhost::differential, &[REFERENCE]),
+        ("vhost::queues_work_side_by_side", vhost::queues, &[]),
+        ("vhost::chains_that_no_driver_makes_do_no_harm", vhost::hostile, &[]),
+        ("vhost::guests_and_exports_come_and_go", vhost::come_and_go, &[]),
         ("python::the_library_of_others_connects", python::connects, &["python3", python::PACKAGE]),
     ];
     let trials = tests.map(|(name, test, needs)| {
         let lacks = |program: &&str| match *program {
             python::PACKAGE => python::python().is_none(),
+            FUSE => !fuse::can_mount(name),
             program => !have(name, program),
         };
         let missing = needs.iter().any(lacks);

@@ -6,6 +6,7 @@ use crate::cli::failure::Failure;
 use crate::export::nbd::Listener;
 use rustix::fd::OwnedFd;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd};
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::FileTypeExt;
 use tokio::net::{TcpListener, UnixListener, lookup_host};
 
@@ -36,6 +37,9 @@ pub(super) fn is_activated() -> Result<bool, Failure> {
         ))),
     }
 }
+
+/// Clients that may wait in the queue of a socket.
+const BACKLOG: i32 = 128;
 
 /// What the system says, without its number.
 pub(in crate::cli) fn words(error: &std::io::Error) -> String {
@@ -130,6 +134,43 @@ pub(in crate::cli) async fn listen(
             Ok(Listening { listeners: vec![listener], path: None })
         }
     }
+}
+
+/// Begins to listen on a name of Linux' abstract space. One that is not `tight` fills all the room
+/// that an address has, with zero bytes.
+pub(in crate::cli) fn listen_abstract(name: &str, tight: bool) -> Result<Listening, Failure> {
+    /// Bytes of `sun_path` less the one that says what kind of name it is.
+    const ROOM: usize = 107;
+    let wrong =
+        |e: std::io::Error| Failure::new(format!("Failed to bind socket to {name}: {}", words(&e)));
+    let mut full = name.as_bytes().to_vec();
+    if !tight && full.len() < ROOM {
+        full.resize(ROOM, 0);
+    }
+    let address = std::os::unix::net::SocketAddr::from_abstract_name(&full).map_err(wrong)?;
+    let listener = std::os::unix::net::UnixListener::bind_addr(&address).map_err(wrong)?;
+    listener.set_nonblocking(true).map_err(wrong)?;
+    let listener = UnixListener::from_std(listener).map_err(wrong)?;
+    Ok(Listening { listeners: vec![Listener::Unix(listener)], path: None })
+}
+
+/// Listens on the descriptor `number`, which whoever started the process has opened.
+pub(in crate::cli) fn listen_inherited(number: i32) -> Result<Listening, Failure> {
+    let no_socket = || Failure::new(format!("File descriptor '{number}' is not a socket"));
+    if number < 0 {
+        return Err(no_socket());
+    }
+    // SAFETY: only looked at; an error says that it is no socket. Nothing else runs that could close
+    // it: a command line is carried out one option after the other.
+    let fd = unsafe { BorrowedFd::borrow_raw(number) };
+    rustix::net::sockopt::socket_type(fd).map_err(|_| no_socket())?;
+    // A copy of our own: whatever the number is used for otherwise stays as it is.
+    let fd = fd.try_clone_to_owned().map_err(|_| no_socket())?;
+    let wrong =
+        |e: std::io::Error| Failure::new(format!("Failed to listen on fd socket: {}", words(&e)));
+    rustix::net::listen(&fd, BACKLOG).map_err(|e| wrong(e.into()))?;
+    let listener = inherited(fd).map_err(wrong)?;
+    Ok(Listening { listeners: vec![listener], path: None })
 }
 
 fn inherited(fd: OwnedFd) -> std::io::Result<Listener> {

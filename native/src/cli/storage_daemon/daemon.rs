@@ -91,6 +91,32 @@ fn tell_of_end(events: &Events, reason: ShutdownCause) {
     events.tell("SHUTDOWN", &Shutdown { guest: false, reason });
 }
 
+/// The commands on nodes; exports look afterwards whether a node is another one.
+#[derive(Debug)]
+struct Watched {
+    blocks: Arc<BlockCommands>,
+    exports: Arc<Exports>,
+}
+
+impl Commands for Watched {
+    fn names(&self) -> Vec<&'static str> {
+        self.blocks.names()
+    }
+
+    fn allows_out_of_band(&self, name: &str) -> bool {
+        self.blocks.allows_out_of_band(name)
+    }
+
+    fn execute<'a>(&'a self, name: &'a str, call: Call) -> Option<BoxFuture<'a, QmpResult<Value>>> {
+        let carried = self.blocks.execute(name, call)?;
+        Some(Box::pin(async move {
+            let answer = carried.await;
+            self.exports.look();
+            answer
+        }))
+    }
+}
+
 fn version() -> Version {
     let package = concat!("sectora ", env!("CARGO_PKG_VERSION"));
     Version { qemu: [10, 0, 2], package: package.into() }
@@ -124,7 +150,7 @@ impl Daemon {
             .with(Arc::new(by_qmp))
             .with(chardevs.clone())
             .with(exports.clone())
-            .with(blocks.clone())
+            .with(Arc::new(Watched { blocks: blocks.clone(), exports: exports.clone() }))
             .with(Arc::new(iothreads))
             .with(quit.clone());
         if devices {
@@ -227,6 +253,7 @@ impl Daemon {
 
     /// Begins to hold sessions.
     pub(super) fn start_monitors(&self) {
+        self.exports.take_clients();
         let mut running = self.running.lock();
         for monitor in self.monitors.lock().drain(..) {
             let (commands, events) = (self.commands.clone(), self.events.clone());

@@ -162,6 +162,13 @@ impl NbdServer {
         Ok(())
     }
 
+    /// True where a client has opened the export `name`.
+    pub fn is_used(&self, name: &str) -> bool {
+        let exports = self.exports.lock();
+        let mut named = exports.iter().filter(|served| served.export.name() == name);
+        named.any(|served| served.going.receiver_count() > 0)
+    }
+
     /// The exports there are, in the order in which they came.
     pub fn exports(&self) -> Vec<Arc<Export>> {
         self.exports.lock().iter().map(|served| served.export.clone()).collect()

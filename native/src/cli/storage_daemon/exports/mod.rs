@@ -3,9 +3,15 @@
 //!
 //! | module | what it holds |
 //! | --- | --- |
+//! | [`address`] | the sockets they are served on |
+//! | [`fuse`] | disks as files |
 //! | [`nbd`] | the NBD server, and exports through it |
+//! | [`vhost_user_blk`] | disks of virtual machines |
 
+mod address;
+mod fuse;
 mod nbd;
+mod vhost_user_blk;
 
 use crate::cli::failure::Failure;
 use crate::cli::objects::Objects;
@@ -23,7 +29,10 @@ use sectora_core::qapi::{
 use sectora_core::sync::Mutex;
 use serde_json::{Map, Value, json};
 use std::fmt;
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use tokio::sync::Notify;
 
 const NAMES: [&str; 7] = [
     "nbd-server-start",
@@ -38,6 +47,9 @@ const NAMES: [&str; 7] = [
 /// The exports of a daemon.
 #[derive(Debug)]
 pub(super) struct Exports {
+    this: Weak<Self>,
+    /// Told when an export is gone.
+    forgotten: Notify,
     graph: Arc<Graph>,
     backends: Arc<Backends>,
     objects: Objects,
@@ -45,6 +57,8 @@ pub(super) struct Exports {
     change: tokio::sync::Mutex<()>,
     server: Mutex<Option<Server>>,
     list: Mutex<Vec<Served>>,
+    /// Commands come from clients by now, no longer from the command line.
+    by_clients: AtomicBool,
 }
 
 /// An export at work. Each kind has its own.
@@ -57,6 +71,20 @@ trait Running: Send + Sync + fmt::Debug {
     /// # Errors
     /// `InUse` where it has clients that it may not lose; it goes on then.
     fn remove(&self, mode: RemoveMode) -> BoxFuture<'_, sectora_core::Result<()>>;
+
+    /// True where clients would lose it.
+    fn has_clients(&self) -> bool {
+        false
+    }
+
+    /// Looks whether what it shows is longer or shorter than before, and tells its clients.
+    fn look(&self) {}
+
+    /// True where it covers the file `path`.
+    fn covers(&self, path: &Path) -> bool {
+        let _ = path;
+        false
+    }
 }
 
 /// One export.
@@ -104,14 +132,32 @@ impl Served {
 
 impl Exports {
     pub(super) fn new(graph: Arc<Graph>, backends: Arc<Backends>, objects: Objects) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new_cyclic(|this| Self {
+            this: this.clone(),
+            forgotten: Notify::new(),
             graph,
             backends,
             objects,
             change: tokio::sync::Mutex::default(),
             server: Mutex::default(),
             list: Mutex::default(),
+            by_clients: AtomicBool::new(false),
         })
+    }
+
+    /// From now on commands come from clients.
+    pub(super) fn take_clients(&self) {
+        self.by_clients.store(true, Ordering::SeqCst);
+    }
+
+    /// True while commands are those of the command line.
+    fn is_on_line(&self) -> bool {
+        !self.by_clients.load(Ordering::SeqCst)
+    }
+
+    /// Has exports look whether what they show is longer or shorter than before.
+    pub(super) fn look(&self) {
+        self.list.lock().iter().for_each(|served| served.running.look());
     }
 
     /// Ends all exports and the server.
@@ -126,11 +172,18 @@ impl Exports {
         let last = || {
             let list = self.list.lock();
             let mut newest = list.iter().rev();
-            newest.find(|served| of(&served.running.kind())).map(|served| served.id.clone())
+            let found = newest.find(|served| of(&served.running.kind()));
+            found.map(|served| (served.id.clone(), served.shutting_down))
         };
-        while let Some(id) = last() {
-            // It is gone then, whatever its storage said last.
-            let _ = self.remove(&id, RemoveMode::Hard).await;
+        loop {
+            let mut forgotten = std::pin::pin!(self.forgotten.notified());
+            forgotten.as_mut().enable();
+            match last() {
+                None => return,
+                Some((_, true)) => forgotten.await,
+                // It is gone then, whatever its storage said last.
+                Some((id, false)) => drop(self.remove(&id, RemoveMode::Hard).await),
+            }
         }
     }
 
@@ -142,19 +195,15 @@ impl Exports {
             let what = format!("Block export id '{}' is already in use", options.id);
             return Err(QmpError::generic(what));
         }
-        let refused = match &options.r#type {
-            BlockExportOptionsBranch::Nbd(_) => None,
-            BlockExportOptionsBranch::VhostUserBlk(_) => Some("vhost-user-blk"),
-            BlockExportOptionsBranch::Fuse(_) => Some("fuse"),
-            BlockExportOptionsBranch::VduseBlk(_) => Some("vduse-blk"),
-        };
         let shown = self.show(&options).await?;
-        let added = match (&options.r#type, refused) {
-            (BlockExportOptionsBranch::Nbd(nbd), _) => self.add_nbd(&options, nbd, &shown),
-            (_, kind) => {
-                let kind = kind.unwrap_or_default();
-                let what = format!("exports of type '{kind}' are not supported yet, only 'nbd' is");
-                Err(Error::unsupported(what).into())
+        let added = match &options.r#type {
+            BlockExportOptionsBranch::Nbd(nbd) => self.add_nbd(&options, nbd, &shown),
+            BlockExportOptionsBranch::VhostUserBlk(disk) => {
+                self.add_vhost_user_blk(&options, disk, &shown).await
+            }
+            BlockExportOptionsBranch::Fuse(file) => self.add_fuse(&options, file, &shown).await,
+            BlockExportOptionsBranch::VduseBlk(_) => {
+                Err(Error::unsupported("exports of type 'vduse-blk' are not supported").into())
             }
         };
         match added {
@@ -179,13 +228,17 @@ impl Exports {
             Some(node) => node,
             None => self.graph.lookup(None, Some(&options.node_name))?,
         };
+        if writable && node.settings().read_only {
+            return Err(QmpError::generic("Cannot export read-only node as writable"));
+        }
         if let Some(id) = &options.iothread
             && self.objects.numbers(id).is_none()
         {
             return Err(QmpError::generic(format!("iothread \"{id}\" not found")));
         }
-        if writable && node.settings().read_only {
-            return Err(QmpError::generic("Cannot export read-only node as writable"));
+        let is_nbd = matches!(options.r#type, BlockExportOptionsBranch::Nbd(_));
+        if options.allow_inactive == Some(true) && !is_nbd {
+            return Err(QmpError::generic("Export type does not support inactive exports"));
         }
         if options.allow_inactive != Some(true) && !node.settings().active {
             self.graph.set_active(Some(&node), true).await?;
@@ -198,8 +251,16 @@ impl Exports {
             return Ok(Shown { node, source, device: backend });
         }
         let read = Permissions::CONSISTENT_READ;
-        let taken = if writable { read | Permissions::WRITE } else { read };
-        let claim = Claim { taken, shared: Permissions::all() - Permissions::RESIZE };
+        let mut taken = if writable { read | Permissions::WRITE } else { read };
+        if let BlockExportOptionsBranch::Fuse(file) = &options.r#type {
+            taken.set(Permissions::RESIZE, file.growable == Some(true));
+        }
+        let shared = match &options.r#type {
+            // A client of NBD cannot be told of a new length.
+            BlockExportOptionsBranch::Nbd(_) => Permissions::all() - Permissions::RESIZE,
+            _ => Permissions::all(),
+        };
+        let claim = Claim { taken, shared };
         // Of a node that is inactive nothing is done until it is active.
         let root = match node.settings().active {
             true => self.graph.attach("", &node, claim).await?,
@@ -222,22 +283,52 @@ impl Exports {
     }
 
     async fn remove(&self, id: &str, mode: RemoveMode) -> QmpResult<()> {
-        let (running, source) = {
-            let list = self.list.lock();
-            let found = list.iter().find(|served| served.id == id);
+        let running = {
+            let mut list = self.list.lock();
+            let found = list.iter_mut().find(|served| served.id == id);
             let found =
                 found.ok_or_else(|| QmpError::generic(format!("Export '{id}' is not found")))?;
-            (found.running.clone(), found.source.clone())
+            if found.shutting_down {
+                let what = format!("Export '{id}' is already shutting down");
+                return Err(QmpError::generic(what));
+            }
+            found.shutting_down = mode == RemoveMode::Hard;
+            found.running.clone()
         };
-        running.remove(mode).await.map_err(|error| match mode {
-            RemoveMode::Safe => QmpError::generic(format!("export '{id}' still in use")),
-            RemoveMode::Hard => error.into(),
-        })?;
-        self.list.lock().retain(|served| served.id != id);
-        let detached = self.let_go(&source).await;
+        if mode == RemoveMode::Hard
+            && running.has_clients()
+            && let Some(this) = self.this.upgrade()
+        {
+            // They go while the command is answered already; the event says when they are gone.
+            let id = id.to_owned();
+            tokio::spawn(async move {
+                // It is gone then, whatever its storage said last.
+                let _ = running.remove(mode).await;
+                let _ = this.forget(&id).await;
+            });
+            return Ok(());
+        }
+        let removed = running.remove(mode).await;
+        if mode == RemoveMode::Safe && removed.is_err() {
+            return Err(QmpError::generic(format!("export '{id}' still in use")));
+        }
+        let forgotten = self.forget(id).await;
+        Ok(removed.map_err(QmpError::from).and(forgotten)?)
+    }
+
+    /// Forgets an export that serves no longer.
+    async fn forget(&self, id: &str) -> QmpResult<()> {
+        let gone = {
+            let mut list = self.list.lock();
+            let at = list.iter().position(|served| served.id == id);
+            at.map(|at| list.remove(at))
+        };
+        let Some(gone) = gone else { return Ok(()) };
+        let detached = self.let_go(&gone.source).await;
         let mut data = Map::new();
         data.insert("id".into(), id.into());
         self.graph.events().emit("BLOCK_EXPORT_DELETED", data);
+        self.forgotten.notify_waiters();
         Ok(detached?)
     }
 

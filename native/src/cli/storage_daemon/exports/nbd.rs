@@ -1,10 +1,9 @@
 //! The NBD server of a daemon, and exports through it.
 
-use super::{Exports, Running, Shown, in_words};
-use crate::cli::nbd::listen::{Listening, Place, listen};
+use super::{Exports, Running, Shown, address, in_words};
+use crate::cli::nbd::listen::Listening;
 use crate::export::RemoveMode;
 use crate::export::nbd::{NbdServer, ServerOptions};
-use sectora_core::Error;
 use sectora_core::bitmap::DirtyBitmap;
 use sectora_core::graph::{Graph, Node};
 use sectora_core::io::BoxFuture;
@@ -12,13 +11,16 @@ use sectora_core::monitor::{QmpError, QmpResult};
 use sectora_core::nbd::{BitmapContext, Export, ExportOptions};
 use sectora_core::qapi::{
     BlockDirtyBitmapOrStr, BlockExportOptions, BlockExportOptionsBranch, BlockExportOptionsNbd,
-    BlockExportType, NbdServerAddOptions, NbdServerOptionsLegacy, SocketAddressLegacy, parse,
+    BlockExportType, NbdServerAddOptions, NbdServerOptionsLegacy, parse,
 };
 use serde_json::{Map, Value};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+
+/// The longest text of the protocol, in bytes ("Values").
+const MAX_DESCRIPTION: usize = 4096;
 
 /// The NBD server, while it runs.
 #[derive(Debug)]
@@ -42,6 +44,10 @@ struct Nbd {
 impl Running for Nbd {
     fn kind(&self) -> BlockExportType {
         BlockExportType::Nbd
+    }
+
+    fn has_clients(&self) -> bool {
+        self.server.is_used(&self.name)
     }
 
     fn remove(&self, mode: RemoveMode) -> BoxFuture<'_, sectora_core::Result<()>> {
@@ -75,7 +81,7 @@ impl Exports {
             handshake_limit: handshake.unwrap_or(old.handshake_limit),
             max_connections: base.max_connections.unwrap_or(old.max_connections),
         };
-        let mut listening = listen(&place(addr)?, None).await.map_err(|e| in_words(&e))?;
+        let mut listening = address::listen_on(address::modern(addr), self.is_on_line()).await?;
         // What becomes of connections is told to nobody.
         let (tell, _) = mpsc::unbounded_channel();
         let server = NbdServer::new(options, tell);
@@ -119,6 +125,11 @@ impl Exports {
         let server = self.server.lock().as_ref().map(|server| server.server.clone());
         let server = server.ok_or_else(|| QmpError::generic("NBD server not running"))?;
         let name = nbd.base.name.as_deref().unwrap_or(&options.node_name);
+        if let Some(description) = nbd.base.description.as_deref()
+            && description.len() > MAX_DESCRIPTION
+        {
+            return Err(QmpError::generic(format!("description '{description}' too long")));
+        }
         if server.exports().iter().any(|export| export.name() == name) {
             return Err(QmpError::generic(format!("NBD server already has export named '{name}'")));
         }
@@ -206,17 +217,4 @@ pub(super) fn by_device(
         writethrough: None,
         allow_inactive: None,
     })
-}
-
-fn place(address: SocketAddressLegacy) -> QmpResult<Place> {
-    match address {
-        SocketAddressLegacy::Unix(unix) => Ok(Place::Unix(unix.path)),
-        SocketAddressLegacy::Inet(inet) => {
-            Ok(Place::Inet { host: inet.base.host, port: inet.base.port })
-        }
-        SocketAddressLegacy::Vsock(_) | SocketAddressLegacy::Fd(_) => {
-            let what = "the NBD server listens on addresses of type 'unix' and 'inet' only";
-            Err(Error::unsupported(what).into())
-        }
-    }
 }
