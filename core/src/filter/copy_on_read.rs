@@ -22,13 +22,22 @@ const STEP: u64 = 16 << 20;
 pub struct CopyOnRead {
     inner: Device,
     turns: Turns,
+    /// The depth of the last image that is copied from; `None`: all of them.
+    bottom: Option<u32>,
 }
 
 impl CopyOnRead {
     /// Reads through `image`, which is written to.
     #[must_use]
     pub fn new(image: Device) -> Self {
-        Self { inner: image, turns: Turns::default() }
+        Self { inner: image, turns: Turns::default(), bottom: None }
+    }
+
+    /// The same, but only what images down to the one at `depth` hold is copied (`bottom`): 0 is
+    /// `image` itself.
+    #[must_use]
+    pub fn down_to(image: Device, depth: u32) -> Self {
+        Self { bottom: Some(depth), ..Self::new(image) }
     }
 
     /// Whole clusters around `[offset, end)`.
@@ -77,9 +86,12 @@ impl CopyOnRead {
     }
 
     /// How long what begins at `at` is the same, at most `len` and [`STEP`] bytes, and whether the
-    /// image itself has it.
+    /// image itself has it, or is not to get it.
     async fn run(&self, at: u64, len: u64) -> Result<(u64, bool)> {
-        let here = |extent: &Extent| extent.depth == 0 && extent.is_allocated();
+        let too_deep = |extent: &Extent| {
+            self.bottom.is_some_and(|bottom| extent.depth > bottom || !extent.is_allocated())
+        };
+        let here = |extent: &Extent| extent.depth == 0 && extent.is_allocated() || too_deep(extent);
         let extents = self.inner.extents(at, len.min(STEP)).await?;
         let Some(first) = extents.first().map(here) else { return Ok((len, true)) };
         let run = extents.iter().take_while(|e| here(e) == first).map(|e| e.len).sum();

@@ -7,7 +7,7 @@ use super::live::{Graph, Place};
 use super::node::{Body, NewNode, Node, Settings};
 use super::open::check_node_name;
 use super::options::{ChildOptions, OptionValue, Options};
-use super::permission::Role;
+use super::permission::{Claim, Role};
 use super::snapshot::uses;
 use crate::format::detect::MAX_CHAIN;
 use crate::format::{
@@ -70,7 +70,7 @@ impl<'a> Builder<'a> {
             let Some(driver) = options.take_string("driver") else {
                 return Err(Error::invalid("Must specify either driver or file"));
             };
-            let opening = Opening { name, given, settings, depth };
+            let opening = Opening { name, given, settings, depth, more: Claim::NONE };
             if self.graph.protocols.has_driver(&driver) {
                 return self.protocol(&driver, options, opening).await;
             }
@@ -92,15 +92,17 @@ impl<'a> Builder<'a> {
         mut opening: Opening,
     ) -> Result<Arc<Node>> {
         let place = self.place(&mut opening)?;
-        let how = opening.settings.inherited();
-        let opened = self.graph.protocols.open_node(driver, &mut options, how).await?;
+        let (opened, only_read) =
+            self.graph.open_protocol(driver, &mut options, opening.settings).await?;
         if let Some(left) = options.first() {
             return Err(Error::invalid(format!(
                 "Block protocol '{driver}' doesn't support the option '{left}'"
             )));
         }
         let body = Body { device: opened.device, image: None, locks: opened.locks, filter: None };
-        self.finish(place, opening, driver, opened.filename, body, Vec::new())
+        let node = self.finish(place, opening, driver, opened.filename, body, Vec::new())?;
+        node.set_only_read(only_read.as_ref());
+        Ok(node)
     }
 
     /// A node of a filter or a test driver.
@@ -121,6 +123,7 @@ impl<'a> Builder<'a> {
         }
         let place = self.place(&mut opening)?;
         filters::check(driver, &options)?;
+        opening.more = filters::claim_more(driver, &mut options)?;
         let mut children = Vec::new();
         for (name, role) in wanted {
             if *role == Role::Copy {
@@ -155,7 +158,7 @@ impl<'a> Builder<'a> {
         mut options: Options,
         mut opening: Opening,
     ) -> Result<Arc<Node>> {
-        let settings = opening.settings;
+        let mut settings = opening.settings;
         let role = match format {
             FormatName::Raw if options.has("offset") || options.has("size") => Role::Window,
             FormatName::Raw => Role::Filtered,
@@ -163,6 +166,10 @@ impl<'a> Builder<'a> {
         };
         let below = Settings { discard: true, detect_zeroes: DetectZeroes::Off, ..settings };
         let file = self.required(&mut options, "file", below, opening.depth).await?;
+        if settings.auto_read_only && file.why_only_read().is_some() {
+            settings.read_only = true;
+            opening.settings.read_only = true;
+        }
         let place = self.place(&mut opening)?;
         let file = self.attach(file, "file", role, &opening)?;
         let has_backing = format != FormatName::Raw;
@@ -431,7 +438,7 @@ impl<'a> Builder<'a> {
             let user = opening.name.as_deref().unwrap_or_default();
             return Err(inactive_child(&node, name, user));
         }
-        let edge = Edge::new(name, role, opening.user());
+        let edge = Edge::with_more(name, role, opening.user(), opening.more);
         edge.point(Some(node));
         if let Err(error) = self.graph.refresh() {
             edge.point(None);
@@ -486,6 +493,8 @@ struct Opening {
     given: Options,
     settings: Settings,
     depth: usize,
+    /// What it claims of its children in any case.
+    more: Claim,
 }
 
 impl Opening {

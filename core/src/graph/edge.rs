@@ -41,6 +41,8 @@ pub struct Edge {
     user: RwLock<User>,
     target: RwLock<Option<Arc<Node>>>,
     claim: Mutex<Claim>,
+    /// What its user claims in any case.
+    more: Claim,
 }
 
 impl fmt::Debug for Edge {
@@ -53,12 +55,18 @@ impl fmt::Debug for Edge {
 
 impl Edge {
     pub(super) fn new(name: &str, role: Role, user: User) -> Arc<Self> {
+        Self::with_more(name, role, user, Claim::NONE)
+    }
+
+    /// One whose user claims `more` in any case.
+    pub(super) fn with_more(name: &str, role: Role, user: User, more: Claim) -> Arc<Self> {
         Arc::new(Self {
             name: name.into(),
             role,
             user: RwLock::new(user),
             target: RwLock::new(None),
             claim: Mutex::new(Claim::NONE),
+            more,
         })
     }
 
@@ -78,6 +86,15 @@ impl Edge {
     #[must_use]
     pub fn target(&self) -> Option<Arc<Node>> {
         self.target.read().clone()
+    }
+
+    /// What its user claims when its own users together claim `above`; `None`: it has none.
+    pub(super) fn wanted(&self, above: Option<Claim>, writable: bool) -> Claim {
+        let claim = match above {
+            Some(above) => self.role.claim(above, writable),
+            None => self.role.claim_unused(writable),
+        };
+        claim.join(self.more)
     }
 
     /// What its user does with the node and lets others do.

@@ -3,8 +3,9 @@
 
 use super::edge::Edge;
 use super::live::Graph;
+use super::node::Node;
 use super::options::{ChildOptions, Options};
-use super::permission::Role;
+use super::permission::{Claim, Permissions, Role};
 use super::point_in_time::PointInTime;
 use crate::filter::{
     Blkdebug, BlkdebugOptions, Blklogwrites, BlklogwritesOptions, Blkreplay, Blkverify, Compress,
@@ -188,8 +189,15 @@ pub(super) async fn open(
             (Arc::new(PointInTime::new(edge)), None)
         }
         "copy-on-read" => {
-            options.take_text("bottom");
-            (Arc::new(CopyOnRead::new(child("file")?)), None)
+            let file = child("file")?;
+            let filter = match options.take_text("bottom") {
+                Some(bottom) => {
+                    let top = children.first().and_then(|edge| edge.target());
+                    CopyOnRead::down_to(file, depth_of(graph, top, &bottom)?)
+                }
+                None => CopyOnRead::new(file),
+            };
+            (Arc::new(filter), None)
         }
         "throttle" => {
             let id = options.take_text("throttle-group").unwrap_or_default();
@@ -208,6 +216,45 @@ pub(super) async fn open(
         }
         other => return Err(Error::invalid(format!("Unknown driver '{other}'"))),
     })
+}
+
+/// How many images lie above the node `bottom` in the chain that begins with `top`.
+fn depth_of(graph: &Graph, top: Option<Arc<Node>>, bottom: &str) -> Result<u32> {
+    let found = graph.find(bottom);
+    let wanted =
+        found.ok_or_else(|| Error::invalid(format!("Bottom node '{bottom}' not found")))?;
+    if filtered(wanted.driver()).is_some() {
+        return Err(Error::invalid(format!("Bottom node '{bottom}' is a filter")));
+    }
+    let (mut next, mut depth) = (top, 0);
+    while let Some(node) = next {
+        if Arc::ptr_eq(&node, &wanted) {
+            return Ok(depth);
+        }
+        depth += u32::from(filtered(node.driver()).is_none());
+        next = node.below();
+    }
+    Err(Error::invalid(format!("Bottom node '{bottom}' is not in the chain below the filter")))
+}
+
+/// What a filter claims of its child beyond what its users want: `blkdebug` as it is told.
+pub(super) fn claim_more(driver: &str, options: &mut Options) -> Result<Claim> {
+    let mut claim = Claim::NONE;
+    if driver != "blkdebug" {
+        return Ok(claim);
+    }
+    for (name, set, take) in [
+        ("take-child-perms", &mut claim.taken, true),
+        ("unshare-child-perms", &mut claim.shared, false),
+    ] {
+        for i in 0..MAX_ITEMS {
+            let Some(word) = options.take_text(&format!("{name}.{i}")) else { break };
+            let named = Permissions::of_name(&word);
+            let what = || Error::invalid(format!("Parameter '{name}' does not accept '{word}'"));
+            set.set(named.ok_or_else(what)?, take);
+        }
+    }
+    Ok(claim)
 }
 
 fn copy_before_write(graph: &Graph, options: &mut Options) -> Result<CopyBeforeWriteOptions> {

@@ -269,6 +269,13 @@ impl Graph {
             let passes = next.image().is_none() || next.driver() == "raw";
             below = next.primary().filter(|_| passes);
         }
+        if node.driver() == "host_device" {
+            // It is as long as it is; a smaller disk in it is one all the same.
+            return match size <= node.device().len() {
+                true => Ok(()),
+                false => Err(Error::invalid("Cannot grow device files")),
+            };
+        }
         let all = Permissions::all();
         let root = self.attach("", node, Claim { taken: Permissions::RESIZE, shared: all }).await?;
         let resized = root.set_len(size, Preallocation::Off).await;
@@ -390,7 +397,7 @@ impl Graph {
                     // Nobody does anything with it.
                     (None, User::Root(_)) => Claim::NONE,
                     // It is not known yet whether it will write.
-                    (None, _) => edge.role().claim_unused(false),
+                    (None, _) => edge.wanted(None, false),
                 };
                 claims.push((edge, claim));
             }
@@ -398,11 +405,16 @@ impl Graph {
             let all = claims.iter().fold(Claim::NONE, |all, (_, claim)| all.join(*claim));
             let changing = Permissions::WRITE | Permissions::WRITE_UNCHANGED | Permissions::RESIZE;
             let coming = users.iter().fold(all, |all, edge| match edge.user() {
-                User::Coming { writable, .. } => all.join(edge.role().claim_unused(writable)),
+                User::Coming { writable, .. } => all.join(edge.wanted(None, writable)),
                 _ => all,
             });
             if coming.taken.intersects(changing) && !node.is_writable() {
                 return Err(Error::denied("Block node is read-only"));
+            }
+            if coming.taken.intersects(changing)
+                && let Some(why) = node.why_only_read()
+            {
+                return Err(Error::denied(why));
             }
             for edge in node.children() {
                 let claim = node.claim_of(&edge, all);

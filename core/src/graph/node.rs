@@ -142,6 +142,9 @@ pub struct Node {
     parents: Mutex<Vec<Weak<Edge>>>,
     /// Somebody added it by name, and has to remove it.
     owned: AtomicBool,
+    /// Why it could be opened for reading only, where it was asked for writing where possible
+    /// (`auto-read-only`).
+    only_read: Mutex<Option<String>>,
     /// Of a node that is no image; an image has its own.
     bitmaps: Arc<BitmapSet>,
     locked: Mutex<Claim>,
@@ -196,6 +199,7 @@ impl Node {
             children: RwLock::new(new.children),
             parents: Mutex::default(),
             owned: AtomicBool::new(false),
+            only_read: Mutex::default(),
             bitmaps: Arc::default(),
             locked: Mutex::new(Claim::NONE),
             counts: Mutex::default(),
@@ -565,6 +569,15 @@ impl Node {
         self.tell_of_threshold(end - threshold, threshold);
     }
 
+    /// Why nobody can write to it although it is not said to be read-only.
+    pub(super) fn why_only_read(&self) -> Option<String> {
+        self.only_read.lock().clone()
+    }
+
+    pub(super) fn set_only_read(&self, why: Option<&Error>) {
+        *self.only_read.lock() = why.map(|why| why.what().into());
+    }
+
     /// True where it was opened for writing.
     pub(super) fn is_writable(&self) -> bool {
         !self.settings.read().read_only
@@ -572,9 +585,9 @@ impl Node {
 
     /// What it wants of a child of its, when its own users together want `above`.
     pub(super) fn claim_of(&self, edge: &Edge, above: Claim) -> Claim {
+        let above = (!self.parents.lock().is_empty()).then_some(above);
         match self.settings().active {
-            true if self.parents.lock().is_empty() => edge.role().claim_unused(self.is_writable()),
-            true => edge.role().claim(above, self.is_writable()),
+            true => edge.wanted(above, self.is_writable()),
             // It minds nothing that others do meanwhile.
             false => Claim { shared: Permissions::all(), ..edge.role().claim_unused(false) },
         }

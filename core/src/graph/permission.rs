@@ -35,6 +35,11 @@ impl Permissions {
         Self::NAMES.into_iter().filter(move |(p, ..)| self.contains(*p)).map(|(_, name, _)| name)
     }
 
+    /// The one that the schema calls so.
+    pub(super) fn of_name(name: &str) -> Option<Self> {
+        Self::NAMES.into_iter().find(|(_, known, _)| *known == name).map(|(p, ..)| p)
+    }
+
     /// As messages have them.
     pub(super) fn in_words(self) -> alloc::string::String {
         let set = Self::NAMES.into_iter().filter(|(p, ..)| self.contains(*p));

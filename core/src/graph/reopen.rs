@@ -8,10 +8,12 @@ use super::edge::Edge;
 use super::filters::{self, Change};
 use super::live::{Graph, no_node};
 use super::node::{Body, Node, Settings};
+use super::open::{Inherited, OpenedNode};
 use super::options::{ChildOptions, OptionValue, Options};
 use super::permission::Claim;
 use super::snapshot::uses;
 use crate::format::{FormatName, OpenOptions};
+use crate::io::Access;
 use crate::{Error, ErrorKind, Result};
 use alloc::borrow::ToOwned;
 use alloc::format;
@@ -268,8 +270,7 @@ impl Graph {
         options.take_text("node-name");
         options.take_string("driver");
         Settings::take(&mut options, Settings::default())?;
-        let how = settings.inherited();
-        let opened = self.protocols.open_node(node.driver(), &mut options, how).await?;
+        let (opened, only_read) = self.open_protocol(node.driver(), &mut options, settings).await?;
         let (old, claim) = (node.body(), node.locked());
         if let (Some(old), Some(new)) = (&old.locks, &opened.locks) {
             old.set(Claim::NONE)?;
@@ -284,7 +285,32 @@ impl Graph {
             locks: opened.locks,
             filter: None,
         });
+        node.set_only_read(only_read.as_ref());
         Ok(())
+    }
+
+    /// Opens what comes from the host. Where it was to be written to if possible, and that is not,
+    /// it is opened for reading, and the error is given as well.
+    pub(super) async fn open_protocol(
+        &self,
+        driver: &str,
+        options: &mut Options,
+        settings: Settings,
+    ) -> Result<(OpenedNode, Option<Error>)> {
+        let (how, given) = (settings.inherited(), options.clone());
+        match self.protocols.open_node(driver, options, how).await {
+            Err(error)
+                if settings.auto_read_only
+                    && how.access == Access::ReadWrite
+                    && error.kind() == ErrorKind::Denied =>
+            {
+                *options = given;
+                let how = Inherited { access: Access::ReadOnly, ..how };
+                let opened = self.protocols.open_node(driver, options, how).await?;
+                Ok((opened, Some(error)))
+            }
+            opened => Ok((opened?, None)),
+        }
     }
 
     /// Makes nodes what they were.

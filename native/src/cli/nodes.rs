@@ -191,6 +191,11 @@ impl Nodes {
         let Some(filename) = options.take_text("filename") else {
             return Err(Error::invalid("The 'file' block driver requires a file name"));
         };
+        if filename.starts_with("/dev/fdset/") {
+            // Nothing hands descriptors over here, nor to the reference's daemon.
+            let what = format!("Could not open '{filename}': Function not implemented");
+            return Err(Error::unsupported(what));
+        }
         let is_device = stat(&filename)
             .map(|found| FileType::from_raw_mode(found.st_mode))
             .is_ok_and(|kind| matches!(kind, FileType::BlockDevice | FileType::CharacterDevice));

@@ -156,3 +156,70 @@ fn what_an_image_holds_is_written_into_the_one_below() {
     let bottom = world.sim.block_on(world.graph.commit(&below)).unwrap_err();
     assert!(bottom.what().contains("no backing file to commit to"), "{bottom}");
 }
+
+#[test]
+fn what_lies_below_the_bottom_is_not_copied() {
+    let world = World::new(1);
+    let base = world.image("a");
+    let root = world.attach(&base, true).unwrap();
+    world.write(&root, 0, 1);
+    world.sim.block_on(world.graph.detach(&root)).unwrap();
+    for (name, below) in [("b", "a"), ("c", "b")] {
+        world
+            .add(&alloc::format!(
+                "{{'driver': 'qcow2', 'node-name': '{name}', 'backing': '{below}', 'file': \
+                 {{'driver': 'file', 'filename': '{name}'}}}}"
+            ))
+            .unwrap();
+        if name == "b" {
+            let root = world.attach(&world.graph.find("b").unwrap(), true).unwrap();
+            world.write(&root, 65536, 2);
+            world.sim.block_on(world.graph.detach(&root)).unwrap();
+        }
+    }
+    let with = |bottom: &str| {
+        world.add(&alloc::format!(
+            "{{'driver': 'copy-on-read', 'node-name': 'r', 'file': 'c', 'bottom': '{bottom}'}}"
+        ))
+    };
+    assert_eq!(with("x").unwrap_err(), "Bottom node 'x' not found");
+    world.image("d");
+    assert!(with("d").unwrap_err().contains("is not in the chain"));
+    let filter = with("b").unwrap();
+    let root = world.attach(&filter, true).unwrap();
+    for (at, byte) in [(0, 1), (65536, 2), (1 << 18, 0)] {
+        assert_eq!(world.byte(&root, at), byte, "{at}");
+    }
+    let top = world.graph.find("c").unwrap();
+    let own = |at| world.sim.block_on(top.device().extents(at, 1)).unwrap()[0].depth == 0;
+    assert_eq!((own(0), own(65536), own(1 << 18)), (false, true, false));
+}
+
+#[test]
+fn a_test_driver_claims_what_it_is_told() {
+    let world = World::new(1);
+    world.add("{'driver': 'null-co', 'node-name': 'n'}").unwrap();
+    world
+        .add(
+            "{'driver': 'blkdebug', 'node-name': 'd1', 'image': 'n', 'take-child-perms': ['write'], \
+             'unshare-child-perms': ['consistent-read']}",
+        )
+        .unwrap();
+    let clash = |options: &str| world.add(options).unwrap_err();
+    assert_eq!(
+        clash(
+            "{'driver': 'blkdebug', 'node-name': 'd2', 'image': 'n', 'take-child-perms': \
+             ['consistent-read']}"
+        ),
+        "Permission conflict on node 'n': permissions 'consistent read' are both required by node \
+         'd2' (uses node 'n' as 'image' child) and unshared by node 'd1' (uses node 'n' as 'image' \
+         child)."
+    );
+    assert!(
+        clash(
+            "{'driver': 'blkdebug', 'node-name': 'd3', 'image': 'n', 'unshare-child-perms': \
+             ['write']}"
+        )
+        .contains("permissions 'write' are both required by node 'd1'")
+    );
+}

@@ -117,9 +117,21 @@ impl Objects {
         self.add(Definition(Options::from_json(properties)))
     }
 
-    /// Lets go of the object called `id`; false where there is none. Whoever uses it keeps it.
-    pub(super) fn remove(&self, id: &str) -> bool {
-        self.made.lock().remove(id).is_some()
+    /// Forgets the object `id`.
+    ///
+    /// # Errors
+    /// Where there is none, or a node is in the group that it is.
+    pub(super) fn remove(&self, id: &str) -> Result<(), Failure> {
+        let mut made = self.made.lock();
+        match made.get(id) {
+            None => return Err(Failure::new(format!("object '{id}' not found"))),
+            Some(Made::Throttle(group)) if Arc::strong_count(group) > 1 => {
+                return Err(Failure::new(format!("object '{id}' is in use, can not be deleted")));
+            }
+            Some(_) => {}
+        }
+        made.remove(id);
+        Ok(())
     }
 
     /// All objects, by name: their types.

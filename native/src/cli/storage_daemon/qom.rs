@@ -187,10 +187,9 @@ impl ObjectCommands {
             "object-del" => {
                 let id = arguments.need_text("id")?;
                 arguments.end()?;
-                match self.objects.remove(&id) {
-                    true => Ok(json!({})),
-                    false => Err(QmpError::generic(format!("object '{id}' not found"))),
-                }
+                let removed = self.objects.remove(&id);
+                removed.map_err(|failure| QmpError::generic(failure.to_text()))?;
+                Ok(json!({}))
             }
             "qom-list" => {
                 let path = arguments.need_text("path")?;
