@@ -7,13 +7,13 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
 /// A conversation that has negotiated.
-struct Talk {
+pub(crate) struct Talk {
     stream: UnixStream,
     events: Vec<Value>,
 }
 
 impl Talk {
-    fn new(mut stream: UnixStream) -> Self {
+    pub(crate) fn new(mut stream: UnixStream) -> Self {
         assert!(lines(&mut stream, 1)[0].contains("QMP"));
         let mut talk = Self { stream, events: Vec::new() };
         assert_eq!(talk.ask("qmp_capabilities", json!({})), json!({ "return": {} }));
@@ -26,7 +26,7 @@ impl Talk {
     }
 
     /// The answer; events that come before it are kept.
-    fn ask(&mut self, command: &str, arguments: Value) -> Value {
+    pub(crate) fn ask(&mut self, command: &str, arguments: Value) -> Value {
         let request = json!({ "execute": command, "arguments": arguments });
         writeln!(self.stream, "{request}").expect("a write");
         loop {
@@ -38,7 +38,7 @@ impl Talk {
     }
 
     /// The next event.
-    fn event(&mut self) -> Value {
+    pub(crate) fn event(&mut self) -> Value {
         match self.events.is_empty() {
             true => self.next(),
             false => self.events.remove(0),

@@ -1,11 +1,14 @@
 //! The daemon against the reference: command lines that end at once, conversations over standard
-//! input and sockets, and a client library of others.
+//! input and sockets, hostile peers, changes under load, and a client library of others.
 
 mod backends;
 mod exports;
 mod fuse;
+mod hostile;
 mod lines;
+mod load;
 mod monitor;
+mod nbd;
 mod python;
 mod setup;
 mod talks;
@@ -24,11 +27,14 @@ const REFERENCE: &str = "qemu-storage-daemon";
 const FUSE: &str = "fuse";
 
 fn main() {
-    let tests: [Test; 24] = [
+    let tests: [Test; 27] = [
         ("backends::a_stopped_backend_holds_its_clients", backends::stopped, &[]),
         ("backends::errors_are_told_or_not", backends::told, &[]),
         ("backends::commands_for_people", backends::people, &[]),
         ("backends::without_devices_nothing_of_it_is_there", backends::absent, &[]),
+        ("hostile::monitors_survive_what_is_sent_to_them", hostile::monitors, &[]),
+        ("hostile::exports_survive_what_is_sent_to_them", hostile::clients, &[]),
+        ("load::the_graph_changes_under_requests", load::changes, &[]),
         ("lines::mistakes_and_help_are_the_same", lines::the_same, &[REFERENCE]),
         ("lines::a_pid_file_belongs_to_one", lines::pid_file, &[]),
         ("lines::a_daemon_goes_to_the_background", lines::background, &[]),

@@ -1,6 +1,6 @@
 //! What two daemons said, held against each other.
 
-use super::talk::Talk;
+use super::talk::{self, Talk};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
@@ -67,18 +67,16 @@ pub(crate) fn compare(lines: &[String], theirs: &Talk, ours: &Talk) -> Verdict {
     }
     // An image that was made inside a disk is laid out as its maker likes.
     let nested = lines.iter().any(|line| line.contains("blockdev-create"));
-    let told = |talk: &Talk| -> Vec<(String, String)> {
-        let plain = |text: &str| match nested {
-            true => text.split_once('\n').map_or("", |(_, rest)| rest).to_owned(),
-            false => text.to_owned(),
-        };
-        talk.images.iter().map(|(name, text)| (name.clone(), plain(text))).collect()
+    let plain = |(name, text): (String, String)| match nested {
+        true => (name, text.split_once('\n').map_or("", |(_, rest)| rest).to_owned()),
+        false => (name, text),
     };
-    if told(theirs) != told(ours) {
+    let [theirs, ours] =
+        talk::images(theirs, ours).map(|told| told.into_iter().map(plain).collect::<Vec<_>>());
+    if theirs != ours {
         let differ: Vec<String> = theirs
-            .images
             .iter()
-            .zip(&ours.images)
+            .zip(&ours)
             .filter(|(a, b)| a != b)
             .map(|(a, b)| format!("reference {}: {}\nours {}: {}", a.0, a.1, b.0, b.1))
             .collect();

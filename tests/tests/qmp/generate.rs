@@ -1,16 +1,20 @@
 //! Commands at random: mostly right, some wrong.
 
+use super::client;
+use super::drivers::{Inline, common, described, flag, node};
 use sectora_core::io::testing::Rng;
 use serde_json::{Value, json};
 
-const NODES: [&str; 8] = ["n0", "n1", "n2", "n3", "f0", "f1", "nope", "1bad"];
-const IMAGES: [&str; 6] = ["base", "mid", "top", "spare", "ext", "missing"];
-const FILES: [&str; 4] = ["raw", "log", "spare", "missing"];
-
-/// So many commands, as lines.
+/// So many lines: commands, and requests of a client. Half of them begin with an export that there
+/// is, so that there is something to read and to write.
 pub(crate) fn sequence(rng: &mut Rng, length: u64) -> Vec<String> {
-    let mut out = Vec::new();
+    let mut out = if flag(rng) { begun(rng) } else { Vec::new() };
+    let begun = !out.is_empty();
     for i in 0..length {
+        if rng.chance(if begun { 30 } else { 4 }) {
+            out.push(client::line(rng));
+            continue;
+        }
         let (name, arguments) = match i {
             // Something has to be there.
             0 | 1 => ("blockdev-add", add(rng)),
@@ -28,35 +32,47 @@ pub(crate) fn sequence(rng: &mut Rng, length: u64) -> Vec<String> {
     out
 }
 
+/// A server, a node and an export of it.
+fn begun(rng: &mut Rng) -> Vec<String> {
+    let file = |name: &str| json!({ "driver": "file", "filename": name, "node-name": "f0" });
+    let mut node = match rng.below(4) {
+        0 => json!({ "driver": "raw", "file": file("raw") }),
+        1 => json!({ "driver": "qcow2", "file": file("ext"), "discard": "unmap" }),
+        2 => json!({ "driver": "qcow2", "file": file("spare") }),
+        _ => json!({ "driver": "qcow2", "file": file("top"), "discard": "unmap" }),
+    };
+    node["node-name"] = json!("n0");
+    let mut export =
+        json!({ "type": "nbd", "id": "e0", "node-name": "n0", "writable": true, "name": "x" });
+    if rng.chance(20) {
+        export["allow-inactive"] = json!(flag(rng));
+    }
+    let commands = [
+        ("blockdev-add", node),
+        ("nbd-server-start", json!({ "addr": { "type": "unix", "data": { "path": "nbd.sock" } } })),
+        ("block-export-add", export),
+    ];
+    let line = |(name, arguments)| json!({ "execute": name, "arguments": arguments }).to_string();
+    commands.into_iter().map(line).collect()
+}
+
 /// The command that a line holds.
 pub(crate) fn command(line: &str) -> Option<String> {
     let value: Value = serde_json::from_str(line).ok()?;
     Some(value.get("execute")?.as_str()?.to_owned())
 }
 
-/// False for commands on what only a host has: exports and threads.
+/// False for commands on what only a host has, exports and threads, and for requests through exports.
 pub(crate) fn is_portable(line: &str) -> bool {
-    let name = command(line).unwrap_or_default();
+    let Some(name) = command(line) else { return false };
     !name.starts_with("nbd-") && !name.contains("export") && !line.contains("\"iothread\"")
-}
-
-fn node(rng: &mut Rng) -> &'static str {
-    // The last ones are there to be refused.
-    match rng.chance(92) {
-        true => NODES[rng.index(6)],
-        false => NODES[rng.index(NODES.len())],
-    }
-}
-
-fn flag(rng: &mut Rng) -> bool {
-    rng.chance(50)
 }
 
 /// How often a command comes, its name, and its arguments.
 type Kind = (u64, &'static str, fn(&mut Rng) -> Value);
 
 fn any(rng: &mut Rng) -> (&'static str, Value) {
-    let table: [Kind; 34] = [
+    let table: [Kind; 40] = [
         (14, "blockdev-add", add),
         (7, "blockdev-del", |r| json!({ "node-name": node(r) })),
         (8, "blockdev-reopen", reopen),
@@ -96,6 +112,20 @@ fn any(rng: &mut Rng) -> (&'static str, Value) {
         (2, "block-dirty-bitmap-disable", bitmap),
         (3, "block-dirty-bitmap-merge", merge),
         (4, "transaction", transaction),
+        (4, "blockdev-set-active", |r| match r.chance(80) {
+            true => json!({ "node-name": node(r), "active": flag(r) }),
+            false => json!({ "active": flag(r) }),
+        }),
+        (4, "x-blockdev-change", |r| match r.chance(50) {
+            true => json!({ "parent": node(r), "node": node(r) }),
+            false => {
+                json!({ "parent": node(r), "child": r.pick(&["children.0", "children.1", "file"]) })
+            }
+        }),
+        (3, "x-blockdev-set-iothread", set_iothread),
+        (3, "x-debug-block-dirty-bitmap-sha256", bitmap),
+        (1, "job-pause", job),
+        (1, "job-complete", job),
         (3, "blockdev-create", create),
         (3, "query-jobs", |_| json!({})),
         (1, "query-block-jobs", |_| json!({})),
@@ -125,106 +155,17 @@ fn any(rng: &mut Rng) -> (&'static str, Value) {
     ("query-version", json!({}))
 }
 
-/// Options that every node has.
-fn common(rng: &mut Rng, node: &mut Value) {
-    for (percent, name) in [(12, "read-only"), (4, "auto-read-only"), (2, "force-share")] {
-        if rng.chance(percent) {
-            node[name] = json!(flag(rng));
-        }
-    }
-    if rng.chance(8) {
-        node["discard"] = json!(rng.pick(&["ignore", "unmap"]));
-    }
-    if rng.chance(6) {
-        node["detect-zeroes"] = json!(rng.pick(&["off", "on", "unmap"]));
-    }
-    if rng.chance(4) {
-        node["cache"] = json!({ "no-flush": flag(rng) });
-    }
-    if rng.chance(2) {
-        node[*rng.pick(&["foo", "size", "offset"])] = json!(rng.below(1 << 22));
-    }
-}
-
-fn file(rng: &mut Rng, name: &str) -> Value {
-    let mut file = json!({ "driver": "file", "filename": name });
-    if rng.chance(15) {
-        file["node-name"] = json!(rng.pick(&["f0", "f1"]));
-    }
-    common(rng, &mut file);
-    file
-}
-
-/// A child: by name, or described.
-fn child(rng: &mut Rng, images: bool) -> Value {
-    match (rng.chance(45), images) {
-        (true, _) => json!(node(rng)),
-        (false, true) => image(rng, None),
-        (false, false) => {
-            let name = rng.pick(&FILES);
-            file(rng, name)
-        }
-    }
-}
-
-fn image(rng: &mut Rng, name: Option<&str>) -> Value {
-    let filename = rng.pick(&IMAGES);
-    let below = match rng.chance(75) {
-        true => file(rng, filename),
-        false => json!(node(rng)),
-    };
-    let mut image = json!({ "driver": "qcow2", "file": below });
-    if let Some(name) = name {
-        image["node-name"] = json!(name);
-    }
-    match rng.below(10) {
-        0 => image["backing"] = Value::Null,
-        1 | 2 => image["backing"] = json!(node(rng)),
-        _ => {}
-    }
-    if rng.chance(5) {
-        image["lazy-refcounts"] = json!(flag(rng));
-    }
-    common(rng, &mut image);
-    image
-}
-
 fn add(rng: &mut Rng) -> Value {
-    let name = node(rng);
-    let mut made = match rng.below(20) {
-        0..=8 => return image(rng, Some(name)),
-        9 | 10 => {
-            let filename = rng.pick(&IMAGES);
-            file(rng, filename)
-        }
-        11 | 12 => json!({ "driver": "raw", "file": child(rng, false) }),
-        13 => {
-            let size = rng.below(9) << 18;
-            json!({ "driver": "raw", "file": child(rng, false), "offset": 512, "size": size })
-        }
-        14 => json!({ "driver": "null-co", "size": rng.below(4) << 20, "read-zeroes": true }),
-        15 => json!({ "driver": "throttle", "file": child(rng, true), "throttle-group": "g" }),
-        16 => json!({ "driver": "copy-on-read", "file": child(rng, true) }),
-        17 => json!({ "driver": "blkdebug", "image": child(rng, false) }),
-        18 => {
-            let threshold = rng.below(3) + 1;
-            let children = json!([child(rng, false), child(rng, false)]);
-            json!({ "driver": "quorum", "vote-threshold": threshold, "children": children })
-        }
-        _ => json!({ "driver": rng.pick(&["preallocate", "compress"]), "file": child(rng, true) }),
-    };
-    made["node-name"] = json!(name);
-    common(rng, &mut made);
-    if rng.chance(2) {
-        made["driver"] = json!(rng.pick(&["nonsense", "qcow2", "raw"]));
-    }
-    made
+    described(rng, Inline(55))
 }
 
 fn reopen(rng: &mut Rng) -> Value {
     let count = if rng.chance(80) { 1 } else { 2 };
     let list: Vec<Value> = (0..count)
         .map(|_| {
+            if rng.chance(35) {
+                return described(rng, Inline(5));
+            }
             let mut options = match rng.chance(70) {
                 true => json!({
                     "driver": "qcow2", "node-name": node(rng), "file": node(rng),
@@ -315,6 +256,17 @@ fn transaction(rng: &mut Rng) -> Value {
     json!({ "actions": actions })
 }
 
+fn set_iothread(rng: &mut Rng) -> Value {
+    let mut out = json!({ "node-name": node(rng), "iothread": "io0" });
+    if flag(rng) {
+        out["iothread"] = Value::Null;
+    }
+    if rng.chance(30) {
+        out["force"] = json!(flag(rng));
+    }
+    out
+}
+
 fn job(rng: &mut Rng) -> Value {
     json!({ "id": rng.pick(&["j0", "j1"]) })
 }
@@ -348,7 +300,25 @@ fn export(rng: &mut Rng) -> Value {
         out["name"] = json!(rng.pick(&["x", "y"]));
     }
     if rng.chance(15) {
-        out["bitmaps"] = json!([rng.pick(&["b0", "b1"])]);
+        out["bitmaps"] = match rng.chance(60) {
+            true => json!([rng.pick(&["b0", "b1"])]),
+            false => json!([{ "node": node(rng), "name": rng.pick(&["b0", "b1"]) }]),
+        };
+    }
+    if rng.chance(12) {
+        out["allow-inactive"] = json!(flag(rng));
+    }
+    if rng.chance(4) {
+        out["allocation-depth"] = json!(flag(rng));
+    }
+    if rng.chance(4) {
+        out["writethrough"] = json!(flag(rng));
+    }
+    if rng.chance(3) {
+        out["fixed-iothread"] = json!(flag(rng));
+    }
+    if rng.chance(3) {
+        out["description"] = json!("words");
     }
     if rng.chance(5) {
         out["iothread"] = json!("io0");

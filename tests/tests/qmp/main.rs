@@ -13,13 +13,16 @@
 // What a long test has looked at is worth a line.
 #![allow(clippy::print_stdout)]
 
+mod client;
 mod compare;
+mod drivers;
 mod generate;
 mod talk;
 
 use libtest_mimic::{Arguments, Trial};
 use sectora_core::io::testing::Rng;
 use sectora_tests::have_reference_tools;
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::ExitCode;
@@ -62,12 +65,19 @@ fn sequences(world: &talk::World, theirs: &str, ours: &str, wanted: fn(&str) -> 
     let length = number("SECTORA_LENGTH", 16);
     let (mut problems, mut returned, mut refused, mut crashed) = (Vec::new(), 0, 0, 0);
     let mut known: BTreeMap<&str, u64> = BTreeMap::new();
-    let mut seen: BTreeSet<String> = BTreeSet::new();
+    let (mut seen, mut options) = (BTreeSet::new(), BTreeSet::new());
+    let (mut requests, mut unsteady) = (0, Vec::new());
     for case in 0..cases {
         let mut rng = Rng::new(seed.wrapping_mul(1_000_003).wrapping_add(case));
         let mut lines = generate::sequence(&mut rng, length);
         lines.retain(|line| wanted(line));
-        let both = || (world.run(theirs, &lines), world.run(ours, &lines));
+        let both = || {
+            std::thread::scope(|scope| {
+                let theirs = scope.spawn(|| world.run(theirs, &lines));
+                let ours = world.run(ours, &lines);
+                (theirs.join().expect("the other conversation"), ours)
+            })
+        };
         let (mut theirs, mut ours) = both();
         if theirs.died || ours.died {
             // On a machine that is busy otherwise an answer can be late; an end is one every time.
@@ -82,9 +92,25 @@ fn sequences(world: &talk::World, theirs: &str, ours: &str, wanted: fn(&str) -> 
             refused += u64::from(answer.get("error").is_some());
         }
         for line in &lines {
+            match serde_json::from_str::<Value>(line) {
+                Ok(value) => drivers::occurring(&value, &mut options),
+                Err(_) => requests += 1,
+            }
             seen.extend(generate::command(line));
         }
-        match compare::compare(&lines, &theirs, &ours) {
+        let mut verdict = compare::compare(&lines, &theirs, &ours);
+        if matches!(verdict, compare::Verdict::Differ(_)) {
+            // A client's end may be noticed late; a mistake is there every time.
+            let (theirs, ours) = both();
+            verdict = match compare::compare(&lines, &theirs, &ours) {
+                compare::Verdict::Same => {
+                    unsteady.push(case);
+                    compare::Verdict::Same
+                }
+                again => again,
+            };
+        }
+        match verdict {
             compare::Verdict::Same => {}
             compare::Verdict::Known(reason) => *known.entry(reason).or_default() += 1,
             compare::Verdict::Differ(what) => {
@@ -93,14 +119,54 @@ fn sequences(world: &talk::World, theirs: &str, ours: &str, wanted: fn(&str) -> 
         }
     }
     println!(
-        "{cases} sequences of {length} commands, seed {seed}: {returned} returned and {refused} were \
-         refused, the reference crashed {crashed} times, {} differ; {} commands were sent",
+        "{cases} sequences of {length} lines, seed {seed}: {returned} returned and {refused} were \
+         refused, {requests} requests of clients, the reference crashed {crashed} times, {} differ; {} \
+         commands were sent; different only once: {unsteady:?}",
         problems.len(),
         seen.len(),
     );
+    let never = never(&world, &seen, &options);
+    println!("never: {never:?}");
     for (reason, times) in known {
         println!("{times} not compared to the end: {reason}");
     }
     assert!(problems.is_empty(), "{}", problems.join("\n\n"));
     assert!(returned > refused / 4, "too few commands do something");
+    let enough = cases >= 300 && theirs == NAME;
+    assert!(!enough || never.is_empty(), "commands or options that never occur: {never:?}");
+}
+
+/// Commands of others: of character devices, objects and the monitor itself, which have tests of their
+/// own, and one that ends the conversation.
+const ELSEWHERE: &[&str] = &[
+    "chardev-",
+    "qom-",
+    "ringbuf-",
+    "query-chardev",
+    "query-qmp-schema",
+    "query-commands",
+    "quit",
+    "qmp_capabilities",
+    "query-version",
+];
+
+/// The commands, and the options of drivers, that ours has and that did not occur.
+fn never(
+    world: &talk::World,
+    commands: &BTreeSet<String>,
+    options: &BTreeSet<(String, String)>,
+) -> Vec<String> {
+    let lines = ["query-commands", "query-qmp-schema"]
+        .map(|name| serde_json::json!({ "execute": name }).to_string());
+    let talk = world.run(&world.ours(), &lines);
+    let told = |at: usize| talk.answers.get(at).and_then(|list| list.first()?.get("return"));
+    let known = told(2).and_then(Value::as_array).expect("the commands");
+    let known = known.iter().filter_map(|command| command["name"].as_str());
+    let elsewhere = |name: &&str| !ELSEWHERE.iter().any(|start| name.starts_with(start));
+    let missing = known.filter(elsewhere).filter(|name| !commands.contains(*name));
+    let mut out: Vec<String> = missing.map(ToOwned::to_owned).collect();
+    let all = drivers::of_schema(told(3).expect("the schema"));
+    assert!(all.len() > 100, "the schema tells the options: {}", all.len());
+    out.extend(all.difference(options).map(|(driver, name)| format!("{driver}.{name}")));
+    out
 }

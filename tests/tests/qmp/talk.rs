@@ -1,9 +1,12 @@
 //! A daemon on standard input and output, in a folder of its own.
 
+use super::client;
 use sectora_tests::succeed;
 use serde_json::Value;
+use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{BufRead, BufReader, Read, Seek, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -32,9 +35,12 @@ pub(crate) struct Talk {
     pub(crate) status: Option<ExitStatus>,
     /// What it complained of.
     pub(crate) complaints: String,
-    /// The contents of each image afterwards, as the reference reads them.
-    pub(crate) images: Vec<(String, String)>,
+    /// The folder as it was left.
+    folder: TempDir,
 }
+
+/// So long after a client has gone the daemon is given to notice it.
+const GONE: Duration = Duration::from_millis(15);
 
 impl World {
     /// Images `base`, `mid` (on `base`), `top` (on `mid`), `spare`, `ext` with a data file; files
@@ -68,6 +74,7 @@ impl World {
     /// Sends each line when the one before has been answered.
     pub(crate) fn run(&self, program: &str, lines: &[String]) -> Talk {
         let folder = tempfile::tempdir().expect("a scratch folder");
+        let at = folder.path().to_owned();
         for entry in std::fs::read_dir(self.template.path()).expect("the folder is there") {
             let entry = entry.expect("a file");
             std::fs::copy(entry.path(), folder.path().join(entry.file_name())).expect("a copy");
@@ -99,12 +106,20 @@ impl World {
             died: false,
             status: None,
             complaints: String::new(),
-            images: Vec::new(),
+            folder,
         };
         talk.answers.push(listen(&hear).0);
         let begin = r#"{"execute":"qmp_capabilities"}"#.to_owned();
         let end = r#"{"execute":"quit"}"#.to_owned();
         for line in [&begin].into_iter().chain(lines).chain([&end]) {
+            if let Some(said) = client::run(&at, line) {
+                let mut answers = vec![said];
+                while let Ok(event) = hear.recv_timeout(GONE) {
+                    answers.push(event);
+                }
+                talk.answers.push(answers);
+                continue;
+            }
             if writeln!(input, "{line}").is_err() {
                 talk.died = true;
                 break;
@@ -137,9 +152,6 @@ impl World {
         // There may be nothing, or no text.
         let _ = complaints.rewind().and_then(|()| complaints.read_to_string(&mut talk.complaints));
         reader.join().expect("the reader ends with the daemon");
-        if !talk.died {
-            talk.images = images(folder.path());
-        }
         talk
     }
 }
@@ -181,38 +193,62 @@ fn await_job(hear: &Receiver<Value>, answers: &mut Vec<Value>) {
     }
 }
 
-/// What the images show, and whether they are sound.
-fn images(folder: &Path) -> Vec<(String, String)> {
-    let mut names: Vec<PathBuf> = std::fs::read_dir(folder)
-        .expect("the folder is there")
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.is_file())
-        .collect();
-    names.sort();
-    let mut out = Vec::new();
-    for path in names {
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
-        let name = name.unwrap_or_default();
-        let head = std::fs::read(&path).unwrap_or_default();
-        let told = match head.starts_with(b"QFI\xfb") {
-            true => {
-                let check = sectora_tests::run(folder, "qemu-img", &["check", "-q", &name]);
-                let map = sectora_tests::run(folder, "qemu-img", &["map", "--output=json", &name]);
-                let data = String::from_utf8_lossy(&map.stdout).lines().count();
-                let info = sectora_tests::run(folder, "qemu-img", &["info", &name]);
-                let info = String::from_utf8_lossy(&info.stdout).into_owned();
-                let kept = |line: &&str| {
-                    let skip = ["disk size", "Child node", "file length", "    disk size"];
-                    !skip.iter().any(|start| line.trim_start().starts_with(start.trim_start()))
-                };
-                // Of a snapshot the name, not the times.
-                let named = |line| str::split_once(line, " B 2").map_or(line, |(name, _)| name);
-                let info: Vec<&str> = info.lines().filter(kept).map(named).collect();
-                format!("check {:?}, {data} extents\n{}", check.status.code(), info.join("\n"))
-            }
-            false => format!("{} bytes", head.len()),
-        };
-        out.push((name, told));
+/// What the images of two folders show, and whether they are sound, as the reference reads them;
+/// those that are the same to the last byte are not told.
+pub(crate) fn images(theirs: &Talk, ours: &Talk) -> [Vec<(String, String)>; 2] {
+    let [a, b] = [theirs, ours].map(|talk| talk.folder.path());
+    let mut names: BTreeSet<String> = BTreeSet::new();
+    for folder in [a, b] {
+        let entries = std::fs::read_dir(folder).expect("the folder is there");
+        let files =
+            entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| path.is_file());
+        names.extend(
+            files.filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned())),
+        );
     }
-    out
+    let bytes = |folder: &Path, name: &str| std::fs::read(folder.join(name)).ok();
+    names.retain(|name| bytes(a, name) != bytes(b, name));
+    [a, b].map(|folder| {
+        let told = |name: &String| {
+            let bytes = bytes(folder, name);
+            (
+                name.clone(),
+                bytes.map_or_else(|| "missing".to_owned(), |bytes| image(folder, name, &bytes)),
+            )
+        };
+        names.iter().map(told).collect()
+    })
+}
+
+/// What one image shows. The first line is what its maker decides, where it was made inside a disk.
+fn image(folder: &Path, name: &str, bytes: &[u8]) -> String {
+    if !bytes.starts_with(b"QFI\xfb") {
+        return format!("{} bytes, digest {:x}", bytes.len(), digest(bytes));
+    }
+    let run = |args: &[&str]| sectora_tests::run(folder, "qemu-img", args);
+    let check = run(&["check", "-q", name]);
+    let map = run(&["map", "--output=json", name]);
+    let data = String::from_utf8_lossy(&map.stdout).lines().count();
+    let info = run(&["info", name]);
+    let info = String::from_utf8_lossy(&info.stdout).into_owned();
+    let kept = |line: &&str| {
+        let skip = ["disk size", "Child node", "file length", "    disk size"];
+        !skip.iter().any(|start| line.trim_start().starts_with(start.trim_start()))
+    };
+    // Of a snapshot the name, not the times.
+    let named = |line| str::split_once(line, " B 2").map_or(line, |(name, _)| name);
+    let info: Vec<&str> = info.lines().filter(kept).map(named).collect();
+    let plain = folder.join("read-by-the-reference");
+    run(&["convert", "-O", "raw", name, &plain.to_string_lossy()]);
+    let contents = std::fs::read(&plain).map_or(0, |bytes| digest(&bytes));
+    // Where it could not be read, nothing was made.
+    let _ = std::fs::remove_file(&plain);
+    let code = check.status.code();
+    format!("check {code:?}, {data} extents, digest {contents:x}\n{}", info.join("\n"))
+}
+
+fn digest(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    hasher.finish()
 }
