@@ -16,7 +16,7 @@ mod machine;
 mod policy;
 mod registry;
 mod statistics;
-#[cfg(all(test, feature = "testing"))]
+#[cfg(test)]
 mod tests;
 
 pub use machine::Machine;

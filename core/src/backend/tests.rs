@@ -1,4 +1,5 @@
 //! Backends over nodes that fail on purpose.
+#![cfg(all(feature = "testing", feature = "raw", feature = "qcow2"))]
 
 use super::{Accounting, Backend, Backends, Boundaries, ErrorPolicy, NewBackend};
 use crate::ErrorKind;

@@ -105,8 +105,10 @@ pub(super) async fn caught<T>(work: impl Future<Output = T>) -> (T, String) {
 fn catch(text: &str) -> bool {
     let keep = |kept: &RefCell<String>| {
         let mut kept = kept.borrow_mut();
-        let room = text.floor_char_boundary(MAX_CAUGHT.saturating_sub(kept.len()).min(text.len()));
-        kept.push_str(&text[..room]);
+        // What does not fit is not begun.
+        if kept.len().saturating_add(text.len()) <= MAX_CAUGHT {
+            kept.push_str(text);
+        }
     };
     CAUGHT.try_with(keep).is_ok()
 }
