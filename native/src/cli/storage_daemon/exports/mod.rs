@@ -252,7 +252,7 @@ impl Exports {
             return Err(QmpError::generic(format!("export '{id}' still in use")));
         }
         let forgotten = self.forget(id).await;
-        Ok(removed.map_err(QmpError::from).and(forgotten)?)
+        removed.map_err(QmpError::from).and(forgotten)
     }
 
     /// Forgets an export that serves no longer.
