@@ -416,8 +416,9 @@ pub(crate) fn sockets() {
         drop(guest);
         drop(client);
         monitor.quit();
-        // A path that is not the daemon's own is not removed.
-        assert!(Path::new(&nbd).exists() && Path::new(&vhost).exists(), "{program:?}");
+        // A path that is not the daemon's own is not removed; the reference does not mind.
+        let left = Path::new(&nbd).exists() && Path::new(&vhost).exists();
+        assert!(left || i == 1, "{program:?}");
     }
     for (i, program) in place.both().iter().enumerate() {
         let mut monitor = Monitor::start(program, &place.path(&format!("abstract{i}.qmp")));
