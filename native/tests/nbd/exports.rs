@@ -62,7 +62,8 @@ pub(crate) fn slow_requests_and_many_clients() {
         let folder = folder();
         let path = folder.path().join("socket");
         let (tell, _told) = mpsc::unbounded_channel();
-        let server = NbdServer::new(ServerOptions { max_connections: 0, ..Default::default() }, tell);
+        let server =
+            NbdServer::new(ServerOptions { max_connections: 0, ..Default::default() }, tell);
         let listener = UnixListener::bind(&path).expect("a socket");
         let serving = server.clone();
         let task = tokio::spawn(async move {
