@@ -155,18 +155,23 @@ impl Disk {
         mut settings: Settings,
     ) -> Result<Self> {
         // The options have the last word.
-        if let Ok(Some(false)) = settings.options.clone().take_flag("read-only") {
+        let read_only = settings.options.clone().take_flag("read-only").unwrap_or(None);
+        if read_only == Some(false) {
             settings.options.remove("read-only");
             settings.read_only = false;
         }
-        if settings.force_share && !settings.read_only && !settings.snapshot {
-            return Err(Error::invalid("force-share=on can only be used with read-only images"));
-        }
+        let is_read_only = settings.read_only || read_only == Some(true);
         if name.is_empty() && settings.options.is_empty() {
             return Err(Error::invalid("The 'file' block driver requires a file name"));
         }
         // Whether there is such a format comes first.
         settings.format.as_deref().map(str::parse::<FormatName>).transpose()?;
+        if settings.force_share && !is_read_only && !settings.snapshot {
+            return Err(Error::invalid("force-share=on can only be used with read-only images"));
+        }
+        if settings.snapshot && !settings.read_only && read_only == Some(true) {
+            return Err(Error::denied("Block node is read-only"));
+        }
         let access = match settings.read_only || settings.snapshot {
             true => Access::ReadOnly,
             false => Access::ReadWrite,
@@ -180,10 +185,13 @@ impl Disk {
             Opening { access, options, ..Opening::to_read(settings.format.as_deref(), cache) };
         let host =
             Host::by_itself(runtime.clone(), objects.clone(), settings.aio(), settings.force_share);
-        let mut layer = host.open_named(name, how).await?;
-        if settings.copy_on_read && settings.read_only {
+        let opened = host.open_named(name, how).await;
+        // Once there is a file this comes before what is in it.
+        let is_there = opened.as_ref().err().is_none_or(|e| e.kind() == ErrorKind::Denied);
+        if settings.copy_on_read && is_read_only && is_there {
             return Err(Error::denied("Can't use copy-on-read on read-only device"));
         }
+        let mut layer = opened?;
         let damage: Arc<Damage> = Arc::default();
         damage.clone().listen(&layer);
         if settings.snapshot {
