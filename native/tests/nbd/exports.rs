@@ -79,6 +79,7 @@ pub(crate) fn slow_requests_and_many_clients() {
             Arc::new(NbdDevice::connect(&options, Access::ReadOnly).await.expect("a connection"))
         };
         let client = connect().await;
+        #[expect(clippy::async_yields_async, reason = "the read is waited for later")]
         let held_read = || async {
             slow.hold(CallFilter::of(CallKinds::READ));
             let reader = client.clone();
