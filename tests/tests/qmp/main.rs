@@ -125,7 +125,7 @@ fn sequences(world: &talk::World, theirs: &str, ours: &str, wanted: fn(&str) -> 
         problems.len(),
         seen.len(),
     );
-    let never = never(&world, &seen, &options);
+    let never = never(world, &seen, &options);
     println!("never: {never:?}");
     for (reason, times) in known {
         println!("{times} not compared to the end: {reason}");
