@@ -16,13 +16,13 @@ impl Graph {
     /// anew, for another program may have changed it.
     ///
     /// # Errors
-    /// `InUse` for a node under an active one, `InUse` and `Denied` where others do not let its users
+    /// `InUse` for a node under an active one, `Denied` under an export that writes, `InUse` and `Denied` where others do not let its users
     /// do what they did, and those of opening: it stays inactive then.
     pub async fn set_active(&self, node: Option<&Arc<Node>>, active: bool) -> Result<()> {
         let _change = self.change().await;
         match node {
             Some(node) if active => self.activate_one(node).await,
-            Some(node) => self.inactivate(node).await,
+            Some(node) => self.inactivate(node, "node").await,
             None if active => {
                 for node in self.nodes() {
                     self.activate_one(&node).await?;
@@ -31,7 +31,7 @@ impl Graph {
             }
             None => {
                 for node in self.nodes().iter().filter(|node| !is_below_active(node)) {
-                    self.inactivate(node).await?;
+                    self.inactivate(node, "all nodes").await?;
                 }
                 Ok(())
             }
@@ -52,17 +52,23 @@ impl Graph {
         })
     }
 
-    fn inactivate<'a>(&'a self, node: &'a Arc<Node>) -> BoxFuture<'a, Result<()>> {
+    /// Makes a node inactive, and what is only used by it; `what` was asked for, in words.
+    fn inactivate<'a>(&'a self, node: &'a Arc<Node>, what: &'a str) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             if is_below_active(node) {
                 return Err(Error::new(ErrorKind::InUse, "Node has active parent node"));
+            }
+            if node.parents().iter().any(|edge| edge.user().stays_active()) {
+                return Err(Error::denied(format!(
+                    "Failed to inactivate {what}: Operation not permitted"
+                )));
             }
             if node.settings().active {
                 self.turn(node, false).await?;
             }
             for edge in node.children() {
                 if let Some(below) = edge.target().filter(|below| !is_below_active(below)) {
-                    self.inactivate(&below).await?;
+                    self.inactivate(&below, what).await?;
                 }
             }
             Ok(())

@@ -160,7 +160,7 @@ impl<'a> Builder<'a> {
     ) -> Result<Arc<Node>> {
         let mut settings = opening.settings;
         let role = match format {
-            FormatName::Raw if options.has("offset") || options.has("size") => Role::Window,
+            FormatName::Raw if is_window(&options) => Role::Window,
             FormatName::Raw => Role::Filtered,
             _ => Role::Metadata,
         };
@@ -602,7 +602,7 @@ fn strong_options(driver: &str, given: &Options) -> Options {
     let mut out = Options::default();
     let names: &[&str] = match driver {
         "raw" => &["offset", "size"],
-        "null-co" | "null-aio" => &["size", "latency-ns", "read-zeroes"],
+        "null-co" | "null-aio" => &["size", "read-zeroes"],
         "quorum" => &["vote-threshold", "blkverify", "rewrite-corrupted", "read-pattern"],
         "throttle" => &["throttle-group"],
         _ => &[],
@@ -633,6 +633,11 @@ fn full_options(
     out
 }
 
+/// True where a raw image shows a part of what is below it.
+fn is_window(options: &Options) -> bool {
+    options.has("size") || options.peek("offset").is_some_and(|offset| offset != "0")
+}
+
 /// The options by which a node can be opened again.
 fn options_to_open(node: &Node) -> Options {
     let given = node.options();
@@ -651,7 +656,11 @@ fn options_to_open(node: &Node) -> Options {
                         | "force-share"
                         | "active"
                         | "aio"
+                        | "aio-max-batch"
+                        | "drop-cache"
                         | "locking"
+                        | "pr-manager"
+                        | "x-check-cache-dropped"
                 );
             if let Some(value) = given.get(name).filter(|_| !general) {
                 own.set(name, value.clone());

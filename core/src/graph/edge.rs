@@ -33,6 +33,16 @@ pub(super) enum User {
     },
 }
 
+impl User {
+    /// Whether it keeps its node from becoming inactive.
+    pub(super) fn stays_active(&self) -> bool {
+        match self {
+            Self::Root(root) => root.upgrade().is_some_and(|root| root.stays_active()),
+            Self::Node(_) | Self::Coming { .. } => false,
+        }
+    }
+}
+
 /// One user's use of one node: all that a user sees of it. An edge without a node is a device of
 /// length 0.
 pub struct Edge {

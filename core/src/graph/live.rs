@@ -151,13 +151,15 @@ impl Graph {
             let what = format!("Failed to find node with node-name='{name}'");
             Error::new(ErrorKind::NotFound, what)
         })?;
+        let in_use = |what: &str| Error::new(ErrorKind::InUse, format!("{what} {name} is in use"));
+        if node.is_used_from_outside() {
+            return Err(in_use("Node"));
+        }
         if !node.is_owned() {
             return Err(Error::denied(format!("Node {name} is not owned by the monitor")));
         }
         if !node.parents().is_empty() {
-            let what = if node.is_used_from_outside() { "Node" } else { "Block device" };
-            let what = format!("{what} {name} is in use");
-            return Err(Error::new(ErrorKind::InUse, what));
+            return Err(in_use("Block device"));
         }
         node.set_owned(false);
         self.sweep().await
@@ -446,7 +448,7 @@ impl Graph {
     }
 
     /// All nodes, each after those that use it.
-    fn users_first(&self) -> Vec<Arc<Node>> {
+    pub(super) fn users_first(&self) -> Vec<Arc<Node>> {
         let mut out: Vec<Arc<Node>> = Vec::new();
         let mut rest = self.nodes();
         let is_in =

@@ -100,19 +100,23 @@ impl Graph {
             return Err(cannot_reset("force-share"));
         }
         let settings = Settings::take(&mut options, Settings::default())?;
-        if !settings.active && (node.settings().active || node.options().has("active")) {
-            return Err(match node.options().has("active") {
-                true => cannot_reset("active"),
-                false => cannot_change("active"),
-            });
+        if !settings.active && node.options().has("active") {
+            return Err(cannot_reset("active"));
         }
+        let becomes_inactive = !settings.active && node.settings().active;
         let settings = Settings { active: node.settings().active, ..settings };
-        settings.check()?;
         let driver = options.take_string("driver").unwrap_or_default();
         let children = node.children();
-        if children.is_empty() {
+        if !filters::can_reopen(node.driver()) {
+            return Err(Error::unsupported(format!(
+                "Block format '{}' used by node '{name}' does not support reopening files",
+                node.driver()
+            )));
+        }
+        if node.image().is_none() && node.driver() != "preallocate" {
             refuse_reset(&node, &options)?;
         }
+        settings.check()?;
         let child = |name: &str| children.iter().find(|edge| edge.name() == name).cloned();
         let names_backing = match node.image() {
             Some(image) => image.driver().describe().await?.backing.is_some(),
@@ -121,11 +125,6 @@ impl Graph {
         let backing = child("backing").filter(|edge| names_backing || edge.target().is_some());
         if backing.is_some() && !options.has_child("backing") {
             return Err(Error::invalid(format!("backing is missing for '{name}'")));
-        }
-        if driver == node.driver() && !filters::can_reopen(&driver) {
-            return Err(Error::unsupported(format!(
-                "Block format '{driver}' used by node '{name}' does not support reopening files"
-            )));
         }
         let change = match driver == node.driver() {
             true => filters::take_change(self, &driver, &mut options)?,
@@ -136,12 +135,19 @@ impl Graph {
         for name in ["backing", "file"] {
             let wanted = options.peek(name).filter(|wanted| !wanted.is_empty());
             if let Some(wanted) = wanted.filter(|_| child(name).is_none()) {
-                self.find(wanted).ok_or_else(|| no_node("", wanted))?;
+                let found = self.find(wanted).ok_or_else(|| no_node("", wanted))?;
+                let (driver, own) = (node.driver(), node.name());
+                if name == "file" && (Arc::ptr_eq(&found, &node) || uses(&found, &node)) {
+                    return Err(cycle(found.name(), name, own));
+                }
+                if name == "backing" && filters::filtered(driver).is_some() {
+                    return Err(Error::invalid(format!(
+                        "'{own}' is a {driver} filter node that does not support a backing child"
+                    )));
+                }
                 if name == "backing" {
                     return Err(Error::invalid(format!(
-                        "Driver '{}' of node '{}' does not support backing files",
-                        node.driver(),
-                        node.name()
+                        "Driver '{driver}' of node '{own}' does not support backing files"
                     )));
                 }
             }
@@ -153,7 +159,8 @@ impl Graph {
                 ChildOptions::Node(name) => edge.target().is_some_and(|node| node.name() == name),
                 _ => true,
             };
-            if !same && edge.name() != "file" && filters::children(&driver).is_some() {
+            let fixed = edge.name() == "data-file" || filters::children(&driver).is_some();
+            if !same && edge.name() != "file" && fixed {
                 return Err(cannot_change(edge.name()));
             }
             let wanted = match given {
@@ -179,6 +186,9 @@ impl Graph {
             }
             edges.push((edge.clone(), wanted));
         }
+        if becomes_inactive {
+            return Err(cannot_change("active"));
+        }
         if driver != node.driver() {
             return Err(cannot_change("driver"));
         }
@@ -195,6 +205,11 @@ impl Graph {
                 None
             }
         };
+        // One that was opened along with the image is opened again along with it.
+        let along = children.iter().any(|edge| edge.name() == "data-file");
+        if along && !node.options().has("data-file") && !given.has_child("data-file") {
+            return Err(cannot_reset("driver"));
+        }
         Ok(Planned { node, options: given, settings, edges, image, change })
     }
 
@@ -366,16 +381,17 @@ fn default_of(name: &str) -> Option<OptionValue> {
     }
 }
 
-/// The options of what comes from the host that decide what it is.
+/// The options of what comes from the host or from nowhere that stay what they are.
 fn unchangeable(options: &Options) -> Vec<String> {
-    let changes = |name: &str| matches!(name, "aio" | "locking");
+    let changes = |name: &str| matches!(name, "drop-cache" | "x-check-cache-dropped");
     options.names().filter(|name| !changes(name)).map(ToOwned::to_owned).collect()
 }
 
-/// Refuses to leave out what was said of something that comes from the host or from nowhere.
+/// Refuses to leave out what was said of a filter, or of something that comes from the host or from
+/// nowhere.
 fn refuse_reset(node: &Node, options: &Options) -> Result<()> {
     for name in node.own_options()?.names() {
-        if !matches!(name, "aio" | "locking") && !options.has(name) {
+        if name != "x-check-cache-dropped" && !options.has(name) {
             return Err(cannot_reset(name));
         }
     }

@@ -2,7 +2,7 @@
 
 use super::edge::{Edge, User};
 use super::node::Node;
-use super::permission::{Claim, Role};
+use super::permission::{Claim, Permissions, Role};
 use crate::Result;
 use crate::io::{
     BlockDevice, BoxFuture, Capabilities, DebugEvent, DeviceInfo, Extent, Limits, Preallocation,
@@ -14,6 +14,7 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
+use core::sync::atomic::{AtomicBool, Ordering};
 use event_listener::Event;
 
 /// A user of a node from outside of the graph: an export, a job, a command. All requests come in
@@ -24,6 +25,8 @@ pub struct Root {
     edge: Arc<Edge>,
     gate: Gate,
     wanted: Mutex<Claim>,
+    /// While it writes, its node stays active.
+    stays_active: AtomicBool,
 }
 
 impl fmt::Debug for Root {
@@ -40,6 +43,7 @@ impl Root {
             edge: Edge::new("root", Role::Root, User::Root(this.clone())),
             gate: Gate::default(),
             wanted: Mutex::new(wanted),
+            stays_active: AtomicBool::new(false),
         })
     }
 
@@ -76,6 +80,18 @@ impl Root {
 
     pub(super) fn set_wanted(&self, claim: Claim) -> Claim {
         core::mem::replace(&mut *self.wanted.lock(), claim)
+    }
+
+    /// Says that its node cannot become inactive while it may write to it: an export without
+    /// `allow-inactive`.
+    pub fn stay_active(&self) {
+        self.stays_active.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether its node cannot become inactive now.
+    pub(super) fn stays_active(&self) -> bool {
+        let writes = Permissions::WRITE | Permissions::WRITE_UNCHANGED;
+        self.stays_active.load(Ordering::Relaxed) && self.wanted().taken.intersects(writes)
     }
 
     pub(super) fn describe(&self) -> String {

@@ -44,8 +44,9 @@ impl Graph {
     /// The same for an overlay that is in the graph already, in a change that somebody else began.
     pub(super) async fn put_on_top(&self, node: &Arc<Node>, overlay: &Arc<Node>) -> Result<()> {
         self.refuse_busy(node)?;
-        if !overlay.parents().is_empty() {
-            return Err(Error::new(ErrorKind::InUse, "The overlay is already in use"));
+        let in_use = || Error::new(ErrorKind::InUse, "The overlay is already in use");
+        if overlay.parents().iter().any(|edge| !edge.claim().taken.is_empty()) {
+            return Err(in_use());
         }
         if filtered(overlay.driver()).is_some() {
             return Err(Error::unsupported("Filters cannot be used as overlays"));
@@ -54,6 +55,9 @@ impl Graph {
         let Some(backing) = backing else {
             return Err(Error::unsupported("The overlay does not support backing images"));
         };
+        if !overlay.parents().is_empty() {
+            return Err(in_use());
+        }
         if backing.target().is_some() {
             return Err(Error::invalid("The overlay already has a backing image"));
         }
@@ -62,13 +66,29 @@ impl Graph {
         }
         let drained = self.drain(node).await;
         node.flush().await?;
-        let moved: Vec<Arc<Edge>> = node.parents();
+        // What the overlay itself stands on stays below it.
+        let stays = |edge: &Arc<Edge>| match edge.user() {
+            User::Node(user) => user
+                .upgrade()
+                .is_some_and(|user| Arc::ptr_eq(&user, overlay) || uses(overlay, &user)),
+            _ => false,
+        };
+        let moved: Vec<Arc<Edge>> =
+            node.parents().into_iter().filter(|edge| !stays(edge)).collect();
         backing.point(Some(node.clone()));
         moved.iter().for_each(|edge| {
             edge.point(Some(overlay.clone()));
         });
         let result = match self.refresh() {
-            Ok(()) => self.set_read_only(node, true).await,
+            // Who still writes to it goes on: it is the overlay's own file.
+            Ok(()) => match self.set_read_only(node, true).await {
+                Err(error)
+                    if moved_not_all(node, &backing) && error.kind() == ErrorKind::Denied =>
+                {
+                    Ok(())
+                }
+                result => result,
+            },
             Err(error) => Err(error),
         };
         if result.is_err() {
@@ -78,9 +98,23 @@ impl Graph {
             });
             self.refresh()?;
         }
-        overlay.name_again().await?;
+        self.name_users_again(overlay).await?;
         drop(drained);
         result
+    }
+
+    /// Finds the names again of a node whose children have changed, and of those above it.
+    async fn name_users_again(&self, node: &Arc<Node>) -> Result<()> {
+        for user in self.users_first().iter().rev() {
+            if !Arc::ptr_eq(user, node) && !uses(user, node) {
+                continue;
+            }
+            user.name_again().await?;
+            if user.body().filter.is_some() {
+                user.name_filter_again();
+            }
+        }
+        Ok(())
     }
 
     /// The opposite of [`snapshot`](Self::snapshot), of the last change that was made.
@@ -101,6 +135,7 @@ impl Graph {
         }
         self.set_read_only(node, false).await?;
         overlay.name_again().await?;
+        self.name_users_again(node).await?;
         drop(drained);
         self.sweep().await
     }
@@ -231,10 +266,21 @@ impl Graph {
     }
 }
 
+/// True where others than the overlay's backing edge stayed with a node.
+fn moved_not_all(node: &Arc<Node>, backing: &Arc<Edge>) -> bool {
+    node.parents().iter().any(|edge| !Arc::ptr_eq(edge, backing))
+}
+
 /// True where `node` uses `other`, directly or not.
 pub(super) fn uses(node: &Arc<Node>, other: &Arc<Node>) -> bool {
     let mut todo: Vec<Arc<Node>> = Vec::from([node.clone()]);
+    let mut seen: Vec<Arc<Node>> = Vec::new();
     while let Some(next) = todo.pop() {
+        // Of a node that is reached on many ways one is followed.
+        if seen.iter().any(|other| Arc::ptr_eq(other, &next)) {
+            continue;
+        }
+        seen.push(next.clone());
         for below in next.children().iter().filter_map(|edge| edge.target()) {
             if Arc::ptr_eq(&below, other) {
                 return true;

@@ -196,15 +196,15 @@ impl Nodes {
             let what = format!("Could not open '{filename}': Function not implemented");
             return Err(Error::unsupported(what));
         }
-        let is_device = stat(&filename)
-            .map(|found| FileType::from_raw_mode(found.st_mode))
-            .is_ok_and(|kind| matches!(kind, FileType::BlockDevice | FileType::CharacterDevice));
-        if driver != "file" && !is_device {
+        let aio = options.take_word("aio", |word| match word {
+            "native" => Some(Aio::Native),
+            _ => AioArg::from_str(word, false).ok().map(Aio::from),
+        })?;
+        if driver != "file" && is_no_device(&filename) && (aio != Some(Aio::Native) || how.direct) {
             return Err(Error::invalid(format!(
                 "'{driver}' driver requires '{filename}' to be either a character or block device"
             )));
         }
-        let aio = options.take_word("aio", |word| AioArg::from_str(word, false).ok())?;
         let locking = options.take_word("locking", |word| match word {
             "off" => Some(Locking::Off),
             "on" | "auto" => Some(Locking::Auto),
@@ -225,7 +225,7 @@ impl Nodes {
         }
         let files = FileOpener {
             locking,
-            aio: aio.map_or(self.files.aio, Aio::from),
+            aio: aio.unwrap_or(self.files.aio),
             direct: how.direct,
             no_flush: how.no_flush,
         };
@@ -233,4 +233,10 @@ impl Nodes {
         let file = Arc::new(FileDevice::open(&filename, &options)?);
         Ok((file, filename))
     }
+}
+
+/// True where something is there that is no device.
+fn is_no_device(filename: &str) -> bool {
+    let kind = stat(filename).map(|found| FileType::from_raw_mode(found.st_mode));
+    kind.is_ok_and(|kind| !matches!(kind, FileType::BlockDevice | FileType::CharacterDevice))
 }

@@ -8,6 +8,7 @@ use serde_json::json;
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
+use std::process::Command;
 use std::time::Duration;
 
 /// The most memory that a process ever had, in MiB.
@@ -71,14 +72,14 @@ pub(crate) fn monitors() {
         ("half an escape", vec![command(r#"{"execute":"\u12"#).into()]),
         ("a long string", message(&command(r#"{"execute":""#), "x", long, r#""}"#)),
         ("a long string that never ends", message(r#"{"execute":""#, "x", long, "")),
-        ("a long number", message(&command("["), "7", long, "]")),
-        ("a long name", message(&command("{\""), "x", long, "\":1}")),
-        ("a long word", message(&command(""), "x", long, "")),
+        ("a long number", message(&command("["), "7", long / 10, "]")),
+        ("a long name", message(&command("{\""), "x", long / 10, "\":1}")),
+        ("a long word", message(&command(""), "x", long / 10, "")),
         ("deep lists", message(&command(""), "[", 2 << 20, "")),
         ("deep objects", message(&command(""), "{\"a\":", 1 << 20, "")),
-        ("a long list", message(&command("["), "1,", 8 << 20, "1]")),
-        ("many members", message(&command("{"), "\"a\":1,", 4 << 20, "\"b\":1}")),
-        ("spaces", message(begin, " \n", 16 << 20, "")),
+        ("a long list", message(&command("["), "1,", 2 << 20, "1]")),
+        ("many members", message(&command("{"), "\"a\":1,", 1 << 20, "\"b\":1}")),
+        ("spaces", message(begin, " \n", 4 << 20, "")),
         ("many commands", message(begin, r#"{"execute":"query-version"}"#, 4000, "")),
         ("many wrong commands", message(begin, r#"{"execute":7}"#, 4000, "")),
     ];
@@ -227,4 +228,28 @@ fn silent(running: &Running, server: &str, good: &mut Good, read: Vec<u8>) {
     // They vanish with all that they have asked for.
     drop(kept);
     good.works("silent clients");
+}
+
+/// An image's own file as its backing image: the first version followed the ring that came of it until
+/// the stack was full.
+pub(crate) fn rings() {
+    let place = Place::new();
+    let disk = place.path("disk");
+    let made = Command::new(env!("CARGO_BIN_EXE_sectora"))
+        .args(["img", "create", "-q", "-f", "qcow2", &disk, "4M"])
+        .status();
+    assert!(made.expect("our program").success());
+    let (_running, stream) = start(place.ours(), &place.path("qmp"), &[]);
+    let mut talk = Talk::new(stream);
+    let file = json!({ "driver": "file", "filename": disk, "node-name": "f" });
+    let image = json!({ "driver": "qcow2", "node-name": "n", "file": file });
+    assert_eq!(talk.ask("blockdev-add", image), json!({ "return": {} }));
+    let below = json!({ "node": "f", "overlay": "n" });
+    assert_eq!(talk.ask("blockdev-snapshot", below), json!({ "return": {} }));
+    let answer = talk.ask("x-debug-query-block-graph", json!({}));
+    let edges = answer["return"]["edges"].as_array().expect("a list");
+    let mut names: Vec<_> = edges.iter().filter_map(|edge| edge["name"].as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["backing", "file"]);
+    assert_eq!(talk.ask("quit", json!({})), json!({ "return": {} }));
 }

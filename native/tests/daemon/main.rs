@@ -27,13 +27,14 @@ const REFERENCE: &str = "qemu-storage-daemon";
 const FUSE: &str = "fuse";
 
 fn main() {
-    let tests: [Test; 27] = [
+    let tests: [Test; 28] = [
         ("backends::a_stopped_backend_holds_its_clients", backends::stopped, &[]),
         ("backends::errors_are_told_or_not", backends::told, &[]),
         ("backends::commands_for_people", backends::people, &[]),
         ("backends::without_devices_nothing_of_it_is_there", backends::absent, &[]),
         ("hostile::monitors_survive_what_is_sent_to_them", hostile::monitors, &[]),
         ("hostile::exports_survive_what_is_sent_to_them", hostile::clients, &[]),
+        ("hostile::no_ring_comes_of_a_snapshot", hostile::rings, &[]),
         ("load::the_graph_changes_under_requests", load::changes, &[]),
         ("lines::mistakes_and_help_are_the_same", lines::the_same, &[REFERENCE]),
         ("lines::a_pid_file_belongs_to_one", lines::pid_file, &[]),

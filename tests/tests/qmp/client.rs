@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 const CLIENT: &str = "qemu-io ";
 
 /// No request takes longer.
-const PATIENCE: Duration = Duration::from_secs(8);
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// A line for the client: a request to an export, which may be there.
 pub(crate) fn line(rng: &mut Rng) -> String {
@@ -42,10 +42,19 @@ pub(crate) fn line(rng: &mut Rng) -> String {
     format!("{CLIENT}{name} {request}")
 }
 
-/// What the client says to a line that is for it, and how it ends.
-pub(crate) fn run(folder: &Path, line: &str) -> Option<Value> {
+/// True where a line is for the client and writes zeroes.
+pub(crate) fn writes_zeroes(line: &str) -> bool {
+    line.strip_prefix(CLIENT).is_some_and(|request| request.contains(" write -z "))
+}
+
+/// What the client says to a line that is for it, and how it ends; `late` where it does not.
+pub(crate) fn run(folder: &Path, line: &str, late: &mut bool) -> Option<Value> {
     let (name, request) = line.strip_prefix(CLIENT)?.split_once(' ')?;
     let address = format!("nbd+unix:///{name}?socket=nbd.sock");
+    if *late {
+        // A client waits already, and others would wait with it.
+        return Some(json!({ "late": "before" }));
+    }
     // Where only reading is allowed, who wants to write cannot even open it.
     let reads = request.starts_with("read") || request == "length";
     let mode: &[&str] = if reads { &["-r"] } else { &[] };
@@ -59,7 +68,7 @@ pub(crate) fn run(folder: &Path, line: &str) -> Option<Value> {
         .spawn()
         .expect("the client starts");
     let end = Instant::now() + PATIENCE;
-    let late = loop {
+    *late = loop {
         if client.try_wait().expect("it was started").is_some() {
             break false;
         }
@@ -81,6 +90,6 @@ pub(crate) fn run(folder: &Path, line: &str) -> Option<Value> {
     };
     Some(json!({
         "client": text(&output.stdout), "complaints": text(&output.stderr),
-        "code": output.status.code(), "late": late,
+        "code": output.status.code(), "late": *late,
     }))
 }

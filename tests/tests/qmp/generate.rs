@@ -72,7 +72,7 @@ pub(crate) fn is_portable(line: &str) -> bool {
 type Kind = (u64, &'static str, fn(&mut Rng) -> Value);
 
 fn any(rng: &mut Rng) -> (&'static str, Value) {
-    let table: [Kind; 40] = [
+    let table: [Kind; 44] = [
         (14, "blockdev-add", add),
         (7, "blockdev-del", |r| json!({ "node-name": node(r) })),
         (8, "blockdev-reopen", reopen),
@@ -126,6 +126,10 @@ fn any(rng: &mut Rng) -> (&'static str, Value) {
         (3, "x-debug-block-dirty-bitmap-sha256", bitmap),
         (1, "job-pause", job),
         (1, "job-complete", job),
+        (1, "job-resume", job),
+        (1, "x-blockdev-amend", amend),
+        (1, "nbd-server-add", |r| json!({ "device": node(r), "name": "y", "writable": flag(r) })),
+        (1, "nbd-server-remove", |r| json!({ "name": r.pick(&["x", "y"]) })),
         (3, "blockdev-create", create),
         (3, "query-jobs", |_| json!({})),
         (1, "query-block-jobs", |_| json!({})),
@@ -279,6 +283,15 @@ fn create(rng: &mut Rng) -> Value {
         false => json!({ "driver": "qcow2", "file": node(rng), "size": 2 << 20 }),
     };
     json!({ "job-id": rng.pick(&["j0", "j1", "1j"]), "options": options })
+}
+
+fn amend(rng: &mut Rng) -> Value {
+    let mut out = json!({ "job-id": rng.pick(&["j0", "j1"]), "node-name": node(rng),
+        "options": { "driver": "qcow2" } });
+    if rng.chance(20) {
+        out["force"] = json!(flag(rng));
+    }
+    out
 }
 
 fn object(rng: &mut Rng) -> Value {

@@ -270,6 +270,9 @@ impl Exports {
                 root
             }
         };
+        if options.allow_inactive != Some(true) {
+            root.stay_active();
+        }
         Ok(Shown { node, device: root.clone(), source: Source::Node(root) })
     }
 
