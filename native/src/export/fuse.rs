@@ -1,7 +1,7 @@
 //! A disk as a file (FUSE). The file covers one that is there already; what it shows is the disk,
 //! byte for byte.
 //!
-//! [`File`] is what the file does, without the kernel; [`Served`] hands it the kernel's requests, side
+//! [`File`] is what the file does, without the kernel; `Served` hands it the kernel's requests, side
 //! by side. Source of what the kernel wants: `fuse(4)` and the documents of Linux' FUSE.
 
 use fuser::{

@@ -3,12 +3,12 @@
 //!
 //! | module | what it holds |
 //! | --- | --- |
-//! | [`layout`] | numbers of the protocol and of the device |
-//! | [`message`] | messages and descriptors over the socket |
-//! | [`memory`] | the guest's memory |
-//! | [`connection`] | one frontend |
-//! | [`ring`] | one queue |
-//! | [`request`] | one request of the guest |
+//! | `layout` | numbers of the protocol and of the device |
+//! | `message` | messages and descriptors over the socket |
+//! | `memory` | the guest's memory |
+//! | `connection` | one frontend |
+//! | `ring` | one queue |
+//! | `request` | one request of the guest |
 //!
 //! A frontend is trusted as far as a file is: whatever it says, nothing outside of the memory that
 //! it shares is touched, no request goes past the end of the disk, and what is in memory is bounded.
