@@ -91,24 +91,23 @@ fn tell_of_end(events: &Events, reason: ShutdownCause) {
     events.tell("SHUTDOWN", &Shutdown { guest: false, reason });
 }
 
-/// The commands on nodes; exports look afterwards whether a node is another one.
-#[derive(Debug)]
+/// Commands on nodes; exports look afterwards whether a node is another one.
 struct Watched {
-    blocks: Arc<BlockCommands>,
+    commands: Arc<dyn Commands>,
     exports: Arc<Exports>,
 }
 
 impl Commands for Watched {
     fn names(&self) -> Vec<&'static str> {
-        self.blocks.names()
+        self.commands.names()
     }
 
     fn allows_out_of_band(&self, name: &str) -> bool {
-        self.blocks.allows_out_of_band(name)
+        self.commands.allows_out_of_band(name)
     }
 
     fn execute<'a>(&'a self, name: &'a str, call: Call) -> Option<BoxFuture<'a, QmpResult<Value>>> {
-        let carried = self.blocks.execute(name, call)?;
+        let carried = self.commands.execute(name, call)?;
         Some(Box::pin(async move {
             let answer = carried.await;
             self.exports.look();
@@ -150,14 +149,15 @@ impl Daemon {
             .with(Arc::new(by_qmp))
             .with(chardevs.clone())
             .with(exports.clone())
-            .with(Arc::new(Watched { blocks: blocks.clone(), exports: exports.clone() }))
+            .with(Arc::new(Watched { commands: blocks.clone(), exports: exports.clone() }))
             .with(Arc::new(iothreads))
             .with(quit.clone());
         if devices {
             let backends = blocks.backends().clone();
+            let people = Arc::new(HumanMonitor::new(blocks.clone(), runtime.clone()));
             host = host
                 .with(Arc::new(BackendCommands::new(backends, events.clone())))
-                .with(Arc::new(HumanMonitor::new(blocks.clone(), runtime.clone())));
+                .with(Arc::new(Watched { commands: people, exports: exports.clone() }));
         }
         let control = Control::new(version(), host.names());
         Self {
