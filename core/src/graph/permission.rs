@@ -2,6 +2,7 @@
 //! `BlockPermission`).
 
 use super::edge::Edge;
+use crate::io::Access;
 use crate::{Error, ErrorKind, Result};
 use alloc::format;
 use alloc::vec::Vec;
@@ -41,7 +42,8 @@ impl Permissions {
     }
 
     /// As messages have them.
-    pub(super) fn in_words(self) -> alloc::string::String {
+    #[must_use]
+    pub fn in_words(self) -> alloc::string::String {
         let set = Self::NAMES.into_iter().filter(|(p, ..)| self.contains(*p));
         set.map(|(.., words)| words).collect::<Vec<_>>().join(", ")
     }
@@ -59,6 +61,29 @@ pub struct Claim {
 impl Claim {
     /// Neither does anything nor minds anything.
     pub const NONE: Self = Self { taken: Permissions::empty(), shared: Permissions::all() };
+
+    /// The claim of an image format's driver on its file: others may read it, but who writes is
+    /// alone.
+    #[must_use]
+    pub fn image(access: Access) -> Self {
+        let changing = Permissions::WRITE | Permissions::RESIZE;
+        let taken = match access {
+            Access::ReadOnly => Permissions::CONSISTENT_READ,
+            Access::ReadWrite => Permissions::CONSISTENT_READ | changing,
+        };
+        Self { taken, shared: Permissions::all() - changing }
+    }
+
+    /// The claim of a raw image on its file: others may do everything, as they may with a disk,
+    /// unless they mind us.
+    #[must_use]
+    pub fn raw(access: Access) -> Self {
+        let taken = match access {
+            Access::ReadOnly => Permissions::CONSISTENT_READ,
+            Access::ReadWrite => Permissions::CONSISTENT_READ | Permissions::WRITE,
+        };
+        Self { taken, shared: Permissions::all() }
+    }
 
     /// What several users of one node do and allow together.
     pub(super) fn join(self, other: Self) -> Self {

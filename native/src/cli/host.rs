@@ -10,14 +10,14 @@ use super::output::{complain, warn, warn_of_guess};
 use super::signal;
 use crate::protocol::{NameOpener, Remote};
 use crate::runtime::NativeRuntime;
-use crate::storage::{Aio, Claim, FileDevice, FileOpener, FileOptions, Locking, let_thread_wait};
+use crate::storage::{Aio, FileDevice, FileOpener, FileOptions, Locking, let_thread_wait};
 use sectora_core::Error;
 use sectora_core::format::{
     Backing, BackingRef, DataSource, DriverEvent, Env, FormatName, KeySource, Layer, NotFreed,
     OpenOptions, open,
 };
 use sectora_core::graph::{
-    self, ChildOptions, Inherited, OptionList, OptionValue, Options, Protocols,
+    self, ChildOptions, Claim, Inherited, OptionList, OptionValue, Options, Protocols,
 };
 use sectora_core::io::{Access, Device, Runtime, Unrestricted};
 use std::future::Future;

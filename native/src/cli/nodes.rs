@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use rustix::fs::{FileType, stat};
 use sectora_core::crypto::Secret;
 use sectora_core::filter::ThrottleGroup;
-use sectora_core::graph::{Claim, Inherited, Locks, OpenedNode, Options, Permissions, Protocols};
+use sectora_core::graph::{Claim, Inherited, Locks, OpenedNode, Options, Protocols};
 use sectora_core::image::Secrets;
 use sectora_core::io::{Access, BlockDevice, BoxFuture, Opened, Preallocation, has_protocol};
 use sectora_core::{Error, ErrorKind, Result};
@@ -28,8 +28,6 @@ struct FileLocks(Arc<FileDevice>);
 
 impl Locks for FileLocks {
     fn set(&self, claim: Claim) -> Result<()> {
-        let bits = |set: Permissions| storage::Permissions::from_bits_truncate(set.bits());
-        let claim = storage::Claim { taken: bits(claim.taken), shared: bits(claim.shared) };
         self.0.set_claim(claim)
     }
 }
@@ -112,7 +110,7 @@ impl Protocols for Nodes {
                 let Opened { device, filename } = self.open_nbd(options, how).await?;
                 return Ok(OpenedNode { device, filename, locks: None });
             }
-            let claim = Some(storage::Claim::NONE);
+            let claim = Some(Claim::NONE);
             let (file, filename) = self.open_file(driver, options, how, claim)?;
             let locks = Some(Arc::new(FileLocks(file.clone())) as Arc<dyn Locks>);
             Ok(OpenedNode { device: file, filename, locks })
@@ -147,7 +145,7 @@ impl Protocols for Nodes {
             })?;
             let how = FileOptions {
                 create: Create::Truncate,
-                claim: Some(storage::Claim::image(Access::ReadWrite)),
+                claim: Some(Claim::image(Access::ReadWrite)),
                 ..FileOptions::new(Access::ReadWrite)
             };
             let file = FileDevice::open(&filename, &how)?;
@@ -186,7 +184,7 @@ impl Nodes {
         driver: &str,
         options: &mut Options,
         how: Inherited,
-        claim: Option<storage::Claim>,
+        claim: Option<Claim>,
     ) -> Result<(Arc<FileDevice>, String)> {
         let Some(filename) = options.take_text("filename") else {
             return Err(Error::invalid("The 'file' block driver requires a file name"));

@@ -2,11 +2,12 @@
 
 use super::error::os;
 use super::handle::{Handle, Kind};
-use super::lock::{Claim, Lock, Locking};
+use super::lock::{Lock, Locking};
 use super::raw::{Direct, RawFile};
 use super::uring::Ring;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
+use sectora_core::graph::Claim;
 use sectora_core::io::{
     Access, Aligned, BlockDevice, BoxFuture, Capabilities, Device, DeviceInfo, Extent, Limits,
     Preallocation, Segments, WriteFlags, ZeroFlags,

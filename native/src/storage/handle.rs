@@ -5,10 +5,11 @@
 
 use super::buffer::{Buffer, zeroes};
 use super::error::os;
-use super::lock::{Claim, Lock};
+use super::lock::Lock;
 use super::settle::Orphans;
 use rustix::fs::{FallocateFlags, FileType, OFlags, SeekFrom};
 use rustix::io::{Errno, ReadWriteFlags};
+use sectora_core::graph::Claim;
 use sectora_core::io::{Segment, Segments};
 use sectora_core::sync::Mutex;
 use sectora_core::{Error, Result};

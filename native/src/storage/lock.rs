@@ -12,85 +12,22 @@
 //! The bytes and the order were learnt by watching the QEMU tools (version 10.0) lock files.
 
 use super::error::os;
-use bitflags::bitflags;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
-use sectora_core::io::Access;
+use sectora_core::graph::{Claim, Permissions};
 use sectora_core::{Error, ErrorKind, Result};
 use std::fs::File;
 
 const TAKEN: i64 = 100;
 const NOT_SHARED: i64 = 200;
 
-bitflags! {
-    /// What can be done with a file, as far as others must know. The bit number is the number of
-    /// the byte that stands for it.
-    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-    pub struct Permissions: u8 {
-        /// Read, and rely on what is read.
-        const CONSISTENT_READ = 1;
-        /// Write.
-        const WRITE = 1 << 1;
-        /// Write what is there already.
-        const WRITE_UNCHANGED = 1 << 2;
-        /// Change the length.
-        const RESIZE = 1 << 3;
-    }
+/// Each permission of a set: the number of the byte that stands for it, and its name in messages.
+fn named(set: Permissions) -> impl Iterator<Item = (i64, String)> {
+    set.iter().map(|one| (i64::from(one.bits().trailing_zeros()), one.in_words()))
 }
 
-impl Permissions {
-    /// The number and the name (as QEMU's messages have it) of each permission.
-    const NAMES: [(Self, i64, &'static str); 4] = [
-        (Self::CONSISTENT_READ, 0, "consistent read"),
-        (Self::WRITE, 1, "write"),
-        (Self::WRITE_UNCHANGED, 2, "write unchanged"),
-        (Self::RESIZE, 3, "resize"),
-    ];
-
-    fn named(self) -> impl Iterator<Item = (i64, &'static str)> {
-        Self::NAMES.into_iter().filter(move |(p, ..)| self.contains(*p)).map(|(_, n, s)| (n, s))
-    }
-}
-
-/// What one user of a file does with it and lets others do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Claim {
-    /// What it does.
-    pub taken: Permissions,
-    /// What others may do meanwhile.
-    pub shared: Permissions,
-}
-
-impl Claim {
-    /// Neither does anything nor minds anything: no byte is locked.
-    pub const NONE: Self = Self { taken: Permissions::empty(), shared: Permissions::all() };
-
-    /// The claim of an image format's driver on its file: others may read it, but who writes is
-    /// alone.
-    #[must_use]
-    pub fn image(access: Access) -> Self {
-        let changing = Permissions::WRITE | Permissions::RESIZE;
-        let taken = match access {
-            Access::ReadOnly => Permissions::CONSISTENT_READ,
-            Access::ReadWrite => Permissions::CONSISTENT_READ | changing,
-        };
-        Self { taken, shared: Permissions::all() - changing }
-    }
-
-    /// The claim of a raw image on its file: others may do everything, as they may with a disk,
-    /// unless they mind us.
-    #[must_use]
-    pub fn raw(access: Access) -> Self {
-        let taken = match access {
-            Access::ReadOnly => Permissions::CONSISTENT_READ,
-            Access::ReadWrite => Permissions::CONSISTENT_READ | Permissions::WRITE,
-        };
-        Self { taken, shared: Permissions::all() }
-    }
-
-    fn not_shared(self) -> Permissions {
-        Permissions::all() - self.shared
-    }
+fn not_shared(claim: Claim) -> Permissions {
+    Permissions::all() - claim.shared
 }
 
 /// Whether files are locked.
@@ -158,8 +95,8 @@ impl Lock {
 
 /// The bytes of a claim.
 fn bytes(claim: Claim) -> impl Iterator<Item = i64> {
-    let taken = claim.taken.named().map(|(n, _)| TAKEN + n);
-    taken.chain(claim.not_shared().named().map(|(n, _)| NOT_SHARED + n))
+    let taken = named(claim.taken).map(|(n, _)| TAKEN + n);
+    taken.chain(named(not_shared(claim)).map(|(n, _)| NOT_SHARED + n))
 }
 
 /// Locks the bytes of `to` that `from` does not lock.
@@ -184,8 +121,8 @@ fn withdraw(file: &File, from: Claim, to: Claim) {
 
 /// Refuses where somebody else minds what `claim` takes, or takes what it does not share.
 fn look(file: &File, name: &str, claim: Claim) -> Result<()> {
-    let wanted = claim.taken.named().map(|(n, what)| (NOT_SHARED + n, "", what));
-    let minded = claim.not_shared().named().map(|(n, what)| (TAKEN + n, "shared ", what));
+    let wanted = named(claim.taken).map(|(n, what)| (NOT_SHARED + n, "", what));
+    let minded = named(not_shared(claim)).map(|(n, what)| (TAKEN + n, "shared ", what));
     for (byte, shared, what) in wanted.chain(minded) {
         let free = probe(file, byte, 1)
             .map_err(|e| os(e, format!("Failed to look for locks of '{name}'")))?;
@@ -225,6 +162,7 @@ fn range(start: i64, len: i64, kind: i32) -> libc::flock {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sectora_core::io::Access;
     use std::path::PathBuf;
 
     struct Temp(PathBuf);

@@ -5,7 +5,7 @@
 //! | [`FileDevice`] | an open file; reads, writes and flushes by io_uring or threads ([`Aio`]) |
 //! | [`FileOptions`] | how it is opened: access, cache, creation, locking |
 //! | [`FileOpener`] | opens by name, for the engine ([`Opener`](sectora_core::io::Opener)) |
-//! | [`Claim`], [`Permissions`], [`Locking`] | locks that QEMU understands |
+//! | [`Locking`] | locks that QEMU understands |
 //! | [`Target`] | a new file that appears under its name only when it is complete |
 //! | [`SequentialSink`] | a pipe or terminal, written in order |
 //! | [`OsError`], [`os_error`] | what the operating system said |
@@ -32,7 +32,7 @@ mod work;
 
 pub use error::{OsError, is_broken_pipe, os_error};
 pub use file::{Aio, Create, FileDevice, FileOptions};
-pub use lock::{Claim, Locking, Permissions};
+pub use lock::Locking;
 pub use opener::FileOpener;
 pub(crate) use raw::let_thread_wait;
 pub use sink::SequentialSink;

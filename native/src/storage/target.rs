@@ -9,9 +9,10 @@
 use super::error::os;
 use super::{FileDevice, FileOptions, Locking};
 use crate::runtime::fill_random;
-use crate::storage::lock::{Claim, Lock, Permissions};
+use crate::storage::lock::Lock;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
+use sectora_core::graph::{Claim, Permissions};
 use sectora_core::io::Access;
 use sectora_core::{Error, Result};
 use std::fs::File;

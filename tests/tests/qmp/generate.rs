@@ -62,10 +62,14 @@ pub(crate) fn command(line: &str) -> Option<String> {
     Some(value.get("execute")?.as_str()?.to_owned())
 }
 
-/// False for commands on what only a host has, exports and threads, and for requests through exports.
+/// What only a host has: threads, devices, servers, and files that drivers read by themselves.
+const OF_HOSTS: [&str; 5] = ["iothread", "host_device", "host_cdrom", "nbd", "config"];
+
+/// False for commands on what only a host has, exports among them, and for requests through exports.
 pub(crate) fn is_portable(line: &str) -> bool {
     let Some(name) = command(line) else { return false };
-    !name.starts_with("nbd-") && !name.contains("export") && !line.contains("\"iothread\"")
+    let named = |word: &&str| line.contains(&format!("\"{word}\""));
+    !name.starts_with("nbd-") && !name.contains("export") && !OF_HOSTS.iter().any(|w| named(&w))
 }
 
 /// How often a command comes, its name, and its arguments.
