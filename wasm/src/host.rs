@@ -14,7 +14,8 @@ export interface Host {
   wallClock(): number;
   /** Resolves after everything else that waits for the event loop has had its turn. */
   nextTurn(): Promise<void>;
-  sleep(milliseconds: number): Promise<void>;
+  /** A timer: its end, and what ends it before. */
+  sleep(milliseconds: number): { done: Promise<void>; stop(): void };
   random(out: Uint8Array): void;
   /** The engine has stopped for good. */
   panicked(message: string): void;
@@ -35,11 +36,18 @@ extern "C" {
     #[wasm_bindgen(method, js_name = nextTurn)]
     fn next_turn(this: &Host) -> js_sys::Promise;
     #[wasm_bindgen(method)]
-    fn sleep(this: &Host, milliseconds: f64) -> js_sys::Promise;
+    fn sleep(this: &Host, milliseconds: f64) -> Timer;
     #[wasm_bindgen(method)]
     fn random(this: &Host, out: &js_sys::Uint8Array);
     #[wasm_bindgen(method)]
     fn panicked(this: &Host, message: &str);
+
+    /// A timer of the host.
+    type Timer;
+    #[wasm_bindgen(method, getter)]
+    fn done(this: &Timer) -> js_sys::Promise;
+    #[wasm_bindgen(method)]
+    fn stop(this: &Timer);
 }
 
 thread_local! {
@@ -76,11 +84,21 @@ pub(crate) fn wall_clock() -> Duration {
     Duration::from_secs_f64(with(Host::wall_clock).unwrap_or(0.0).max(0.0) / 1000.0)
 }
 
+/// A timer that is stopped when nobody waits for it any more.
+struct Running(Timer);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
 /// Completes after `time`.
 pub(crate) async fn sleep(time: Duration) {
-    if let Some(promise) = with(|host| host.sleep(time.as_secs_f64() * 1000.0)) {
+    if let Some(timer) = with(|host| host.sleep(time.as_secs_f64() * 1000.0)) {
+        let timer = Running(timer);
         // A timer does not fail.
-        let _ = JsFuture::from(promise).await;
+        let _ = JsFuture::from(timer.0.done()).await;
     }
 }
 

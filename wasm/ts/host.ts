@@ -15,13 +15,23 @@ function turns(): () => Promise<void> {
     });
 }
 
+/** A timer. One that is not waited for any more is stopped, or it would keep a program from ending. */
+function sleep(milliseconds: number) {
+  let stop = () => {};
+  const done = new Promise<void>((resolve) => {
+    const timer = setTimeout(resolve, milliseconds);
+    stop = () => clearTimeout(timer);
+  });
+  return { done, stop: () => stop() };
+}
+
 /** The host object of the bindings. */
 export function makeHost(panicked: (message: string) => void) {
   return {
     now: () => performance.now(),
     wallClock: () => Date.now(),
     nextTurn: turns(),
-    sleep: (milliseconds: number) => new Promise<void>((resolve) => setTimeout(resolve, milliseconds)),
+    sleep,
     random: (out: Uint8Array<ArrayBuffer>) => {
       crypto.getRandomValues(out);
     },

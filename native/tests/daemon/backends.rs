@@ -28,7 +28,8 @@ impl Talk {
     /// The answer; events that come before it are kept.
     pub(crate) fn ask(&mut self, command: &str, arguments: Value) -> Value {
         let request = json!({ "execute": command, "arguments": arguments });
-        writeln!(self.stream, "{request}").expect("a write");
+        // In one piece: what follows `quit` would find nobody.
+        self.stream.write_all(format!("{request}\n").as_bytes()).expect("a write");
         loop {
             match self.next() {
                 event if event.get("event").is_some() => self.events.push(event),

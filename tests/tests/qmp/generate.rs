@@ -68,8 +68,10 @@ const OF_HOSTS: [&str; 5] = ["iothread", "host_device", "host_cdrom", "nbd", "co
 /// False for commands on what only a host has, exports among them, and for requests through exports.
 pub(crate) fn is_portable(line: &str) -> bool {
     let Some(name) = command(line) else { return false };
-    let named = |word: &&str| line.contains(&format!("\"{word}\""));
-    !name.starts_with("nbd-") && !name.contains("export") && !OF_HOSTS.iter().any(|w| named(&w))
+    let named = |word: &str| line.contains(&format!("\"{word}\""));
+    !name.starts_with("nbd-")
+        && !name.contains("export")
+        && !OF_HOSTS.iter().any(|word| named(word))
 }
 
 /// How often a command comes, its name, and its arguments.

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use event_listener::Event;
+use futures_util::future::select;
 use hashbrown::HashMap;
 
 /// What a slice is part of; the order of write-back depends on it.
@@ -86,6 +87,14 @@ pub(super) struct TableCache {
     inner: Mutex<Inner>,
     loaded: Event,
     cleaning: Cleaning,
+    /// Told when there is no cache any more, so that nobody waits for the next cleaning.
+    gone: Arc<Event>,
+}
+
+impl Drop for TableCache {
+    fn drop(&mut self) {
+        self.gone.notify(usize::MAX);
+    }
 }
 
 /// When slices that nobody looks at are dropped.
@@ -114,14 +123,17 @@ impl TableCache {
             last: Mutex::new(runtime.now()),
         };
         let (inner, loaded) = (Mutex::new(Inner::default()), Event::new());
-        let cache = Arc::new(Self { file, sizes, inner, loaded, cleaning });
+        let gone = Arc::<Event>::default();
+        let cache = Arc::new(Self { file, sizes, inner, loaded, cleaning, gone: gone.clone() });
         if let Some(interval) = sizes.clean_interval.filter(|_| sizes.clean_unasked) {
             let (weak, timer) = (Arc::downgrade(&cache), runtime.clone());
             runtime.spawn(Box::pin(async move {
                 loop {
-                    timer.sleep(interval).await;
+                    let gone = gone.listen();
                     let Some(cache) = weak.upgrade() else { return };
                     cache.clean();
+                    drop(cache);
+                    select(timer.sleep(interval), gone).await;
                 }
             }));
         }
