@@ -329,16 +329,11 @@ impl<'a> Builder<'a> {
         };
         if let User::Node(user) = edge.user()
             && let Some(user) = user.upgrade()
-            && (Arc::ptr_eq(&node, &user) || uses(&node, &user))
         {
-            return Err(cycle(node.name(), "backing", user.name()));
-        }
-        if let User::Node(user) = edge.user()
-            && let Some(user) = user.upgrade()
-            && user.settings().active
-            && !node.settings().active
-        {
-            return Err(inactive_child(&node, "backing", user.name()));
+            refuse_cycle(&node, "backing", &user)?;
+            if user.settings().active && !node.settings().active {
+                return Err(inactive_child(&node, "backing", user.name()));
+            }
         }
         edge.point(Some(node));
         self.graph.refresh().inspect_err(|_| {
@@ -505,7 +500,15 @@ impl Opening {
     }
 }
 
-pub(super) fn cycle(below: &str, child: &str, user: &str) -> Error {
+/// Refuses to make `below` a child of a node that it is, or that it stands on.
+pub(super) fn refuse_cycle(below: &Arc<Node>, child: &str, user: &Arc<Node>) -> Result<()> {
+    match Arc::ptr_eq(below, user) || uses(below, user) {
+        true => Err(cycle(below.name(), child, user.name())),
+        false => Ok(()),
+    }
+}
+
+fn cycle(below: &str, child: &str, user: &str) -> Error {
     Error::invalid(format!("Making '{below}' a {child} child of '{user}' would create a cycle"))
 }
 

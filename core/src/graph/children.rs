@@ -1,12 +1,11 @@
 //! Children that come and go (`x-blockdev-change`): those of a quorum.
 
-use super::build::{cycle, inactive_child, quorum_name};
+use super::build::{inactive_child, quorum_name, refuse_cycle};
 use super::edge::{Edge, User};
 use super::filters::Filter;
 use super::live::Graph;
 use super::node::Node;
 use super::permission::Role;
-use super::snapshot::uses;
 use crate::filter::Quorum;
 use crate::io::Device;
 use crate::{Error, ErrorKind, Result};
@@ -29,9 +28,7 @@ impl Graph {
             return Err(Error::new(ErrorKind::InUse, what));
         }
         let name = quorum.next_child();
-        if Arc::ptr_eq(node, below) || uses(below, node) {
-            return Err(cycle(below.name(), &name, node.name()));
-        }
+        refuse_cycle(below, &name, node)?;
         if node.settings().active && !below.settings().active {
             return Err(inactive_child(below, &name, node.name()));
         }

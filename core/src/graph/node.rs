@@ -469,12 +469,11 @@ impl Node {
     }
 
     pub(super) async fn write(&self, offset: u64, data: Segments, flags: WriteFlags) -> Result<()> {
-        self.refuse_inactive()?;
+        let settings = self.active_settings()?;
         let (device, is_image) = self.parts();
         let end = offset.saturating_add(data.len());
         self.before_write(end);
         let _recording = (!is_image).then(|| self.bitmaps.record(offset, data.len()));
-        let settings = self.settings();
         if !is_image && settings.detect_zeroes != DetectZeroes::Off && data.is_zero() {
             let unmap = settings.detect_zeroes == DetectZeroes::Unmap;
             let how = if unmap { ZeroFlags::MAY_UNMAP } else { ZeroFlags::empty() };
@@ -490,12 +489,12 @@ impl Node {
     }
 
     pub(super) async fn write_zeroes(&self, offset: u64, len: u64, flags: ZeroFlags) -> Result<()> {
-        self.refuse_inactive()?;
+        let settings = self.active_settings()?;
         let (device, is_image) = self.parts();
         let end = offset.saturating_add(len);
         self.before_write(end);
         let _recording = (!is_image).then(|| self.bitmaps.record(offset, len));
-        let keeps = !is_image && !self.settings().discard;
+        let keeps = !is_image && !settings.discard;
         let flags = if keeps { flags - ZeroFlags::MAY_UNMAP } else { flags };
         device.write_zeroes(offset, len, flags).await?;
         self.reached(end);
@@ -503,10 +502,10 @@ impl Node {
     }
 
     pub(super) async fn discard(&self, offset: u64, len: u64) -> Result<()> {
-        self.refuse_inactive()?;
+        let settings = self.active_settings()?;
         let (device, is_image) = self.parts();
         let _recording = (!is_image).then(|| self.bitmaps.record(offset, len));
-        if !is_image && !self.settings().discard {
+        if !is_image && !settings.discard {
             return Ok(());
         }
         let result = device.discard(offset, len).await;
@@ -523,8 +522,14 @@ impl Node {
 
     /// Refuses a change while another program has what the node shows.
     pub(super) fn refuse_inactive(&self) -> Result<()> {
-        match self.settings.read().active {
-            true => Ok(()),
+        self.active_settings().map(drop)
+    }
+
+    /// Its settings, for a change of what it shows: refused while another program has that.
+    fn active_settings(&self) -> Result<Settings> {
+        let settings = self.settings();
+        match settings.active {
+            true => Ok(settings),
             false => {
                 Err(Error::denied(format!("node '{}' is inactive: activate it first", self.name)))
             }

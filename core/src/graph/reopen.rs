@@ -3,7 +3,7 @@
 //! What is not said goes back to what it would be in `blockdev-add`. Requests wait meanwhile; the old
 //! body of an image has made everything durable before the new one looks at the file.
 
-use super::build::{Builder, cycle};
+use super::build::{Builder, refuse_cycle};
 use super::edge::Edge;
 use super::filters::{self, Change};
 use super::live::{Graph, no_node};
@@ -11,7 +11,6 @@ use super::node::{Body, Node, Settings};
 use super::open::{Inherited, OpenedNode};
 use super::options::{ChildOptions, OptionValue, Options};
 use super::permission::Claim;
-use super::snapshot::uses;
 use crate::format::{FormatName, OpenOptions};
 use crate::io::Access;
 use crate::{Error, ErrorKind, Result};
@@ -137,8 +136,8 @@ impl Graph {
             if let Some(wanted) = wanted.filter(|_| child(name).is_none()) {
                 let found = self.find(wanted).ok_or_else(|| no_node("", wanted))?;
                 let (driver, own) = (node.driver(), node.name());
-                if name == "file" && (Arc::ptr_eq(&found, &node) || uses(&found, &node)) {
-                    return Err(cycle(found.name(), name, own));
+                if name == "file" {
+                    refuse_cycle(&found, name, &node)?;
                 }
                 if name == "backing" && filters::filtered(driver).is_some() {
                     return Err(Error::invalid(format!(
@@ -179,10 +178,8 @@ impl Graph {
                     return Err(cannot_change(&format!("{}.{first}", edge.name())));
                 }
             };
-            if let Some(below) = &wanted
-                && (Arc::ptr_eq(below, &node) || uses(below, &node))
-            {
-                return Err(cycle(below.name(), edge.name(), &name));
+            if let Some(below) = &wanted {
+                refuse_cycle(below, edge.name(), &node)?;
             }
             edges.push((edge.clone(), wanted));
         }

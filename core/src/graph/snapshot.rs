@@ -1,6 +1,6 @@
 //! One node put on top of another while it is used: external snapshots.
 
-use super::build::{Builder, cycle};
+use super::build::{Builder, refuse_cycle};
 use super::edge::{Edge, User};
 use super::filters::filtered;
 use super::live::Graph;
@@ -61,9 +61,7 @@ impl Graph {
         if backing.target().is_some() {
             return Err(Error::invalid("The overlay already has a backing image"));
         }
-        if Arc::ptr_eq(node, overlay) || uses(node, overlay) {
-            return Err(cycle(node.name(), "backing", overlay.name()));
-        }
+        refuse_cycle(node, "backing", overlay)?;
         let drained = self.drain(node).await;
         node.flush().await?;
         // What the overlay itself stands on stays below it.
