@@ -17,7 +17,7 @@ use bytes::Bytes;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use event_listener::Event;
-use futures_util::future::select;
+use futures_util::future::{Either, select};
 use hashbrown::HashMap;
 
 /// What a slice is part of; the order of write-back depends on it.
@@ -88,7 +88,7 @@ pub(super) struct TableCache {
     loaded: Event,
     cleaning: Cleaning,
     /// Told when there is no cache any more, so that nobody waits for the next cleaning.
-    gone: Arc<Event>,
+    gone: Event,
 }
 
 impl Drop for TableCache {
@@ -123,17 +123,15 @@ impl TableCache {
             last: Mutex::new(runtime.now()),
         };
         let (inner, loaded) = (Mutex::new(Inner::default()), Event::new());
-        let gone = Arc::<Event>::default();
-        let cache = Arc::new(Self { file, sizes, inner, loaded, cleaning, gone: gone.clone() });
+        let gone = Event::new();
+        let mut ended = gone.listen();
+        let cache = Arc::new(Self { file, sizes, inner, loaded, cleaning, gone });
         if let Some(interval) = sizes.clean_interval.filter(|_| sizes.clean_unasked) {
             let (weak, timer) = (Arc::downgrade(&cache), runtime.clone());
             runtime.spawn(Box::pin(async move {
-                loop {
-                    let gone = gone.listen();
+                while let Either::Left(_) = select(timer.sleep(interval), &mut ended).await {
                     let Some(cache) = weak.upgrade() else { return };
                     cache.clean();
-                    drop(cache);
-                    select(timer.sleep(interval), gone).await;
                 }
             }));
         }
