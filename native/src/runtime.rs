@@ -19,6 +19,7 @@
 //! job: work much smaller than that is better not offloaded.
 
 pub(crate) mod pool;
+pub(crate) mod spin;
 
 use pool::Pool;
 use sectora_core::io::{BoxFuture, Instant, Job, Runtime};

@@ -57,17 +57,17 @@ impl<S> Channel<S> {
     }
 
     /// The stream.
-    pub(super) fn stream(&self) -> &S {
+    pub fn stream(&self) -> &S {
         &self.stream
     }
 
     /// The stream.
-    pub(super) fn stream_mut(&mut self) -> &mut S {
+    pub fn stream_mut(&mut self) -> &mut S {
         &mut self.stream
     }
 
     /// True where nothing waits to be written, here or in the stream.
-    pub(super) fn is_sent(&self) -> bool {
+    pub fn is_sent(&self) -> bool {
         self.waiting == 0 && self.tail.is_empty() && self.flushed
     }
 }

@@ -9,7 +9,7 @@ use super::{
     NetFilterDirection, NetworkAddressFamily, OffAutoPCIBAR, OnOffSplit, PCIELinkSpeed,
     PCIELinkWidth, QCryptoAkCipherKeyType, QCryptoAkCipherOptions, QCryptoBlockInfo,
     QCryptoBlockInfoBase, QCryptoBlockOpenOptions, QCryptoBlockOptionsBase, block_core,
-    block_export, char, control, introspect, job, machine, qom, transaction,
+    block_export, char, control, descriptors, introspect, job, machine, qom, transaction,
 };
 use alloc::collections::BTreeMap;
 use alloc::string::String;
@@ -145,7 +145,7 @@ pub fn machine_events() -> impl Iterator<Item = &'static Event> {
 /// The command of that name.
 #[must_use]
 pub fn command(name: &str) -> Option<&'static Command> {
-    commands().chain(machine::COMMANDS).find(|c| c.name == name)
+    commands().chain(machine::COMMANDS).chain(descriptors::COMMANDS).find(|c| c.name == name)
 }
 
 /// The event of that name.

@@ -40,6 +40,7 @@ mod convert;
 mod create;
 mod dd;
 mod failure;
+mod fdset;
 mod host;
 mod info;
 mod io;

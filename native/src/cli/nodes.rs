@@ -1,9 +1,12 @@
 //! Images named by options: `--image-opts` and `json:` names.
 
 use super::args::AioArg;
+use super::fdset::FdSets;
 use super::objects::Objects;
 use crate::protocol::nbd::{NbdDevice, NbdOptions, Server};
-use crate::storage::{self, Aio, Create, FileDevice, FileOpener, FileOptions, Locking};
+use crate::storage::{
+    self, Aio, Create, FileDevice, FileOpener, FileOptions, Locking, fdset_number,
+};
 use clap::ValueEnum;
 use rustix::fs::{FileType, stat};
 use sectora_core::crypto::Secret;
@@ -20,6 +23,8 @@ pub(super) struct Nodes {
     files: FileOpener,
     objects: Objects,
     opened: Mutex<Vec<Arc<FileDevice>>>,
+    /// Files that others have opened; `None` where nobody can hand any over.
+    handed_over: Option<Arc<FdSets>>,
 }
 
 /// The locks of a file, for whoever knows its permissions only later.
@@ -157,7 +162,12 @@ impl Protocols for Nodes {
 
 impl Nodes {
     pub(super) fn new(files: FileOpener, objects: Objects) -> Self {
-        Self { files, objects, opened: Mutex::default() }
+        Self { files, objects, opened: Mutex::default(), handed_over: None }
+    }
+
+    /// The same with files that others have opened.
+    pub(super) fn with_handed_over(self, sets: Option<Arc<FdSets>>) -> Self {
+        Self { handed_over: sets, ..self }
     }
 
     /// The file at the bottom of the image, which is opened first.
@@ -189,11 +199,6 @@ impl Nodes {
         let Some(filename) = options.take_text("filename") else {
             return Err(Error::invalid("The 'file' block driver requires a file name"));
         };
-        if filename.starts_with("/dev/fdset/") {
-            // Nothing hands descriptors over here, nor to the reference's daemon.
-            let what = format!("Could not open '{filename}': Function not implemented");
-            return Err(Error::unsupported(what));
-        }
         let aio = options.take_word("aio", |word| match word {
             "native" => Some(Aio::Native),
             _ => AioArg::from_str(word, false).ok().map(Aio::from),
@@ -228,8 +233,11 @@ impl Nodes {
             no_flush: how.no_flush,
         };
         let options = FileOptions { claim, ..files.options(how.access) };
-        let file = Arc::new(FileDevice::open(&filename, &options)?);
-        Ok((file, filename))
+        let file = match &self.handed_over {
+            Some(sets) if fdset_number(&filename).is_some() => sets.open(&filename, options)?,
+            _ => FileDevice::open(&filename, &options)?,
+        };
+        Ok((Arc::new(file), filename))
     }
 }
 

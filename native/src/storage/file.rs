@@ -71,6 +71,8 @@ pub struct FileOptions {
     pub claim: Option<Claim>,
     /// What happens to a missing file.
     pub create: Create,
+    /// Lives as long as the file is open, for whoever wants to know.
+    pub user: Option<Arc<()>>,
 }
 
 impl FileOptions {
@@ -85,6 +87,7 @@ impl FileOptions {
             locking: Locking::default(),
             claim: None,
             create: Create::default(),
+            user: None,
         }
     }
 
@@ -104,6 +107,14 @@ impl FileOptions {
             Locking::Share => Ok(Some(Claim { taken: claim.taken, ..Claim::NONE })),
         }
     }
+}
+
+/// The number of the set of descriptors that `name` names, where it names one.
+pub(crate) fn fdset_number(name: &str) -> Option<Result<i64>> {
+    let number = name.strip_prefix("/dev/fdset/")?;
+    let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    let wrong = || Error::invalid(format!("Could not parse fdset {name}"));
+    Some(number.parse().ok().filter(|_| digits).ok_or_else(wrong))
 }
 
 /// An open file or block device. Any offset and length will do, also with `O_DIRECT`. Clones are
@@ -127,6 +138,12 @@ impl FileDevice {
         let making = options.create != Create::No;
         if making && !options.writes() {
             return Err(Error::invalid(format!("cannot create '{name}' for reading only")));
+        }
+        if let Some(number) = fdset_number(name) {
+            number?;
+            // There is nobody here who hands descriptors over.
+            let what = format!("Could not open '{name}': Function not implemented");
+            return Err(Error::unsupported(what));
         }
         // Not waiting matters for pipes, which are refused below.
         let mut flags = OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;

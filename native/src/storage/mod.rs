@@ -25,15 +25,17 @@ mod opener;
 mod raw;
 pub(crate) mod settle;
 mod sink;
+pub(crate) mod solo;
 mod target;
 mod threads;
 mod uring;
 mod work;
 
 pub use error::{OsError, is_broken_pipe, os_error};
+pub(crate) use file::fdset_number;
 pub use file::{Aio, Create, FileDevice, FileOptions};
 pub use lock::Locking;
 pub use opener::FileOpener;
-pub(crate) use raw::let_thread_wait;
 pub use sink::SequentialSink;
+pub(crate) use solo::let_thread_wait;
 pub use target::{Target, TargetOptions};

@@ -135,6 +135,13 @@ impl<T> Drop for Completer<T> {
     }
 }
 
+impl<T> Settling<T> {
+    /// True where it would complete at once.
+    pub(crate) fn is_settled(&self) -> bool {
+        !matches!(*self.cell.0.lock(), State::Waiting(_))
+    }
+}
+
 impl<T> Future for Settling<T> {
     /// `None` where the operation was lost: its thread panicked.
     type Output = Option<T>;

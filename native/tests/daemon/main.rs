@@ -2,6 +2,7 @@
 //! input and sockets, hostile peers, changes under load, and a client library of others.
 
 mod backends;
+mod descriptors;
 mod exports;
 mod fuse;
 mod hostile;
@@ -27,11 +28,13 @@ const REFERENCE: &str = "qemu-storage-daemon";
 const FUSE: &str = "fuse";
 
 fn main() {
-    let tests: [Test; 28] = [
+    let tests: [Test; 30] = [
         ("backends::a_stopped_backend_holds_its_clients", backends::stopped, &[]),
         ("backends::errors_are_told_or_not", backends::told, &[]),
         ("backends::commands_for_people", backends::people, &[]),
         ("backends::without_devices_nothing_of_it_is_there", backends::absent, &[]),
+        ("descriptors::files_and_sockets_are_handed_over", descriptors::over, &[]),
+        ("descriptors::of_the_line_and_absent_unless_asked_for", descriptors::asked, &[]),
         ("hostile::monitors_survive_what_is_sent_to_them", hostile::monitors, &[]),
         ("hostile::exports_survive_what_is_sent_to_them", hostile::clients, &[]),
         ("hostile::no_ring_comes_of_a_snapshot", hostile::rings, &[]),

@@ -18,7 +18,7 @@ type Peer<'a> = (&'a str, fn(), &'a [&'a str]);
 
 fn main() {
     let mut trials = devices::trials();
-    let own: [(&str, fn()); 9] = [
+    let own: [(&str, fn()); 10] = [
         ("exports::they_come_and_go", exports::come_and_go),
         ("exports::slow_requests_and_many_clients", exports::slow_requests_and_many_clients),
         ("hostile::handshakes_end_and_harm_nobody", hostile::handshakes),
@@ -26,6 +26,7 @@ fn main() {
         ("hostile::a_client_that_never_reads_is_held_up", hostile::never_reads),
         ("hostile::servers_that_lie_are_found_out", hostile::lying_servers),
         ("hostile::a_slow_handshake_is_cut_off", hostile::slow_handshake),
+        ("programs::replies_are_late_and_end", programs::late),
         ("devices::a_lost_connection_fails_what_waits", devices::lost_connection),
         ("devices::requests_are_sent_again_after_reconnecting", devices::reconnects),
     ];

@@ -1,7 +1,11 @@
 //! The program beside qemu-nbd: the same command lines, output, messages and exit status.
 
-use super::setup::{folder, ours, output, start, succeed, text};
+use super::setup::{folder, ours, output, start, start_in, succeed, text};
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::time::Duration;
 
 fn same(folder: &Path, args: &[&str]) {
     let theirs = output(folder, "qemu-nbd", args);
@@ -182,7 +186,7 @@ pub(crate) fn bitmaps() {
             let first = ["-t", "-e", "0", "-B", "fine", "-B", "coarse", "-k", &name];
             let args = [&first[..], &words[..]];
             let mut command = std::process::Command::new(&program);
-            let server = super::setup::start_in(folder, &mut command, &args.concat(), &socket);
+            let server = start_in(folder, &mut command, &args.concat(), &socket);
             let mut said = vec![succeed(folder, "qemu-nbd", &["-L", "-k", &name])];
             for ask in &asks {
                 let (a, b) = (output(folder, &theirs, ask), output(folder, &img, ask));
@@ -274,4 +278,63 @@ pub(crate) fn images() {
     }
     succeed(folder, &img, &["convert", "-O", "qcow2", &uri, "copy"]);
     succeed(folder, "qemu-img", &["compare", "-q", "copy", &uri]);
+}
+
+/// A server whose replies come through a hand that holds some up, and ends the connection after
+/// `replies` reads of 4 KiB.
+fn relayed(folder: &Path, replies: usize) -> std::path::PathBuf {
+    let (front, back) = (folder.join("front"), folder.join("back"));
+    // Of an earlier relay, where there is one.
+    let _ = std::fs::remove_file(&front);
+    let listener = UnixListener::bind(&front).expect("a socket");
+    std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().expect("a client");
+        let mut server = UnixStream::connect(&back).expect("the server");
+        let (mut requests, mut ahead) = (
+            client.try_clone().expect("the same stream"),
+            server.try_clone().expect("the same stream"),
+        );
+        std::thread::spawn(move || std::io::copy(&mut requests, &mut ahead));
+        let mut buffer = vec![0; 64 << 10];
+        let (mut passed, mut held) = (0, 0);
+        while let Ok(n @ 1..) = server.read(&mut buffer) {
+            passed += n;
+            // Around the time that a client waits in place, and well beyond it.
+            let replied = passed / 4096;
+            if replied > held && replied.is_multiple_of(13) {
+                held = replied;
+                let pauses = [20, 60, 1000, 15_000, 60_000];
+                std::thread::sleep(Duration::from_micros(pauses[replied % pauses.len()]));
+            }
+            if replied >= replies || client.write_all(&buffer[..n]).is_err() {
+                break;
+            }
+        }
+        // The other thread has them as well. Either may have gone.
+        let _ = (client.shutdown(Shutdown::Both), server.shutdown(Shutdown::Both));
+    });
+    front
+}
+
+/// Requests that come one by one wait in place for a while only, and see the end of a connection.
+pub(crate) fn late() {
+    let folder = folder();
+    let folder = folder.path();
+    std::fs::write(folder.join("disk"), vec![7; 1 << 20]).expect("a disk");
+    let (nbd, img) = (ours(folder, "qemu-nbd"), ours(folder, "qemu-img"));
+    let back = folder.join("back");
+    let args = ["-t", "-r", "-e", "0", "-k", &text(&back), "-f", "raw", "disk"];
+    let _server = start_in(folder, &mut std::process::Command::new(nbd), &args, &back);
+    let bench = |replies: usize| {
+        let name = format!("nbd+unix:///?socket={}", text(&relayed(folder, replies)));
+        output(folder, &img, &["bench", "-f", "raw", "-c", "400", "-d", "1", &name])
+    };
+    let whole = bench(usize::MAX);
+    let said = String::from_utf8_lossy(&whole.stderr);
+    assert!(whole.status.success(), "{said}");
+    assert_eq!(said, "");
+    let cut = bench(200);
+    let said = String::from_utf8_lossy(&cut.stderr);
+    assert_eq!(cut.status.code(), Some(1), "{said}");
+    assert!(said.contains("Failed request"), "{said}");
 }

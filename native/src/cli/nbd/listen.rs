@@ -163,9 +163,15 @@ pub(in crate::cli) fn listen_inherited(number: i32) -> Result<Listening, Failure
     // SAFETY: only looked at; an error says that it is no socket. Nothing else runs that could close
     // it: a command line is carried out one option after the other.
     let fd = unsafe { BorrowedFd::borrow_raw(number) };
-    rustix::net::sockopt::socket_type(fd).map_err(|_| no_socket())?;
     // A copy of our own: whatever the number is used for otherwise stays as it is.
     let fd = fd.try_clone_to_owned().map_err(|_| no_socket())?;
+    listen_over(fd, &number.to_string())
+}
+
+/// Listens on a socket that somebody else has opened, and that is called `name`.
+pub(in crate::cli) fn listen_over(fd: OwnedFd, name: &str) -> Result<Listening, Failure> {
+    let no_socket = || Failure::new(format!("File descriptor '{name}' is not a socket"));
+    rustix::net::sockopt::socket_type(&fd).map_err(|_| no_socket())?;
     let wrong =
         |e: std::io::Error| Failure::new(format!("Failed to listen on fd socket: {}", words(&e)));
     rustix::net::listen(&fd, BACKLOG).map_err(|e| wrong(e.into()))?;

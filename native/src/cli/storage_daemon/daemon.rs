@@ -1,11 +1,13 @@
 //! What lives while the daemon does: devices, objects, commands, monitors.
 
 use super::chardev::{CharDevices, Chardev, Description};
+use super::descriptors::{self, DescriptorCommands};
 use super::exports::Exports;
 use super::human::HumanMonitor;
 use super::iothread::IothreadCommands;
 use super::qom::ObjectCommands;
 use crate::cli::failure::{Failure, told};
+use crate::cli::fdset::FdSets;
 use crate::cli::nodes::Nodes;
 use crate::cli::objects::Objects;
 use crate::cli::output::complain;
@@ -31,6 +33,15 @@ use tokio::task::JoinSet;
 /// What was not sent this long after the end began is not sent at all.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
+/// What the daemon has beyond the reference's, where it is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Beyond {
+    /// There may be named backends, and the commands on them.
+    pub(super) devices: bool,
+    /// Descriptors can be handed over.
+    pub(super) descriptors: bool,
+}
+
 /// The daemon.
 pub(super) struct Daemon {
     runtime: Arc<dyn Runtime>,
@@ -40,6 +51,8 @@ pub(super) struct Daemon {
     blocks: Arc<BlockCommands>,
     exports: Arc<Exports>,
     commands: Arc<CommandSets>,
+    /// What was handed over; `None` where nothing can be.
+    handed_over: Option<Arc<FdSets>>,
     quit: Arc<Quit>,
     monitors: Mutex<Vec<Monitor>>,
     running: Mutex<JoinSet<()>>,
@@ -122,8 +135,7 @@ fn version() -> Version {
 }
 
 impl Daemon {
-    /// With `devices` there may be named backends, and the commands on them.
-    pub(super) fn new(runtime: Arc<dyn Runtime>, detached: bool, devices: bool) -> Self {
+    pub(super) fn new(runtime: Arc<dyn Runtime>, detached: bool, beyond: Beyond) -> Self {
         let events = Events::new(runtime.clone());
         let chardevs = Arc::new(CharDevices::new(detached));
         let objects = Objects::of_daemon(runtime.clone());
@@ -132,18 +144,21 @@ impl Daemon {
             runtime: runtime.clone(),
             policy: Arc::new(Unrestricted(NameOpener { files: FileOpener::default() })),
         };
-        let nodes = Arc::new(Nodes::new(FileOpener::default(), objects.clone()));
+        let handed_over = beyond.descriptors.then(Arc::<FdSets>::default);
+        let nodes = Nodes::new(FileOpener::default(), objects.clone());
+        let nodes = Arc::new(nodes.with_handed_over(handed_over.clone()));
         let graph = Graph::new(env, nodes, events.clone());
         let jobs = Jobs::new(runtime.clone(), events.clone());
         let blocks = Arc::new(BlockCommands::new(graph.clone(), jobs));
         let iothreads = IothreadCommands { graph: graph.clone(), objects: objects.clone() };
-        let exports = Exports::new(graph, blocks.backends().clone(), objects.clone());
+        let backends = blocks.backends().clone();
+        let exports = Exports::new(graph, backends, objects.clone(), handed_over.clone());
         let quit = Arc::new(Quit {
             asked: Notify::new(),
             answered: Notify::new(),
             blocks: blocks.clone(),
             exports: exports.clone(),
-            told: devices.then(|| events.clone()),
+            told: beyond.devices.then(|| events.clone()),
         });
         let mut host = CommandSets::new()
             .with(Arc::new(by_qmp))
@@ -152,7 +167,12 @@ impl Daemon {
             .with(Arc::new(Watched { commands: blocks.clone(), exports: exports.clone() }))
             .with(Arc::new(iothreads))
             .with(quit.clone());
-        if devices {
+        if let Some(sets) = &handed_over {
+            // Nothing comes with commands but over a socket, which has its own.
+            let (sets, inbox) = (sets.clone(), Arc::default());
+            host = host.with(Arc::new(DescriptorCommands { sets, inbox }));
+        }
+        if beyond.devices {
             let backends = blocks.backends().clone();
             let people = Arc::new(HumanMonitor::new(blocks.clone(), runtime.clone()));
             host = host
@@ -168,6 +188,7 @@ impl Daemon {
             blocks,
             exports,
             commands: Arc::new(host.with(Arc::new(control))),
+            handed_over,
             quit,
             monitors: Mutex::default(),
             running: Mutex::new(JoinSet::new()),
@@ -176,6 +197,14 @@ impl Daemon {
 
     pub(super) fn objects(&self) -> &Objects {
         &self.objects
+    }
+
+    /// Takes over a descriptor of `--add-fd`.
+    pub(super) fn add_fd(&self, members: Map<String, Value>) -> Result<(), Failure> {
+        match &self.handed_over {
+            Some(sets) => descriptors::add_from_line(sets, members),
+            None => Err(Failure::unsupported("--add-fd")),
+        }
     }
 
     /// Makes a device of `--chardev`, and waits for its client where that is wanted.
@@ -258,8 +287,9 @@ impl Daemon {
         for monitor in self.monitors.lock().drain(..) {
             let (commands, events) = (self.commands.clone(), self.events.clone());
             let (runtime, quit) = (self.runtime.clone(), self.quit.clone());
+            let handed_over = self.handed_over.clone();
             running.spawn(async move {
-                monitor.run(commands, &events, &runtime).await;
+                monitor.run(commands, handed_over, &events, &runtime).await;
                 quit.answered.notify_one();
             });
         }
@@ -294,7 +324,13 @@ impl Daemon {
 
 impl Monitor {
     /// Holds one session after the other until a client says `quit`.
-    async fn run(self, commands: Arc<CommandSets>, events: &Events, runtime: &Arc<dyn Runtime>) {
+    async fn run(
+        self,
+        commands: Arc<CommandSets>,
+        handed_over: Option<Arc<FdSets>>,
+        events: &Events,
+        runtime: &Arc<dyn Runtime>,
+    ) {
         loop {
             let stream = self.chardev.next_stream().await;
             let heard = events.subscribe();
@@ -303,7 +339,14 @@ impl Monitor {
                 layout: self.layout,
                 out_of_band: self.chardev.is_read_aside(),
             };
-            let session = Session::new(commands.clone(), options);
+            let commands: Arc<dyn Commands> = match (&handed_over, stream.inbox()) {
+                (Some(sets), Some(inbox)) => {
+                    let own = DescriptorCommands { sets: sets.clone(), inbox };
+                    Arc::new(CommandSets::new().with(Arc::new(own)).with(commands.clone()))
+                }
+                _ => commands.clone(),
+            };
+            let session = Session::new(commands, options);
             // What broke a connection off is its client's concern.
             let ended = serve(stream, session, &heard, runtime).await;
             self.chardev.gone();

@@ -8,6 +8,7 @@ use crate::cli::failure::Failure;
 /// What an option does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
+    AddFd,
     Help,
     Version,
     Trace,
@@ -33,7 +34,8 @@ pub(super) struct Given {
     pub(super) words: String,
 }
 
-const LONG: [(&str, Kind, bool); 12] = [
+const LONG: [(&str, Kind, bool); 13] = [
+    ("add-fd", Kind::AddFd, true),
     ("blockdev", Kind::Blockdev, true),
     ("chardev", Kind::Chardev, true),
     ("daemonize", Kind::Daemonize, false),

@@ -11,11 +11,13 @@
 //! | `chardev` | character devices |
 //! | `qom`, `types` | objects by QMP, and their types |
 //! | `human` | commands for people |
+//! | `descriptors` | open files that others hand over |
 //! | `iothread` | where requests of a node run |
 //! | `pid_file` | the file that tells the process |
 
 mod chardev;
 mod daemon;
+mod descriptors;
 mod exports;
 mod human;
 mod iothread;
@@ -29,7 +31,7 @@ use super::background::{self, CHILD};
 use super::failure::{Failure, Outcome};
 use super::output::{self, Program, print};
 use chardev::{Description, Read};
-use daemon::Daemon;
+use daemon::{Beyond, Daemon};
 use line::{Given, Kind, Line};
 use pid_file::PidFile;
 use serde_json::{Map, Value, json};
@@ -74,7 +76,8 @@ async fn serve(
     // From here on a signal ends the daemon the way `quit` does.
     let mut signals = super::signal::Endings::new();
     let devices = options.iter().any(|given| given.kind == Kind::Device);
-    let daemon = Daemon::new(runtime, detached, devices);
+    let descriptors = devices || options.iter().any(|given| given.kind == Kind::AddFd);
+    let daemon = Daemon::new(runtime, detached, Beyond { devices, descriptors });
     let mut pid_path = None;
     for given in options {
         let place = format!("{}: {}", output::name(), given.words);
@@ -150,6 +153,13 @@ async fn carry_out(
             Read::Device(made) => daemon.add_chardev(made, place).await?,
             Read::Ended(code) => return Ok(Some(code)),
         },
+        Kind::AddFd => {
+            let read = keyval::read(value, None)?;
+            match read.help {
+                true => return Err(no_help()),
+                false => daemon.add_fd(read.members)?,
+            }
+        }
         Kind::Object => {
             let read = keyval::read(value, Some("qom-type"))?;
             if read.help {

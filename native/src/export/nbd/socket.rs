@@ -3,14 +3,17 @@
 //! The descriptor blocks; each call says whether it may. A read that finds less than it has room
 //! for has emptied the socket, so that the next one is not tried before the socket was waited for.
 
+use crate::protocol::nbd::receive;
+use crate::runtime::spin::Spin;
 use crate::storage::OsError;
-use bytes::{BufMut, BytesMut};
+use bytes::BytesMut;
 use rustix::event::PollFlags;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, recv, sendmsg, shutdown};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, sendmsg, shutdown};
 use sectora_core::nbd::Stream;
 use sectora_core::{Error, Result};
+use std::cell::RefCell;
 use std::io::IoSlice;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -28,6 +31,7 @@ pub(super) struct ThreadSocket {
     empty: bool,
     /// The next read waits for bytes.
     waits: bool,
+    spin: Spin,
 }
 
 impl ThreadSocket {
@@ -38,7 +42,8 @@ impl ThreadSocket {
     pub(super) fn new(fd: OwnedFd) -> Result<Self> {
         rustix::io::ioctl_fionbio(&fd, false).map_err(failed)?;
         let fd = Arc::new(fd);
-        Ok(Self { fd, wanted: PollFlags::empty(), empty: false, waits: false })
+        let (wanted, spin) = (PollFlags::empty(), Spin::default());
+        Ok(Self { fd, wanted, empty: false, waits: false, spin })
     }
 
     /// What ends the connection from another thread.
@@ -60,6 +65,15 @@ impl ThreadSocket {
     /// Has the next read wait until bytes arrive or the connection ends.
     pub(super) fn wait_for_bytes(&mut self) {
         self.waits = true;
+    }
+
+    fn wait(&mut self, into: &mut BytesMut) -> rustix::io::Result<(usize, bool)> {
+        let (fd, into) = (self.fd.as_fd(), RefCell::new(into));
+        let look = || match receive(fd, &mut into.borrow_mut(), RecvFlags::DONTWAIT) {
+            Err(Errno::AGAIN) => None,
+            found => Some(found),
+        };
+        self.spin.wait(look, || receive(fd, &mut into.borrow_mut(), RecvFlags::empty()))
     }
 }
 
@@ -93,17 +107,14 @@ impl Stream for ThreadSocket {
             self.wanted |= PollFlags::IN;
             return Poll::Pending;
         }
-        let flags = if waits { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
         loop {
-            // SAFETY: the bytes are only written to, by the call below.
-            let room = unsafe { into.chunk_mut().as_uninit_slice_mut() };
-            let most = room.len();
-            match recv(&self.fd, room, flags) {
-                Ok(((read, _), _)) => {
-                    let n = read.len();
-                    self.empty = n < most;
-                    // SAFETY: the call has written the first `n` bytes of the room.
-                    unsafe { into.advance_mut(n) };
+            let received = match waits {
+                true => self.wait(into),
+                false => receive(self.fd.as_fd(), into, RecvFlags::DONTWAIT),
+            };
+            match received {
+                Ok((n, empty)) => {
+                    self.empty = empty;
                     return Poll::Ready(Ok(n));
                 }
                 Err(Errno::INTR) => {}

@@ -35,7 +35,7 @@ impl Room {
         let taken = THREADS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
             (n < MAX_THREADS).then_some(n + 1)
         });
-        taken.is_ok().then_some(Self(()))
+        taken.is_ok().then(|| Self(()))
     }
 }
 

@@ -3,6 +3,7 @@
 use super::address::NbdOptions;
 use super::link::{Command, Connected, Reply, Shared, can, establish, run};
 use crate::storage::settle::{Orphans, settling};
+use crate::storage::solo::{self, Solo};
 use sectora_core::io::{
     Access, BlockDevice, BoxFuture, Capabilities, DeviceInfo, Extent, ExtentFlags, Limits,
     Preallocation, Segments, WriteFlags, ZeroFlags,
@@ -17,6 +18,7 @@ use std::future::ready;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::time::{Instant, sleep, timeout_at};
 
 /// An export of an NBD server.
@@ -32,6 +34,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 pub struct NbdDevice {
     shared: Arc<Shared>,
     orphans: Arc<Orphans>,
+    /// Whether requests overlap; `None` where threads cannot wait for replies.
+    solo: Option<Solo>,
     info: ExportInfo,
     mode: Mode,
     /// The context that status is taken from.
@@ -68,6 +72,7 @@ impl NbdDevice {
         let device = Self {
             shared: shared.clone(),
             orphans: Arc::default(),
+            solo: (connected.is_plain() && has_one_thread()).then(Solo::default),
             mode: connected.mode,
             context: connected.context.as_ref().map(|context| context.name.clone()),
             info,
@@ -133,7 +138,16 @@ impl NbdDevice {
         }
         let (done, settling) = settling(changes.then(|| (self.orphans.clone(), range)));
         let request = Request { flags, command, cookie: 0, offset, len };
-        self.shared.submit(Command { request, payload, done });
+        let turn = self.solo.as_ref().map(Solo::enter);
+        let is_alone = turn.as_ref().is_some_and(|turn| turn.is_alone);
+        let waits = is_alone && len <= solo::MAX_WAIT && solo::thread_may_wait();
+        let command = Command { request, payload, done };
+        if waits {
+            self.shared.put(command);
+            self.shared.drive(|| settling.is_settled());
+        } else {
+            self.shared.submit(command);
+        }
         match settling.await {
             Some(result) => result,
             None => Err(Error::io(format!("the connection to '{}' has ended", self.filename))),
@@ -241,6 +255,12 @@ fn meaning(context: &str, state: u64) -> ExtentFlags {
     // A hole in a bitmap is no place at all; one in the allocation still has contents.
     flags.set(ExtentFlags::ALLOCATED, context == BASE_ALLOCATION || !flags.is_empty());
     flags
+}
+
+/// True where tasks of this runtime run on one thread only: while that waits for a reply nobody
+/// else is woken by it.
+fn has_one_thread() -> bool {
+    Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread
 }
 
 async fn first_connection(options: &NbdOptions) -> Result<Connected> {

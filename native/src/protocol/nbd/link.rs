@@ -1,15 +1,20 @@
-//! The task that owns a connection.
+//! A connection, and the task that keeps it.
 //!
 //! Requests come through a queue, are sent as they come, and their replies are sorted by cookie.
+//! The task does that; a request that comes alone is sent, and its reply looked for, by its own
+//! thread where that has nothing else to do ([`Shared::drive`]).
+//!
 //! When the connection is lost the task connects again. Requests wait for that for the time of
 //! `reconnect-delay` and are then sent once more; after that time they fail at once until the
 //! connection is back.
 
 use super::address::NbdOptions;
 use super::stream::{NbdStream, handshake};
+use crate::runtime::spin::Spin;
 use crate::storage::settle::Completer;
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sectora_core::io::{Segment, Segments};
 use sectora_core::nbd::Channel;
 use sectora_core::nbd::client::{Context, ExportInfo, Greeted};
@@ -18,12 +23,13 @@ use sectora_core::nbd::message::{ChunkBody, Mode, ReplyHeader, Request, error_ki
 use sectora_core::sync::Mutex;
 use sectora_core::{Error, ErrorKind, Result};
 use slab::Slab;
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Poll;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -31,6 +37,8 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 const MAX_IN_FLIGHT: usize = 256;
 /// No further request is put behind more bytes than this that wait to be sent.
 const MAX_WAITING: usize = 4 << 20;
+/// A thread waits no longer than this for a reply.
+const LONGEST_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
 /// The most pieces that the reply to one read comes in.
 const MAX_PIECES: usize = 1 << 17;
 /// The longest pause between two attempts to connect.
@@ -68,6 +76,8 @@ struct Queue {
 /// What the device and the task share.
 pub(super) struct Shared {
     queue: Mutex<Queue>,
+    /// `None` while there is no connection.
+    link: Mutex<Option<Link>>,
     waker: AtomicWaker,
     /// Writes were confirmed that no flush covers.
     pub(super) dirty: AtomicBool,
@@ -86,29 +96,49 @@ impl Shared {
         let queue = Queue { commands: VecDeque::new(), state: State::Open };
         Self {
             queue: Mutex::new(queue),
+            link: Mutex::new(None),
             waker: AtomicWaker::new(),
             dirty: AtomicBool::new(false),
             lost: AtomicBool::new(false),
         }
     }
 
+    /// Puts a request into the queue, and has the task send it.
     pub(super) fn submit(&self, command: Command) {
+        self.put(command);
+        self.waker.wake();
+    }
+
+    /// Puts a request into the queue.
+    pub(super) fn put(&self, command: Command) {
         let mut queue = self.queue.lock();
-        match &queue.state {
-            State::Open => {
-                queue.commands.push_back(command);
-                drop(queue);
-                self.waker.wake();
-            }
-            State::Down(why) => {
-                let error = Error::io(why.clone());
-                drop(queue);
-                command.done.complete(Err(error));
-            }
-            State::Closed => {
-                drop(queue);
-                command.done.complete(Err(Error::bug("a request to a device that was dropped")));
-            }
+        let error = match &queue.state {
+            State::Open => return queue.commands.push_back(command),
+            State::Down(why) => Error::io(why.clone()),
+            State::Closed => Error::bug("a request to a device that was dropped"),
+        };
+        drop(queue);
+        command.done.complete(Err(error));
+    }
+
+    /// Sends what is in the queue and takes in replies, on this thread, until `is_done` or that
+    /// takes longer than a thread should wait; the task goes on with the rest.
+    pub(super) fn drive(&self, is_done: impl Fn() -> bool) {
+        if let Some(mut link) = self.link.try_lock()
+            && let Some(link) = link.as_mut()
+        {
+            link.drive(self, &is_done);
+        }
+        if !is_done() {
+            self.waker.wake();
+        }
+    }
+
+    fn poll(&self, cx: &mut std::task::Context<'_>) -> Poll<Result<()>> {
+        self.waker.register(cx.waker());
+        match self.link.lock().as_mut() {
+            Some(link) => link.poll(self, cx),
+            None => Poll::Ready(Err(Error::bug("there is no connection to go on with"))),
         }
     }
 
@@ -150,6 +180,13 @@ pub(super) struct Connected {
     pub(super) mode: Mode,
     /// The context that status is taken from.
     pub(super) context: Option<Context>,
+}
+
+impl Connected {
+    /// True where it is not encrypted.
+    pub(super) fn is_plain(&self) -> bool {
+        self.channel.stream().is_plain()
+    }
 }
 
 /// Connects, once.
@@ -197,29 +234,39 @@ struct InFlight {
     error: Option<Error>,
 }
 
+/// What came of waiting.
+enum Step {
+    /// There are bytes to look at.
+    Arrived,
+    /// What was waited for is there, or will not come.
+    Ended,
+    /// It is time to do something else.
+    TooLong,
+}
+
 struct Link {
-    shared: Arc<Shared>,
     connected: Connected,
     in_flight: Slab<InFlight>,
     sequence: u64,
     header: Option<ReplyHeader>,
+    spin: Spin,
+    /// What a thread found that was not the task's; the connection is of no use any more.
+    failed: Option<Error>,
 }
 
 /// Serves the queue until the device is dropped.
 pub(super) async fn run(shared: Arc<Shared>, connected: Connected, options: NbdOptions) {
     let info = connected.info.clone();
     let context = connected.context.clone();
-    let mut link = Link { shared, connected, in_flight: Slab::new(), sequence: 0, header: None };
+    *shared.link.lock() = Some(Link::new(connected));
     loop {
-        let error = match poll_fn(|cx| link.poll(cx)).await {
-            Ok(()) => {
-                link.take_leave().await;
-                return;
-            }
+        let ended = poll_fn(|cx| shared.poll(cx)).await;
+        let Some(mut link) = shared.link.lock().take() else { return };
+        let error = match ended {
+            Ok(()) => return link.take_leave().await,
             Err(error) => error,
         };
         let why = format!("the connection to '{}' is lost: {error}", options.server);
-        let shared = link.shared.clone();
         if shared.dirty.load(Ordering::SeqCst) && options.reconnect_delay.is_zero() {
             shared.lost.store(true, Ordering::SeqCst);
         }
@@ -239,8 +286,7 @@ pub(super) async fn run(shared: Arc<Shared>, connected: Connected, options: NbdO
                     && connected.context.is_some() == context.is_some() =>
             {
                 shared.come_up();
-                link =
-                    Link { shared, connected, in_flight: Slab::new(), sequence: 0, header: None };
+                *shared.link.lock() = Some(Link::new(connected));
             }
             Some(_) => {
                 shared.go_down(&format!(
@@ -304,6 +350,49 @@ fn violation(what: String) -> Error {
 }
 
 impl Link {
+    fn new(connected: Connected) -> Self {
+        let (in_flight, spin) = (Slab::new(), Spin::default());
+        Self { connected, in_flight, sequence: 0, header: None, spin, failed: None }
+    }
+
+    /// As [`Shared::drive`].
+    fn drive(&mut self, shared: &Shared, is_done: &impl Fn() -> bool) {
+        let mut spin = std::mem::take(&mut self.spin);
+        self.connected.channel.stream_mut().look(true);
+        loop {
+            let link = RefCell::new(&mut *self);
+            let look = || link.borrow_mut().step(shared, is_done);
+            let sleep = || link.borrow().wait_for_bytes().unwrap_or(Step::TooLong);
+            match spin.wait(look, sleep) {
+                Step::Arrived => {}
+                Step::Ended | Step::TooLong => break,
+            }
+        }
+        self.connected.channel.stream_mut().look(false);
+        self.spin = spin;
+    }
+
+    /// Waits a little until bytes have arrived; `None` where none came.
+    fn wait_for_bytes(&self) -> Option<Step> {
+        let channel = &self.connected.channel;
+        if !channel.is_sent() {
+            return None;
+        }
+        let mut socket = [PollFd::from_borrowed_fd(channel.stream().plain_fd()?, PollFlags::IN)];
+        // An interruption is no bytes either.
+        (poll(&mut socket, Some(&LONGEST_WAIT)) == Ok(1)).then_some(Step::Arrived)
+    }
+
+    /// Goes on as far as it can without waiting; `None` where there is more to wait for.
+    fn step(&mut self, shared: &Shared, is_done: &impl Fn() -> bool) -> Option<Step> {
+        let polled = self.poll(shared, &mut std::task::Context::from_waker(Waker::noop()));
+        if let Poll::Ready(Err(error)) = polled {
+            self.failed = Some(error);
+            return Some(Step::Ended);
+        }
+        is_done().then_some(Step::Ended)
+    }
+
     /// Tells the server that nothing more comes. What goes wrong with that does not matter.
     async fn take_leave(&mut self) {
         let request = Request {
@@ -317,17 +406,18 @@ impl Link {
         let _ = self.connected.channel.close().await;
     }
 
-    fn poll(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Result<()>> {
-        self.shared.waker.register(cx.waker());
+    fn poll(&mut self, shared: &Shared, cx: &mut std::task::Context<'_>) -> Poll<Result<()>> {
+        if let Some(error) = self.failed.take() {
+            return Poll::Ready(Err(error));
+        }
         loop {
-            let closed = self.send_commands();
+            let closed = self.send_commands(shared);
             let sent = self.connected.channel.poll_send(cx)?;
-            self.poll_replies(cx)?;
+            self.poll_replies(shared, cx)?;
             if closed && self.in_flight.is_empty() && sent.is_ready() {
                 return Poll::Ready(Ok(()));
             }
-            if sent.is_pending() || !self.has_room() || self.shared.queue.lock().commands.is_empty()
-            {
+            if sent.is_pending() || !self.has_room() || shared.queue.lock().commands.is_empty() {
                 return Poll::Pending;
             }
         }
@@ -338,9 +428,9 @@ impl Link {
     }
 
     /// Puts requests behind what waits to be sent. True where no more will come.
-    fn send_commands(&mut self) -> bool {
+    fn send_commands(&mut self, shared: &Shared) -> bool {
         while self.has_room() {
-            let mut queue = self.shared.queue.lock();
+            let mut queue = shared.queue.lock();
             let Some(mut command) = queue.commands.pop_front() else {
                 return matches!(queue.state, State::Closed);
             };
@@ -378,7 +468,7 @@ impl Link {
     }
 
     /// Takes in replies until there are no more bytes.
-    fn poll_replies(&mut self, cx: &mut std::task::Context<'_>) -> Result<()> {
+    fn poll_replies(&mut self, shared: &Shared, cx: &mut std::task::Context<'_>) -> Result<()> {
         let mode = self.connected.mode;
         loop {
             let header = match self.header {
@@ -412,7 +502,7 @@ impl Link {
             }
             let payload = self.connected.channel.take(len).freeze();
             self.header = None;
-            self.take_in(&header, payload)?;
+            self.take_in(shared, &header, payload)?;
         }
     }
 
@@ -446,7 +536,7 @@ impl Link {
     }
 
     /// Takes in a whole reply or chunk.
-    fn take_in(&mut self, header: &ReplyHeader, payload: Bytes) -> Result<()> {
+    fn take_in(&mut self, shared: &Shared, header: &ReplyHeader, payload: Bytes) -> Result<()> {
         let (done, key) = match *header {
             ReplyHeader::Simple { error, cookie } => {
                 let key = self.key(cookie)?;
@@ -473,7 +563,7 @@ impl Link {
             );
             let (command, result) = one.finish()?;
             if changes && result.is_ok() {
-                self.shared.dirty.store(true, Ordering::SeqCst);
+                shared.dirty.store(true, Ordering::SeqCst);
             }
             command.done.complete(result);
         }

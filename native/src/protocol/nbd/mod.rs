@@ -6,7 +6,7 @@
 //! | `options` | the same as the schema's options |
 //! | `stream` | sockets and encrypted sockets as the core's streams; connecting |
 //! | `tls` | certificates from a directory as QEMU lays them out |
-//! | `link` | the task that owns a connection: sends requests, sorts replies, connects again |
+//! | `link` | a connection: sends requests, sorts replies, connects again |
 //! | `device` | the device |
 //!
 //! Requests are pipelined: as many as the callers have. Names and options are the schema's
@@ -21,6 +21,7 @@ pub mod tls;
 
 pub use address::{NbdOptions, Server};
 pub use device::NbdDevice;
+pub(crate) use stream::receive;
 pub use stream::{NbdStream, connect, handshake};
 
 /// The port where none is said.

@@ -4,13 +4,15 @@ use super::address::{NbdOptions, Server};
 use super::tls::ClientTls;
 use crate::storage::OsError;
 use crate::storage::error::os;
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 use sectora_core::nbd::Stream;
 use sectora_core::nbd::client::{Client, Greeted, greet};
 use sectora_core::{Error, Result};
 use std::fmt;
 use std::io::{self, IoSlice};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
@@ -30,6 +32,15 @@ impl From<TcpStream> for Socket {
         // that does not know this works as well.
         let _ = stream.set_nodelay(true);
         Self::Tcp(stream)
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+        }
     }
 }
 
@@ -83,7 +94,11 @@ impl AsyncWrite for Socket {
 }
 
 /// A connection, encrypted or not.
-pub struct NbdStream(Kind);
+pub struct NbdStream {
+    kind: Kind,
+    /// Bytes are looked for in the socket itself, and whoever reads does not want to be woken.
+    looks: bool,
+}
 
 enum Kind {
     Plain(Socket),
@@ -92,7 +107,7 @@ enum Kind {
 
 impl fmt::Debug for NbdStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match &self.0 {
+        f.write_str(match &self.kind {
             Kind::Plain(Socket::Tcp(_)) => "NbdStream(tcp)",
             Kind::Plain(Socket::Unix(_)) => "NbdStream(unix)",
             Kind::Tls(_) => "NbdStream(tls)",
@@ -102,26 +117,46 @@ impl fmt::Debug for NbdStream {
 
 impl From<TcpStream> for NbdStream {
     fn from(stream: TcpStream) -> Self {
-        Self(Kind::Plain(stream.into()))
+        Kind::Plain(stream.into()).into()
     }
 }
 
 impl From<UnixStream> for NbdStream {
     fn from(stream: UnixStream) -> Self {
-        Self(Kind::Plain(Socket::Unix(stream)))
+        Kind::Plain(Socket::Unix(stream)).into()
     }
 }
 
 impl From<TlsStream<Socket>> for NbdStream {
     fn from(stream: TlsStream<Socket>) -> Self {
-        Self(Kind::Tls(Box::new(stream)))
+        Kind::Tls(Box::new(stream)).into()
+    }
+}
+
+impl From<Kind> for NbdStream {
+    fn from(kind: Kind) -> Self {
+        Self { kind, looks: false }
     }
 }
 
 impl NbdStream {
     /// True where it is not encrypted.
     pub(crate) fn is_plain(&self) -> bool {
-        matches!(self.0, Kind::Plain(_))
+        matches!(self.kind, Kind::Plain(_))
+    }
+
+    /// Has reads look into the socket and nothing else: no one is woken when more arrives.
+    /// Without encryption only.
+    pub(crate) fn look(&mut self, looks: bool) {
+        self.looks = looks && self.is_plain();
+    }
+
+    /// The descriptor of a connection that is not encrypted.
+    pub(crate) fn plain_fd(&self) -> Option<BorrowedFd<'_>> {
+        match &self.kind {
+            Kind::Plain(socket) => Some(socket.as_fd()),
+            Kind::Tls(_) => None,
+        }
     }
 
     /// The descriptor of a connection that is not encrypted, out of the runtime's hands.
@@ -135,7 +170,7 @@ impl NbdStream {
 
     /// The socket, to encrypt it.
     pub(crate) fn into_socket(self) -> Result<Socket> {
-        match self.0 {
+        match self.kind {
             Kind::Plain(socket) => Ok(socket),
             Kind::Tls(_) => Err(Error::bug("encryption within encryption")),
         }
@@ -144,7 +179,7 @@ impl NbdStream {
 
 macro_rules! either {
     ($self:ident, $inner:ident => $call:expr) => {
-        match &mut $self.0 {
+        match &mut $self.kind {
             Kind::Plain($inner) => $call,
             Kind::Tls($inner) => $call,
         }
@@ -156,11 +191,35 @@ fn failed(error: io::Error) -> Error {
     Error::io(format!("the connection failed: {}", OsError::from(error)))
 }
 
+/// Receives into the room that `into` has; gives how many bytes came, and whether there was room
+/// for more.
+pub(crate) fn receive(
+    fd: BorrowedFd<'_>,
+    into: &mut BytesMut,
+    flags: RecvFlags,
+) -> rustix::io::Result<(usize, bool)> {
+    // SAFETY: the bytes are only written to, by the call below.
+    let room = unsafe { into.chunk_mut().as_uninit_slice_mut() };
+    let most = room.len();
+    let ((read, _), _) = recv(fd, room, flags)?;
+    let n = read.len();
+    // SAFETY: the call has written the first `n` bytes of the room.
+    unsafe { into.advance_mut(n) };
+    Ok((n, n < most))
+}
+
 /// Slices in one system call.
 const SLICES: usize = 64;
 
 impl Stream for NbdStream {
     fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut BytesMut) -> Poll<Result<usize>> {
+        if let (true, Some(fd)) = (self.looks, self.plain_fd()) {
+            return match receive(fd, into, RecvFlags::DONTWAIT) {
+                Ok((n, _)) => Poll::Ready(Ok(n)),
+                Err(Errno::AGAIN | Errno::INTR) => Poll::Pending,
+                Err(e) => Poll::Ready(Err(failed(e.into()))),
+            };
+        }
         either!(self, inner => pin!(inner.read_buf(into)).poll(cx).map_err(failed))
     }
 

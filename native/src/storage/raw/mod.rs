@@ -19,11 +19,11 @@
 //! - Everything that changes the file first lets overlapping abandoned operations settle
 //!   (see `settle`).
 
-mod solo;
 mod space;
 
 use super::buffer::{ALIGN, Buffer};
 use super::handle::{Called, Handle, Kind};
+use super::solo::{self, Solo};
 use super::threads;
 use super::uring::Ring;
 use super::work::Work;
@@ -34,8 +34,6 @@ use sectora_core::io::{
 };
 use sectora_core::sync::Mutex;
 use sectora_core::{Error, Result};
-use solo::Solo;
-pub(crate) use solo::let_thread_wait;
 use std::fs::File;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -120,7 +120,7 @@ impl Endpoint {
         loop {
             let accepted = match &self.role {
                 Role::Unix(listener) => {
-                    listener.accept().await.map(|(s, _)| (ByteStream::of(s), self.place()))
+                    listener.accept().await.map(|(s, _)| (ByteStream::of_unix(s), self.place()))
                 }
                 Role::Tcp(listener) => listener.accept().await.map(|(stream, peer)| {
                     // Answers are whole messages: waiting to join them only delays them.
@@ -235,7 +235,7 @@ async fn connect(address: &Address) -> Result<ByteStream, Failure> {
                 false => UnixStream::connect(path).await,
             };
             let failed = |e| Failure::new(format!("Failed to connect to '{path}': {}", words(&e)));
-            stream.map(ByteStream::of).map_err(failed)
+            stream.map(ByteStream::of_unix).map_err(failed)
         }
         Address::Inet { host, port } => {
             let addresses = resolve(host, port).await?;
@@ -249,7 +249,7 @@ async fn connect(address: &Address) -> Result<ByteStream, Failure> {
         Address::Descriptor(number) => {
             let (fd, unix) = descriptor(*number)?;
             let stream = match unix {
-                true => UnixStream::from_std(fd.into()).map(ByteStream::of),
+                true => UnixStream::from_std(fd.into()).map(ByteStream::of_unix),
                 false => TcpStream::from_std(fd.into()).map(ByteStream::of),
             };
             stream.map_err(|e| Failure::new(words(&e)))

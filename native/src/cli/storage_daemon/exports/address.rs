@@ -1,7 +1,10 @@
 //! Sockets that exports are served on.
 
 use super::in_words;
-use crate::cli::nbd::listen::{Listening, Place, listen, listen_abstract, listen_inherited};
+use crate::cli::fdset::FdSets;
+use crate::cli::nbd::listen::{
+    Listening, Place, listen, listen_abstract, listen_inherited, listen_over,
+};
 use sectora_core::Error;
 use sectora_core::monitor::{QmpError, QmpResult};
 use sectora_core::qapi::{SocketAddress, SocketAddressLegacy};
@@ -16,9 +19,22 @@ pub(super) fn modern(address: SocketAddressLegacy) -> SocketAddress {
     }
 }
 
-/// Begins to listen. Descriptors can be named on the command line only (`from_line`), where they are
-/// those that whoever started the program has opened.
-pub(super) async fn listen_on(address: SocketAddress, from_line: bool) -> QmpResult<Listening> {
+/// What the descriptors of addresses are.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Descriptors<'a> {
+    /// Those that whoever started the program has opened, by number: on its command line.
+    Inherited,
+    /// Those that were handed over, by name.
+    Named(&'a FdSets),
+    /// There are none.
+    None,
+}
+
+/// Begins to listen.
+pub(super) async fn listen_on(
+    address: SocketAddress,
+    descriptors: Descriptors<'_>,
+) -> QmpResult<Listening> {
     let place = match address {
         SocketAddress::Unix(unix) if unix.r#abstract == Some(true) => {
             let tight = unix.tight != Some(false);
@@ -26,16 +42,22 @@ pub(super) async fn listen_on(address: SocketAddress, from_line: bool) -> QmpRes
         }
         SocketAddress::Unix(unix) => Place::Unix(unix.path),
         SocketAddress::Inet(inet) => Place::Inet { host: inet.base.host, port: inet.base.port },
-        SocketAddress::Fd(_) if !from_line => {
-            return Err(QmpError::generic("only QEMU supports file descriptor passing"));
+        SocketAddress::Fd(fd) => {
+            let listening = match descriptors {
+                Descriptors::None => {
+                    return Err(QmpError::generic("only QEMU supports file descriptor passing"));
+                }
+                Descriptors::Named(sets) => listen_over(sets.take(&fd.str)?, &fd.str),
+                Descriptors::Inherited => match fd.str.parse() {
+                    Ok(number) => listen_inherited(number),
+                    Err(_) => {
+                        let what = format!("Unable to parse FD number {}", fd.str);
+                        return Err(QmpError::generic(what));
+                    }
+                },
+            };
+            return listening.map_err(|e| in_words(&e));
         }
-        SocketAddress::Fd(fd) => match fd.str.parse() {
-            Ok(number) => return listen_inherited(number).map_err(|e| in_words(&e)),
-            Err(_) => {
-                let what = format!("Unable to parse FD number {}", fd.str);
-                return Err(QmpError::generic(what));
-            }
-        },
         SocketAddress::Vsock(_) => {
             return Err(
                 Error::unsupported("addresses of type 'vsock' are not supported yet").into()

@@ -14,8 +14,10 @@ mod nbd;
 mod vhost_user_blk;
 
 use crate::cli::failure::Failure;
+use crate::cli::fdset::FdSets;
 use crate::cli::objects::Objects;
 use crate::export::RemoveMode;
+use address::Descriptors;
 use nbd::Server;
 use sectora_core::Error;
 use sectora_core::backend::{Backends, User};
@@ -53,6 +55,8 @@ pub(super) struct Exports {
     graph: Arc<Graph>,
     backends: Arc<Backends>,
     objects: Objects,
+    /// Descriptors that were handed over; `None` where none can be.
+    handed_over: Option<Arc<FdSets>>,
     /// Held for the length of a change.
     change: tokio::sync::Mutex<()>,
     server: Mutex<Option<Server>>,
@@ -131,13 +135,19 @@ impl Served {
 }
 
 impl Exports {
-    pub(super) fn new(graph: Arc<Graph>, backends: Arc<Backends>, objects: Objects) -> Arc<Self> {
+    pub(super) fn new(
+        graph: Arc<Graph>,
+        backends: Arc<Backends>,
+        objects: Objects,
+        handed_over: Option<Arc<FdSets>>,
+    ) -> Arc<Self> {
         Arc::new_cyclic(|this| Self {
             this: this.clone(),
             forgotten: Notify::new(),
             graph,
             backends,
             objects,
+            handed_over,
             change: tokio::sync::Mutex::default(),
             server: Mutex::default(),
             list: Mutex::default(),
@@ -150,9 +160,14 @@ impl Exports {
         self.by_clients.store(true, Ordering::SeqCst);
     }
 
-    /// True while commands are those of the command line.
-    fn is_on_line(&self) -> bool {
-        !self.by_clients.load(Ordering::SeqCst)
+    /// What descriptors in addresses are: on the command line those that the program was started
+    /// with.
+    fn descriptors(&self) -> Descriptors<'_> {
+        match (self.by_clients.load(Ordering::SeqCst), &self.handed_over) {
+            (false, _) => Descriptors::Inherited,
+            (true, Some(sets)) => Descriptors::Named(sets),
+            (true, None) => Descriptors::None,
+        }
     }
 
     /// Has exports look whether what they show is longer or shorter than before.

@@ -81,7 +81,7 @@ impl Exports {
             handshake_limit: handshake.unwrap_or(old.handshake_limit),
             max_connections: base.max_connections.unwrap_or(old.max_connections),
         };
-        let mut listening = address::listen_on(address::modern(addr), self.is_on_line()).await?;
+        let mut listening = address::listen_on(address::modern(addr), self.descriptors()).await?;
         // What becomes of connections is told to nobody.
         let (tell, _) = mpsc::unbounded_channel();
         let server = NbdServer::new(options, tell);

@@ -57,7 +57,7 @@ impl Exports {
             let what = "Only socket address types 'unix' and 'fd' are supported";
             return Err(QmpError::generic(what));
         }
-        let mut listening = address::listen_on(address, self.is_on_line()).await?;
+        let mut listening = address::listen_on(address, self.descriptors()).await?;
         let Some(Listener::Unix(listener)) = listening.listeners.pop() else {
             return Err(QmpError::generic("the file descriptor is not a Unix socket"));
         };

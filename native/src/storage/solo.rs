@@ -1,4 +1,4 @@
-//! Whether direct requests on a file come one at a time.
+//! Whether requests come one at a time: direct ones on a file, any on a connection.
 //!
 //! A request that nobody overlaps gains nothing from a queue. On Linux 6.18 with ext4 a direct
 //! write of 4 KiB into allocated blocks, one at a time, takes the ring two to four times as long as
@@ -16,7 +16,7 @@ const HABIT: u32 = 16;
 /// Of so many, one shows whether it still is.
 const PROBE: u32 = 32;
 /// The longest request that a thread waits for in place, in bytes.
-pub(super) const MAX_WAIT: u64 = 256 << 10;
+pub(crate) const MAX_WAIT: u64 = 256 << 10;
 
 thread_local! {
     static MAY_WAIT: Cell<bool> = const { Cell::new(false) };
@@ -27,13 +27,13 @@ pub(crate) fn let_thread_wait() {
     MAY_WAIT.set(true);
 }
 
-pub(super) fn thread_may_wait() -> bool {
+pub(crate) fn thread_may_wait() -> bool {
     MAY_WAIT.get()
 }
 
-/// What has been seen of the requests on one file.
+/// What has been seen of the requests on one file or connection.
 #[derive(Debug, Default)]
-pub(super) struct Solo {
+pub(crate) struct Solo {
     in_flight: AtomicU32,
     /// Requests that began while no other was in flight, since one did not.
     streak: AtomicU32,
@@ -41,17 +41,17 @@ pub(super) struct Solo {
 
 /// A request in flight, until dropped.
 #[derive(Debug)]
-pub(super) struct Turn<'a> {
+pub(crate) struct Turn<'a> {
     solo: &'a Solo,
     /// Nothing else was in flight.
-    pub(super) is_first: bool,
-    /// It has the file for itself, as those before it had.
-    pub(super) is_alone: bool,
+    pub(crate) is_first: bool,
+    /// It has all for itself, as those before it had.
+    pub(crate) is_alone: bool,
 }
 
 impl Solo {
     /// A request begins.
-    pub(super) fn enter(&self) -> Turn<'_> {
+    pub(crate) fn enter(&self) -> Turn<'_> {
         let is_first = self.in_flight.fetch_add(1, Ordering::Relaxed) == 0;
         let is_alone = if is_first {
             let streak = self.streak.fetch_add(1, Ordering::Relaxed);
