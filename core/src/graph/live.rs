@@ -269,14 +269,14 @@ impl Graph {
                 return Err(Error::denied("Image is read-only"));
             }
             let passes = next.image().is_none() || next.driver() == "raw";
+            if next.driver() == "host_device" {
+                // It is as long as it is; a smaller disk in it is one all the same.
+                return match size <= node.device().len() {
+                    true => Ok(()),
+                    false => Err(Error::invalid("Cannot grow device files")),
+                };
+            }
             below = next.primary().filter(|_| passes);
-        }
-        if node.driver() == "host_device" {
-            // It is as long as it is; a smaller disk in it is one all the same.
-            return match size <= node.device().len() {
-                true => Ok(()),
-                false => Err(Error::invalid("Cannot grow device files")),
-            };
         }
         let all = Permissions::all();
         let root = self.attach("", node, Claim { taken: Permissions::RESIZE, shared: all }).await?;

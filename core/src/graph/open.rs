@@ -16,7 +16,7 @@ use crate::{Error, ErrorKind, Result};
 use alloc::borrow::ToOwned;
 use alloc::boxed::Box;
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::str::FromStr;
@@ -320,9 +320,16 @@ impl Opener<'_> {
                 options.set_default("driver", &name);
                 None
             }
-            // A name alone is one of a file.
-            None if options.has_text("filename") => Some("file".to_string()),
-            None => None,
+            // The protocol in front of a name alone says what it is.
+            None => match options.take_text("filename") {
+                Some(filename) => {
+                    let mut located = self.protocols.parse_filename(&filename)?;
+                    located.merge(options);
+                    options = located;
+                    options.take_string("driver")
+                }
+                None => None,
+            },
         };
         if let Some(protocol) = protocol {
             let how = common(&mut options, how)?;

@@ -1,8 +1,8 @@
 //! Options that several verbs have, and what their values mean.
 
-use super::failure::Failure;
+use super::failure::{Failure, told};
 use super::objects::Objects;
-use crate::storage::Aio;
+use crate::storage::{Aio, check_kind, is_device};
 use clap::ValueEnum;
 use sectora_core::format::FormatName;
 use sectora_core::image::{
@@ -208,8 +208,14 @@ pub(super) fn parse_number(text: &str) -> Result<u64, SizeError> {
     }
 }
 
-/// The format called `name`, as one that images can be created in.
+/// Protocols that new disks can be made in, which are raw images then.
+const PROTOCOLS: [&str; 2] = ["file", "host_device"];
+
+/// The format called `name`, as one that images can be created in; a protocol's is raw.
 pub(super) fn target_format(name: &str) -> Result<FormatName, Failure> {
+    if PROTOCOLS.contains(&name) {
+        return Ok(FormatName::Raw);
+    }
     let format = name.parse().map_err(|_| Failure::new(format!("Unknown file format '{name}'")))?;
     if create_options(format).is_none() {
         return Err(Failure::new(format!(
@@ -217,6 +223,23 @@ pub(super) fn target_format(name: &str) -> Result<FormatName, Failure> {
         )));
     }
     Ok(format)
+}
+
+/// Refuses to make an image in protocol `name` of what that protocol does not open.
+pub(super) fn check_target(name: &str, filename: &str) -> Result<(), Failure> {
+    if name != "host_device" {
+        return Ok(());
+    }
+    let why = match (check_kind(name, filename), is_device(filename)) {
+        (Err(error), _) => told(&error),
+        (Ok(()), None) => format!("Could not open '{filename}': No such file or directory"),
+        (Ok(()), Some(_)) => return Ok(()),
+    };
+    Err(Failure::new(format!(
+        "Protocol driver '{name}' does not support creating new images, so an existing image must \
+         be selected as the target; however, opening the given target as an existing image failed: \
+         {why}"
+    )))
 }
 
 /// The creation options of several `-o`, of which each may be a list.

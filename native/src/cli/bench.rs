@@ -174,9 +174,6 @@ pub(super) fn run(mut args: Args) -> Outcome {
             "aio=native was specified, but it requires cache.direct=on, which was not specified.",
         ));
     }
-    if args.force_share && args.write {
-        return Err(failed("force-share=on can only be used with read-only images"));
-    }
     block_on(Threads::One, |runtime| {
         let host = Host::new(runtime, &args.host, args.force_share);
         let args = &args;

@@ -58,11 +58,6 @@ pub(super) fn run(args: Args) -> Outcome {
     if given.host.image_opts && given.format.is_some() {
         return Err(Failure::new("--image-opts and --format are mutually exclusive"));
     }
-    if now != Repair::Nothing && given.force_share {
-        return Err(Failure::new(format!(
-            "Could not open '{filename}': force-share=on can only be used with read-only images"
-        )));
-    }
     block_on(Threads::One, |runtime| {
         let host = Host::new(runtime, &given.host, given.force_share);
         async move {

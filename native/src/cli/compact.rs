@@ -1,7 +1,7 @@
 //! `compact`: gives space back in place.
 
 use super::args::{Cache, ImageArgs, OutputFormat};
-use super::failure::{Failure, Outcome};
+use super::failure::Outcome;
 use super::host::{Host, Opening, Threads, block_on};
 use super::output::{human_size, print, print_json};
 use super::progress::{Meter, ProgressArgs};
@@ -40,11 +40,6 @@ pub(super) fn run(args: Args) -> Outcome {
     let (args, given) = (&args, &args.image);
     given.host.check()?;
     let filename = given.filename()?;
-    if given.force_share && !args.dry_run {
-        return Err(Failure::new(format!(
-            "Could not open '{filename}': force-share=on can only be used with read-only images"
-        )));
-    }
     block_on(Threads::PerCore, |runtime| {
         let host = Host::new(runtime, &given.host, given.force_share);
         async move {

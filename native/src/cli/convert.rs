@@ -4,14 +4,14 @@
 //! killed leaves what was there before. With `-n` an image that exists is written in place.
 
 use super::args::wants_option_help;
-use super::args::{Cache, HostArgs, bytes, option_help, option_set, target_format};
+use super::args::{Cache, HostArgs, bytes, check_target, option_help, option_set, target_format};
 use super::create::NewTarget;
 use super::failure::{Failure, Outcome, reason, told};
 use super::host::{Host, Opening, Threads, block_on};
 use super::output::{complain_as, print, stands_in, warn};
 use super::progress::{Meter, ProgressArgs};
 use super::snapshot::{SnapshotParam, open_state};
-use crate::storage::SequentialSink;
+use crate::storage::{SequentialSink, check_kind};
 use sectora_core::format::{FormatName, Layer, OpenOptions, open};
 use sectora_core::image::{self, ConvertOptions, OptionSet};
 use sectora_core::io::{
@@ -270,6 +270,16 @@ impl Args {
 }
 
 impl Job<'_> {
+    /// The target's format as it was named.
+    fn format_name(&self) -> &str {
+        self.args.target_format.as_deref().unwrap_or("raw")
+    }
+
+    /// What went wrong, where it did.
+    fn converting(&self) -> String {
+        format!("{}: error while converting {}", self.target, self.format_name())
+    }
+
     async fn run(self) -> Result<(), Failure> {
         let (source, layers) = self.open_sources().await?;
         if self.args.no_create {
@@ -281,9 +291,8 @@ impl Job<'_> {
         let options = self.target_options(&source)?;
         let image = options.image_with(&self.host.objects).map_err(Failure::from);
         let image = image.and_then(|image| Ok(image.check().map(|()| image)?));
-        image.map_err(|f| {
-            f.context(&format!("{}: error while converting {}", self.target, self.format))
-        })?;
+        let image = image.and_then(|_| check_target(self.format_name(), self.target));
+        image.map_err(|f| f.context(&self.converting()))?;
         Cache::target(&self.args.target_cache)?;
         let bitmaps = self.source_bitmaps(&layers).await?;
         if self.target == "-" {
@@ -292,9 +301,7 @@ impl Job<'_> {
             }
             self.stream(&source, &options).await
         } else {
-            let named = |f: Failure| {
-                f.context(&format!("{}: error while converting {}", self.target, self.format))
-            };
+            let named = |f: Failure| f.context(&self.converting());
             let new = NewTarget::new(
                 self.host,
                 self.target,
@@ -439,7 +446,15 @@ impl Job<'_> {
     ) -> Result<(), Failure> {
         let format = match self.args.target_image_opts {
             true => self.args.target_format.as_deref(),
-            false => Some(self.args.target_format.as_deref().unwrap_or("raw")),
+            false => match self.format_name() {
+                // What is in a protocol's file is raw.
+                protocol @ ("file" | "host_device") => {
+                    check_kind(protocol, self.target)
+                        .map_err(|e| Failure::opening(self.target, &e))?;
+                    Some("raw")
+                }
+                name => Some(name),
+            },
         };
         let how = Opening {
             format,

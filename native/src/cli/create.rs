@@ -3,14 +3,14 @@
 //! The image appears under its name when it is complete; what had the name before stays until then.
 
 use super::args::wants_option_help;
-use super::args::{Cache, HostArgs, bytes, option_help, option_set, target_format};
+use super::args::{Cache, HostArgs, bytes, check_target, option_help, option_set, target_format};
 use super::failure::{Failure, Outcome};
 use super::host::{Host, Opening, Threads, block_on};
 use super::output::print;
 use crate::storage::{Create, FileOptions, Target, TargetOptions};
 use sectora_core::format::{DataFile, KeySource};
 use sectora_core::image::{NewImage, OptionSet, create};
-use sectora_core::io::{Access, BlockDevice, Device, Preallocation, combine_path};
+use sectora_core::io::{Access, BlockDevice, Device, Preallocation, ZeroFlags, combine_path};
 use std::sync::Arc;
 
 #[derive(Debug, clap::Args)]
@@ -130,8 +130,9 @@ async fn make(
         return Err(Failure::new("Image creation needs a size parameter"));
     }
     if !args.quiet {
-        print(&format!("Formatting '{filename}', fmt={} {options}\n", options.format()))?;
+        print(&format!("Formatting '{filename}', fmt={} {options}\n", args.format))?;
     }
+    check_target(&args.format, filename)?;
     let new = NewTarget::new(host, filename, options.image_with(&host.objects)?, Cache::default())?;
     new.create(host).await?;
     new.commit().await
@@ -230,11 +231,10 @@ impl NewTarget {
             // A device has the length it has, and is a raw image already.
             let (have, want) = (file.len(), self.image.size());
             if have < want {
-                return Err(Failure::new(format!(
-                    "the device is too small: {have} bytes, not {want}"
-                )));
+                return Err(Failure::new("Cannot grow device files"));
             }
-            return Ok(());
+            // Whatever image it was, it is none any more.
+            return Ok(file.write_zeroes(0, have.min(512), ZeroFlags::MAY_UNMAP).await?);
         }
         let data_file = self.data_file().map(|data| data.device);
         create(&host.runtime, &file, data_file.as_ref(), &self.image).await?;

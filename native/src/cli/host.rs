@@ -57,6 +57,9 @@ where
     started.map_err(|e| Failure::new(format!("cannot start: {e}")))?
 }
 
+/// Why an image that others may change is not opened to be written.
+pub(super) const FORCE_SHARE: &str = "force-share=on can only be used with read-only images";
+
 /// What the name of an image says of its backing file.
 pub(super) enum NamedBacking {
     /// Nothing: the image says it.
@@ -234,12 +237,11 @@ impl Host {
             ..OpenOptions::default()
         };
         let image_opts = how.image_opts.unwrap_or(self.image_opts);
-        let name = if image_opts { name } else { shown(name) };
         let format: Option<FormatName> = how.format.map(str::parse).transpose()?;
         let nodes = Nodes::new(self.opener(how.cache), self.objects.clone());
         let options = match image_opts {
             true => Some(listed(Options::parse_list(name))),
-            false => beside(&nodes, name, format, how.options)?,
+            false => beside(&nodes, shown(name), format, how.options)?,
         };
         let (layer, file) = if let Some(options) = options {
             let base = OpenOptions { format, ..base };
@@ -269,6 +271,14 @@ impl Host {
         Ok(layer)
     }
 
+    /// What others may change meanwhile is only read.
+    fn check_share(&self, access: Access) -> sectora_core::Result<()> {
+        match (self.locking, access) {
+            (Locking::Share, Access::ReadWrite) => Err(Error::invalid(FORCE_SHARE)),
+            _ => Ok(()),
+        }
+    }
+
     /// Opens what `name` stands for, not yet as an image: the one place where the protocol in
     /// front of a name decides. `claim` is what is locked, where the access alone does not say it.
     pub(super) async fn file(
@@ -279,17 +289,18 @@ impl Host {
         claim: Option<Claim>,
     ) -> sectora_core::Result<Named> {
         if let Some(remote) = Remote::parse(name)? {
+            self.check_share(access)?;
             let device = remote.open(access).await?;
             return Ok(Named { device, filename: remote.canonical(), file: None });
         }
-        let name = shown(name);
-        if name.is_empty() {
+        self.check_share(access)?;
+        if shown(name).is_empty() {
             return Err(Error::invalid("The 'file' block driver requires a file name"));
         }
         let options = FileOptions { claim, ..self.opener(cache).options(access) };
         let file = Arc::new(FileOpener::open_file(name, &options)?);
         let device: Device = file.clone();
-        Ok(Named { device, filename: name.to_owned(), file: Some(file) })
+        Ok(Named { device, filename: shown(name).to_owned(), file: Some(file) })
     }
 }
 
@@ -396,5 +407,6 @@ pub(super) fn tell_event(driver: &str, event: &DriverEvent) {
 /// The name of a file as it is shown and as other names are relative to it: without the `file:`
 /// that may stand in front.
 pub(super) fn shown(name: &str) -> &str {
-    name.strip_prefix("file:").unwrap_or(name)
+    let drivers = ["file:", "host_device:", "host_cdrom:"];
+    drivers.iter().find_map(|driver| name.strip_prefix(driver)).unwrap_or(name)
 }

@@ -44,6 +44,7 @@ mod fdset;
 mod host;
 mod info;
 mod io;
+mod keyval;
 mod map;
 mod measure;
 mod nbd;

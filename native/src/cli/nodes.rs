@@ -2,13 +2,14 @@
 
 use super::args::AioArg;
 use super::fdset::FdSets;
+use super::host::FORCE_SHARE;
 use super::objects::Objects;
 use crate::protocol::nbd::{NbdDevice, NbdOptions, Server};
 use crate::storage::{
-    self, Aio, Create, FileDevice, FileOpener, FileOptions, Locking, fdset_number,
+    self, Aio, Create, FileDevice, FileOpener, FileOptions, Locking, check_kind, fdset_number,
+    is_device,
 };
 use clap::ValueEnum;
-use rustix::fs::{FileType, stat};
 use sectora_core::crypto::Secret;
 use sectora_core::filter::ThrottleGroup;
 use sectora_core::graph::{Claim, Inherited, Locks, OpenedNode, Options, Protocols};
@@ -70,12 +71,12 @@ impl Protocols for Nodes {
             }
             return Ok(options);
         }
-        if has_protocol(filename) {
-            let (protocol, _) = filename.split_once(':').unwrap_or(("file", filename));
-            options.set_default("driver", protocol);
-        } else {
-            options.set_default("driver", "file");
-        }
+        let driver = match filename.split_once(':') {
+            Some((protocol, _)) if has_protocol(filename) => protocol,
+            _ if is_device(filename) == Some(true) => "host_device",
+            _ => "file",
+        };
+        options.set_default("driver", driver);
         options.set_default("filename", FileOpener::path(filename)?);
         Ok(options)
     }
@@ -184,6 +185,9 @@ impl Nodes {
                 "Block protocol 'nbd' doesn't support the option '{left}'"
             )));
         }
+        if how.force_share && how.access == Access::ReadWrite {
+            return Err(Error::invalid(FORCE_SHARE));
+        }
         let device = NbdDevice::connect(&export, how.access).await?;
         Ok(Opened { device: Arc::new(device), filename: export.canonical() })
     }
@@ -203,10 +207,8 @@ impl Nodes {
             "native" => Some(Aio::Native),
             _ => AioArg::from_str(word, false).ok().map(Aio::from),
         })?;
-        if driver != "file" && is_no_device(&filename) && (aio != Some(Aio::Native) || how.direct) {
-            return Err(Error::invalid(format!(
-                "'{driver}' driver requires '{filename}' to be either a character or block device"
-            )));
+        if aio != Some(Aio::Native) || how.direct {
+            check_kind(driver, &filename)?;
         }
         let locking = options.take_word("locking", |word| match word {
             "off" => Some(Locking::Off),
@@ -215,9 +217,7 @@ impl Nodes {
         })?;
         let locking = match how.force_share {
             true if how.access == Access::ReadWrite => {
-                return Err(Error::invalid(
-                    "force-share=on can only be used with read-only images",
-                ));
+                return Err(Error::invalid(FORCE_SHARE));
             }
             true => Locking::Share,
             false => locking.unwrap_or(self.files.locking),
@@ -239,10 +239,4 @@ impl Nodes {
         };
         Ok((Arc::new(file), filename))
     }
-}
-
-/// True where something is there that is no device.
-fn is_no_device(filename: &str) -> bool {
-    let kind = stat(filename).map(|found| FileType::from_raw_mode(found.st_mode));
-    kind.is_ok_and(|kind| !matches!(kind, FileType::BlockDevice | FileType::CharacterDevice))
 }

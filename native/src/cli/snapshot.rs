@@ -77,11 +77,6 @@ pub(super) fn run(args: Args) -> Outcome {
         Action::List => Access::ReadOnly,
         _ => Access::ReadWrite,
     };
-    if args.force_share && access == Access::ReadWrite {
-        return Err(Failure::new(format!(
-            "Could not open '{filename}': force-share=on can only be used with read-only images"
-        )));
-    }
     block_on(Threads::One, |runtime| {
         let host = Host::new(runtime, &args.host, args.force_share);
         let format = args.format.as_deref();

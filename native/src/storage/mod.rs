@@ -36,6 +36,7 @@ pub(crate) use file::fdset_number;
 pub use file::{Aio, Create, FileDevice, FileOptions};
 pub use lock::Locking;
 pub use opener::FileOpener;
+pub(crate) use opener::{check_kind, is_device};
 pub use sink::SequentialSink;
 pub(crate) use solo::let_thread_wait;
 pub use target::{Target, TargetOptions};

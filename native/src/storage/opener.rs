@@ -1,6 +1,7 @@
 //! Opening files for the engine, by the names QEMU gives them.
 
 use super::{Aio, FileDevice, FileOptions, Locking};
+use rustix::fs::{FileType, stat};
 use sectora_core::io::{Access, BoxFuture, Device, Opener, has_protocol};
 use sectora_core::{Error, Result};
 use std::future::ready;
@@ -45,7 +46,11 @@ impl FileOpener {
     /// # Errors
     /// `Unsupported` for other protocols than files, else as [`FileDevice::open`].
     pub fn open_file(filename: &str, options: &FileOptions) -> Result<FileDevice> {
-        FileDevice::open(Self::path(filename)?, options)
+        let path = Self::path(filename)?;
+        if let Some(driver) = filename.strip_suffix(path).and_then(|rest| rest.strip_suffix(':')) {
+            check_kind(driver, path)?;
+        }
+        FileDevice::open(path, options)
     }
 
     /// The path that `filename` means.
@@ -74,6 +79,22 @@ impl FileOpener {
             _ => Err(Error::unsupported(format!("Unknown protocol '{protocol}'"))),
         }
     }
+}
+
+/// Whether the file called `path` is a device; `None` where there is none.
+pub(crate) fn is_device(path: &str) -> Option<bool> {
+    let kind = FileType::from_raw_mode(stat(path).ok()?.st_mode);
+    Some(matches!(kind, FileType::BlockDevice | FileType::CharacterDevice))
+}
+
+/// Refuses a file that is not what `driver` opens; one that is missing is refused by opening it.
+pub(crate) fn check_kind(driver: &str, path: &str) -> Result<()> {
+    let wanted = match (driver, is_device(path)) {
+        ("file", Some(true)) => "a regular file",
+        ("host_device" | "host_cdrom", Some(false)) => "either a character or block device",
+        _ => return Ok(()),
+    };
+    Err(Error::invalid(format!("'{driver}' driver requires '{path}' to be {wanted}")))
 }
 
 impl Opener for FileOpener {

@@ -8,6 +8,7 @@
 mod bitmaps;
 mod changing;
 mod compacting;
+mod devices;
 mod promises;
 mod reading;
 mod repair;
@@ -18,7 +19,8 @@ use libtest_mimic::{Arguments, Trial};
 
 fn main() {
     let skipped = !setup::have_reference_tools();
-    let against_reference: [(&str, fn()); 9] = [
+    let against_reference: [(&str, fn()); 10] = [
+        ("block_devices_are_used_as_the_reference_uses_them", devices::like_files),
         ("reading_verbs_print_what_the_reference_prints", reading::every_verb_on_every_image),
         ("ranges_and_formats_are_understood_alike", reading::options_of_reading_verbs),
         ("wrong_command_lines_are_refused_alike", reading::wrong_command_lines),

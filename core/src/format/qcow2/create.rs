@@ -16,7 +16,7 @@ use crate::io::{
     Access, BlockDevice, Deny, Device, DeviceExt, Preallocation, Runtime, Segments, WriteFlags,
     ZeroFlags,
 };
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -310,12 +310,15 @@ pub async fn create(
         end = *offset + *len;
     }
 
-    file.make_empty().await?;
+    let end = end.next_multiple_of(SECTOR);
+    let is_fixed = clear(file, end).await?;
     for (offset, bytes) in layout.tables(&header) {
         file.write(offset, bytes.into(), WriteFlags::empty()).await?;
     }
-    // Growing gives zeroes: an empty L1 table, empty key slots.
-    file.set_len(end.next_multiple_of(SECTOR), Preallocation::Off).await?;
+    if !is_fixed {
+        // Growing gives zeroes: an empty L1 table, empty key slots.
+        file.set_len(end, Preallocation::Off).await?;
+    }
     if let CryptMethod::Luks { offset, .. } = header.crypt {
         for (at, bytes) in container {
             file.write(offset + at, bytes.into(), WriteFlags::empty()).await?;
@@ -337,9 +340,23 @@ pub async fn create(
     // A raw data file shows every byte, so every cluster is mapped from the start.
     let raw = options.data_file.as_ref().is_some_and(|d| d.raw);
     if (raw || options.preallocation != Preallocation::Off) && header.size > 0 {
-        preallocate(runtime, file, data_file, options).await?;
+        preallocate(runtime, file, data_file, options, is_fixed).await?;
     }
     Ok(())
+}
+
+/// Empties a file. One that keeps its length, as a block device does, gets zeroes up to `end`, which
+/// is as far as the image reaches at first; true then.
+async fn clear(file: &Device, end: u64) -> Result<bool> {
+    match file.make_empty().await {
+        Err(e) if e.kind() == ErrorKind::Unsupported => {}
+        result => return result.map(|()| false),
+    }
+    if end > file.len() {
+        return Err(Error::unsupported("Cannot grow device files"));
+    }
+    file.write_zeroes(0, end, ZeroFlags::MAY_UNMAP).await?;
+    Ok(true)
 }
 
 /// Maps every cluster of the new image, and reserves the space as the options say.
@@ -348,6 +365,7 @@ async fn preallocate(
     file: &Device,
     data_file: Option<&Device>,
     options: &CreateOptions,
+    is_fixed: bool,
 ) -> Result<()> {
     let env = Env { runtime: runtime.clone(), policy: Arc::new(Deny) };
     let data = |device: &Device| DataFile { device: device.clone(), filename: Arc::from("") };
@@ -371,7 +389,7 @@ async fn preallocate(
             at = target.start + target.len;
             if data_file.is_none() {
                 let len = target.before + target.len + target.after;
-                reserve_space(file, target.offset - target.before, len, options).await?;
+                reserve_space(file, target.offset - target.before, len, options, is_fixed).await?;
                 end = end.max(target.offset + target.len + target.after);
             }
         }
@@ -391,9 +409,14 @@ async fn reserve_space(
     offset: u64,
     len: u64,
     options: &CreateOptions,
+    is_fixed: bool,
 ) -> Result<()> {
     const STEP: u64 = 2 << 20;
     match options.preallocation {
+        // Whatever the device held before is nobody's to read.
+        Preallocation::Metadata if is_fixed => {
+            file.write_zeroes(offset, len, ZeroFlags::MAY_UNMAP).await
+        }
         Preallocation::Off | Preallocation::Metadata => Ok(()),
         Preallocation::Falloc => file.write_zeroes(offset, len, ZeroFlags::empty()).await,
         Preallocation::Full => {

@@ -213,6 +213,9 @@ async fn image_info(node: &Arc<Node>, flat: bool, depth: usize) -> Result<ImageI
         if !matches!(node.driver(), "file" | "host_device") {
             base.format_specific = None;
         }
+        if node.driver() == "host_cdrom" {
+            base.dirty_flag = None;
+        }
     }
     let below = node.below().filter(|_| !flat && depth < MAX_CHAIN);
     let backing_image = match below {

@@ -6,7 +6,7 @@ use super::super::objects::Objects;
 use super::super::overlay;
 use crate::storage::{Aio, OsError};
 use sectora_core::filter::{Blkdebug, CopyOnRead};
-use sectora_core::format::{DriverEvent, FormatName, Layer};
+use sectora_core::format::{DriverEvent, Layer};
 use sectora_core::graph::Options as NodeOptions;
 use sectora_core::io::{
     Access, BlockDevice, Device, Extent, Preallocation, Runtime, Segments, WriteFlags, ZeroFlags,
@@ -163,11 +163,6 @@ impl Disk {
         let is_read_only = settings.read_only || read_only == Some(true);
         if name.is_empty() && settings.options.is_empty() {
             return Err(Error::invalid("The 'file' block driver requires a file name"));
-        }
-        // Whether there is such a format comes first.
-        settings.format.as_deref().map(str::parse::<FormatName>).transpose()?;
-        if settings.force_share && !is_read_only && !settings.snapshot {
-            return Err(Error::invalid("force-share=on can only be used with read-only images"));
         }
         if settings.snapshot && !settings.read_only && read_only == Some(true) {
             return Err(Error::denied("Block node is read-only"));

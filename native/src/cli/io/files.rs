@@ -44,6 +44,9 @@ pub(super) async fn open_described(
     mut settings: Settings,
 ) -> Done {
     settings.options = listed(NodeOptions::parse_flags(text));
+    if settings.options.is_empty() {
+        return Err(session.complain("can't open: Must specify either driver or file"));
+    }
     open_into(session, "", settings).await
 }
 

@@ -17,14 +17,15 @@ mod numbers;
 pub(super) use numbers::Numbers;
 
 use super::failure::Failure;
+use super::keyval;
 use crate::export::nbd::Authorize;
 use crate::protocol::nbd::tls::{ClientTls, ServerTls};
 use crate::storage::OsError;
 use base64ct::{Base64, Encoding};
 use sectora_core::crypto::{Secret, decrypt_secret};
 use sectora_core::filter::{ThrottleGroup, ThrottleLimits};
-use sectora_core::graph::{OptionValue, Options};
-use sectora_core::image::{Secrets, list_items, no_secret};
+use sectora_core::graph::Options;
+use sectora_core::image::{Secrets, no_secret};
 use sectora_core::io::Runtime;
 use sectora_core::monitor::read_texts;
 use sectora_core::qapi;
@@ -393,17 +394,8 @@ impl Definition {
             no_numbers(&json)?;
             return Ok(Self(Options::from_json(&json)));
         }
-        let mut options = Options::default();
-        for (i, item) in list_items(text).into_iter().enumerate() {
-            let (name, value) = match item.split_once('=') {
-                Some((name, value)) => (name.to_owned(), value.to_owned()),
-                None if i == 0 => ("qom-type".to_owned(), item),
-                None => return Err(Failure::new(format!("Expected '=' after parameter '{item}'"))),
-            };
-            // The last one counts.
-            options.set(&name, OptionValue::Text(value));
-        }
-        Ok(Self(options))
+        let members = keyval::read(text, Some("qom-type"))?.members;
+        Ok(Self(Options::from_json(&members.into())))
     }
 
     fn take(&mut self, name: &str) -> Option<String> {

@@ -5,7 +5,6 @@
 //! | module | what it holds |
 //! | --- | --- |
 //! | `line` | the command line: words to options |
-//! | `keyval` | dotted names as nested values |
 //! | `daemon` | what lives while the daemon does: devices, objects, commands, monitors |
 //! | `exports` | the NBD server and what it serves |
 //! | `chardev` | character devices |
@@ -21,7 +20,6 @@ mod descriptors;
 mod exports;
 mod human;
 mod iothread;
-mod keyval;
 mod line;
 mod pid_file;
 mod qom;
@@ -29,6 +27,7 @@ mod types;
 
 use super::background::{self, CHILD};
 use super::failure::{Failure, Outcome};
+use super::keyval;
 use super::output::{self, Program, print};
 use chardev::{Description, Read};
 use daemon::{Beyond, Daemon};

@@ -22,6 +22,7 @@
 mod space;
 
 use super::buffer::{ALIGN, Buffer};
+use super::error::os;
 use super::handle::{Called, Handle, Kind};
 use super::solo::{self, Solo};
 use super::threads;
@@ -236,6 +237,11 @@ impl RawFile {
             Kind::Regular | Kind::Character => i64::MAX as u64,
             Kind::Block => self.handle.len(),
         };
+        let is_full = |end| self.handle.kind == Kind::Block && end > most;
+        if offset.checked_add(len).is_some_and(is_full) {
+            let what = || format!("request {offset:#x}+{len:#x} on '{}'", self.handle.name);
+            return Err(os(Errno::NOSPC, what()).at(offset));
+        }
         self.check(offset, len, most)
     }
 

@@ -178,9 +178,7 @@ impl RawFile {
         if handle.kind != Kind::Regular {
             return match len == now {
                 true => Ok(()),
-                false => Err(Error::unsupported(format!(
-                    "'{name}' is a device: its length {now:#x} cannot be changed"
-                ))),
+                false => Err(Error::unsupported("Cannot resize device files")),
             };
         }
         if preallocation == Preallocation::Metadata {
