@@ -368,5 +368,5 @@ impl BlockDevice for Replication {
     }
 }
 
-#[cfg(all(test, feature = "testing"))]
+#[cfg(test)]
 mod tests;
