@@ -21,7 +21,8 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use futures_util::future::join;
 
-const SIZE: u64 = 1 << 20;
+/// Whole sectors, and not whole clusters.
+const SIZE: u64 = (1 << 20) + 1536;
 const SECONDARY: ReplicationMode = ReplicationMode::Secondary;
 
 /// A secondary machine: its graph, and both who write.
@@ -400,6 +401,50 @@ fn a_checkpoint_that_fails_shows_no_mixture() {
         }
     }
     assert!(failures > 5, "{failures} {repeated}");
+}
+
+#[test]
+fn all_sides_are_started_or_none() {
+    let sim = SimRuntime::new(1);
+    sim.block_on(async {
+        let mut pair = Secondary::new(&sim, [65536; 2]).await;
+        let add = |text: &str| {
+            let (graph, options) = (pair.graph.clone(), Options::parse_json(text).unwrap());
+            async move { graph.add(options).await.unwrap() }
+        };
+        // The good side comes first, and then last: the newest is started first.
+        let bad = "{'driver': 'replication', 'node-name': 'bad', 'mode': 'secondary', \
+                   'top-id': 'bad', 'file': {'driver': 'null-co', 'size': 1048576}}";
+        let other = "{'driver': 'replication', 'node-name': 'other', 'mode': 'secondary', \
+                     'top-id': 'other', 'file': 'active'}";
+        for (text, wanted) in [
+            (bad, "Active disk doesn't have backing file"),
+            (other, "Node 'active' is busy: another replication uses it"),
+        ] {
+            let added = add(text).await.name().to_string();
+            let before = pair.shape();
+            let failed = pair.graph.start_replication(SECONDARY).await.unwrap_err();
+            assert_eq!(failed.what(), wanted);
+            assert_eq!(pair.shape(), before);
+            assert!(pair.guest.read(0, 512).await.is_err());
+            pair.graph.remove(&added).await.unwrap();
+        }
+        add(bad).await;
+        pair.graph.detach(&pair.guest).await.unwrap();
+        pair.graph.remove("side").await.unwrap();
+        let side = "{'driver': 'replication', 'node-name': 'side', 'mode': 'secondary', \
+                    'top-id': 'side', 'file': 'active'}";
+        pair.node = add(side).await;
+        let claim = pair.primary.wanted();
+        pair.guest = pair.graph.attach("", &pair.node, claim).await.unwrap();
+        let before = pair.shape();
+        assert!(pair.graph.start_replication(SECONDARY).await.is_err());
+        assert_eq!(pair.shape(), before);
+        assert!(pair.guest.read(0, 512).await.is_err());
+        pair.graph.remove("bad").await.unwrap();
+        pair.start().await;
+        pair.fill().await;
+    });
 }
 
 /// What is given up midway.
