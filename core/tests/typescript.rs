@@ -4,7 +4,7 @@
 //! The test fails where that file is not what this makes of the schema; with `SECTORA_WRITE=1` it
 //! writes the file instead.
 
-use sectora_core::monitor::{BackendCommands, BlockCommands};
+use sectora_core::monitor::{BackendCommands, BlockCommands, ReplicationCommands};
 use sectora_core::qapi::schema::{Builtin, Member, Schema, Shape, TypeRef, holds};
 use sectora_core::qapi::{self, Command};
 use std::collections::{BTreeMap, BTreeSet};
@@ -210,8 +210,8 @@ fn key(name: &str) -> String {
 /// The whole file.
 fn typescript() -> String {
     let mut writer = Writer::default();
-    let names: BTreeSet<&str> =
-        BlockCommands::NAMES.iter().copied().chain(BackendCommands::NAMES).chain(OTHERS).collect();
+    let engine = BlockCommands::NAMES.iter().copied().chain(BackendCommands::NAMES);
+    let names: BTreeSet<&str> = engine.chain(ReplicationCommands::NAMES).chain(OTHERS).collect();
     let commands: Vec<&Command> =
         names.iter().map(|name| qapi::command(name).expect("a command of the schema")).collect();
     for command in &commands {

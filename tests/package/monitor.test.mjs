@@ -82,6 +82,41 @@ describe("the monitor", () => {
     await events.return();
   });
 
+  both("keeps a disk of the last checkpoint, and takes over with it", {}, async (engine, x) => {
+    const disk = new Uint8Array(MiB).fill(7);
+    await engine.attach("disk", disk, { writable: true });
+    for (const name of ["active", "hidden"]) {
+      await engine.attach(name, memory(), { writable: true });
+      await x("blockdev-add", { driver: "file", "node-name": `${name}-file`, filename: name });
+      const options = { driver: "qcow2", file: `${name}-file`, size: MiB };
+      const info = await job(engine, x, "j", () => x("blockdev-create", { "job-id": "j", options }));
+      assert.equal(info.error, undefined);
+    }
+    await x("blockdev-add", { driver: "raw", "node-name": "disk", file: { driver: "file", filename: "disk" } });
+    const hidden = { driver: "qcow2", "node-name": "hidden", file: "hidden-file", backing: "disk" };
+    const active = { driver: "qcow2", "node-name": "active", file: "active-file", backing: hidden };
+    await x("blockdev-add", { driver: "replication", "node-name": "side", mode: "secondary", "top-id": "side", file: active });
+    const start = { enable: true, primary: false };
+    await assert.rejects(x("xen-set-replication", start), qmp("GenericError", /secondary disk doesn't have block backend/));
+    const sent = await engine.openNode("disk", { writable: true });
+    assert.deepEqual(await x("query-xen-replication-status"), { error: true, desc: "Block replication is not running" });
+    await x("xen-set-replication", start);
+    const guest = await engine.openNode("side", { writable: true });
+    const byte = async (node, at) => (await node.read(BigInt(at), 1))[0];
+    await sent.write(0n, new Uint8Array(1000).fill(1));
+    await guest.write(500n, new Uint8Array(1000).fill(2));
+    assert.deepEqual([await byte(guest, 0), await byte(guest, 600), await byte(sent, 600)], [7, 2, 1]);
+    await x("xen-colo-do-checkpoint");
+    assert.deepEqual([await byte(guest, 0), await byte(guest, 600), await byte(guest, 1200)], [1, 1, 7]);
+    await sent.write(2000n, new Uint8Array(1000).fill(3));
+    await guest.write(4000n, new Uint8Array(1000).fill(4));
+    await x("xen-set-replication", { enable: false, primary: false, failover: true });
+    assert.deepEqual(await x("query-xen-replication-status"), { error: false });
+    await guest.close();
+    await sent.close();
+    assert.deepEqual([0, 1200, 2100, 4100].map((at) => disk[at]), [1, 7, 7, 4]);
+  });
+
   both("has the commands that its types have", {}, async (_, x) => {
     const text = readFileSync(join(TOP, "wasm/ts/qapi.ts"), "utf8");
     const [, body] = /export interface Commands \{\n(.*?)\n\}/s.exec(text);

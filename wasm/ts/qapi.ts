@@ -54,12 +54,15 @@ export interface Commands {
   "query-qmp-schema": { arguments: Nothing; returns: SchemaInfo[] };
   "query-status": { arguments: Nothing; returns: StatusInfo };
   "query-version": { arguments: Nothing; returns: VersionInfo };
+  "query-xen-replication-status": { arguments: Nothing; returns: ReplicationStatus };
   stop: { arguments: Nothing; returns: Nothing };
   transaction: { arguments: Transaction; returns: Nothing };
   "x-blockdev-amend": { arguments: XBlockdevAmend; returns: Nothing };
   "x-blockdev-change": { arguments: XBlockdevChange; returns: Nothing };
   "x-debug-block-dirty-bitmap-sha256": { arguments: BlockDirtyBitmap; returns: BlockDirtyBitmapSha256 };
   "x-debug-query-block-graph": { arguments: Nothing; returns: XDbgBlockGraph };
+  "xen-colo-do-checkpoint": { arguments: Nothing; returns: Nothing };
+  "xen-set-replication": { arguments: XenSetReplication; returns: Nothing };
 }
 
 /** Events: what belongs to them. */
@@ -1431,6 +1434,11 @@ export type RbdImageEncryptionFormat = "luks" | "luks2" | "luks-any";
 
 export type ReplicationMode = "primary" | "secondary";
 
+export interface ReplicationStatus {
+  error: boolean;
+  desc?: string;
+}
+
 export type RunState = "debug" | "inmigrate" | "internal-error" | "io-error" | "paused" | "postmigrate" | "prelaunch" | "finish-migrate" | "restore-vm" | "running" | "save-vm" | "shutdown" | "suspended" | "watchdog" | "guest-panicked" | "colo";
 
 export type SchemaInfo = {
@@ -1767,3 +1775,9 @@ export interface XDbgBlockGraphNode {
 }
 
 export type XDbgBlockGraphNodeType = "block-backend" | "block-job" | "block-driver";
+
+export interface XenSetReplication {
+  enable: boolean;
+  primary: boolean;
+  failover?: boolean | undefined;
+}

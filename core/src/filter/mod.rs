@@ -13,6 +13,7 @@
 //! | `null` | a device that keeps nothing |
 //! | `preallocate` | a file grows ahead of what is written |
 //! | `quorum` | several devices with the same contents vote |
+//! | `replication` | one side of a disk that two machines have |
 //! | `throttle` | requests wait so that a group of devices keeps within its limits |
 //!
 //! Each is made from plain options with the schema's names and the devices it stands on. One that
@@ -30,6 +31,7 @@ mod null;
 mod preallocate;
 mod quorum;
 mod release;
+mod replication;
 mod settle;
 #[cfg(test)]
 mod testing;
@@ -50,6 +52,7 @@ pub use preallocate::{Preallocate, PreallocateOptions};
 pub use quorum::{
     Quorum, QuorumEvent, QuorumListener, QuorumOpType, QuorumOptions, QuorumReadPattern,
 };
+pub use replication::{Replication, ReplicationMode, ReplicationStage};
 pub use throttle::{Throttle, ThrottleGroup, ThrottleLimits};
 
 use crate::io::Limits;

@@ -607,6 +607,7 @@ fn strong_options(driver: &str, given: &Options) -> Options {
         "raw" => &["offset", "size"],
         "null-co" | "null-aio" => &["size", "read-zeroes"],
         "quorum" => &["vote-threshold", "blkverify", "rewrite-corrupted", "read-pattern"],
+        "replication" => &["mode", "top-id"],
         "throttle" => &["throttle-group"],
         _ => &[],
     };

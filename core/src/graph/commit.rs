@@ -34,7 +34,7 @@ impl Graph {
         let mut opened = Vec::new();
         let mut result = self.open_for_writing(&below, &mut opened).await;
         if result.is_ok() {
-            result = copy_down(node, &below).await;
+            result = copy_down(node, &below, 0).await;
         }
         if result.is_ok() {
             result = image.driver().make_empty().await;
@@ -48,7 +48,7 @@ impl Graph {
     }
 
     /// Opens a node and what its bytes come from for writing; `opened` gets those that were not.
-    fn open_for_writing<'a>(
+    pub(super) fn open_for_writing<'a>(
         &'a self,
         node: &'a Arc<Node>,
         opened: &'a mut Vec<Arc<Node>>,
@@ -69,7 +69,8 @@ impl Graph {
         })
     }
 
-    async fn write_or_not(&self, node: &Arc<Node>, read_only: bool) -> Result<()> {
+    /// Opens a node for reading only, or for writing too.
+    pub(super) async fn write_or_not(&self, node: &Arc<Node>, read_only: bool) -> Result<()> {
         if node.image().is_some() || !self.protocols().has_driver(node.driver()) {
             return self.set_read_only(node, read_only).await;
         }
@@ -81,8 +82,8 @@ impl Graph {
     }
 }
 
-/// Writes what `node` itself holds to `below`, durably.
-async fn copy_down(node: &Arc<Node>, below: &Arc<Node>) -> Result<()> {
+/// Writes what `node` holds, and so many images directly below it, to `below`, durably.
+pub(super) async fn copy_down(node: &Arc<Node>, below: &Arc<Node>, depth: u32) -> Result<()> {
     let device = node.device();
     let (size, below_len) = (device.len(), below.device().len());
     if below_len < size {
@@ -104,7 +105,7 @@ async fn copy_down(node: &Arc<Node>, below: &Arc<Node>) -> Result<()> {
             return Err(Error::bug("no extents where there are bytes"));
         };
         let end = first.start + first.len;
-        let own = first.depth == 0 && first.is_allocated();
+        let own = first.depth <= depth && first.is_allocated();
         at = match own {
             false => end,
             true if first.flags.contains(ExtentFlags::ZERO) => {

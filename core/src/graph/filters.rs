@@ -11,7 +11,8 @@ use crate::filter::{
     Blkdebug, BlkdebugOptions, Blklogwrites, BlklogwritesOptions, Blkreplay, Blkverify, Compress,
     CopyBeforeWrite, CopyBeforeWriteOptions, CopyOnRead, InjectError, Null, NullDriver,
     NullOptions, OnCbwError, Preallocate, PreallocateOptions, Quorum, QuorumOptions,
-    QuorumReadPattern, SetState, Throttle, ThrottleGroup, blkdebug_event, parse_config,
+    QuorumReadPattern, Replication, ReplicationMode, SetState, Throttle, ThrottleGroup,
+    blkdebug_event, parse_config,
 };
 use crate::io::Device;
 use crate::{Error, Result};
@@ -38,6 +39,8 @@ pub enum Filter {
     Preallocate(Arc<Preallocate>),
     /// Lets its children vote.
     Quorum(Arc<Quorum>),
+    /// Keeps a disk in step on two machines.
+    Replication(Arc<Replication>),
     /// Keeps within the limits of a group.
     Throttle(Arc<Throttle>),
 }
@@ -53,7 +56,8 @@ impl Filter {
             Self::Blklogwrites(_)
             | Self::CopyBeforeWrite(_)
             | Self::Preallocate(_)
-            | Self::Quorum(_) => {}
+            | Self::Quorum(_)
+            | Self::Replication(_) => {}
         }
     }
 
@@ -66,6 +70,7 @@ impl Filter {
             | Self::CopyBeforeWrite(_)
             | Self::Null(_)
             | Self::Quorum(_)
+            | Self::Replication(_)
             | Self::Throttle(_) => Ok(()),
         }
     }
@@ -84,6 +89,7 @@ pub(super) fn children(driver: &str) -> Option<&'static [(&'static str, Role)]> 
         "copy-on-read" => &[("file", Role::CopiedOnRead)],
         "snapshot-access" => &[("file", Role::PointInTime)],
         "quorum" => &[("children", Role::Copy)],
+        "replication" => &[("file", Role::Replicated)],
         _ => return None,
     })
 }
@@ -94,7 +100,7 @@ pub(super) fn filtered(driver: &str) -> Option<&'static str> {
         "blkdebug" | "blkreplay" => "image",
         "blkverify" => "raw",
         "blklogwrites" | "compress" | "copy-before-write" | "copy-on-read" | "preallocate"
-        | "throttle" => "file",
+        | "replication" | "throttle" => "file",
         _ => return None,
     })
 }
@@ -115,12 +121,15 @@ pub(super) fn take_list(options: &mut Options, name: &str) -> Result<Vec<ChildOp
 
 /// Refuses options that make no sense before any child is opened.
 pub(super) fn check(driver: &str, options: &Options) -> Result<()> {
-    if driver != "quorum" {
-        return Ok(());
-    }
     let mut options = options.clone();
-    let count = take_list(&mut options, "children")?.len();
-    quorum(&mut options)?.check(count).map(|_| ())
+    match driver {
+        "quorum" => {
+            let count = take_list(&mut options, "children")?.len();
+            quorum(&mut options)?.check(count).map(|_| ())
+        }
+        "replication" => replication(&mut options).map(|_| ()),
+        _ => Ok(()),
+    }
 }
 
 /// Makes the body of a filter over its children, and takes its options.
@@ -213,6 +222,10 @@ pub(super) async fn open(
             });
             let quorum = Arc::new(Quorum::new(voters.collect(), new, runtime())?);
             (quorum.clone(), Some(Filter::Quorum(quorum)))
+        }
+        "replication" => {
+            let filter = Arc::new(Replication::new(child("file")?, replication(options)?));
+            (filter.clone(), Some(Filter::Replication(filter)))
         }
         other => return Err(Error::invalid(format!("Unknown driver '{other}'"))),
     })
@@ -352,6 +365,25 @@ fn quorum(options: &mut Options) -> Result<QuorumOptions> {
     })?;
     new.read_pattern = pattern.unwrap_or(new.read_pattern);
     Ok(new)
+}
+
+/// `BlockdevOptionsReplication`. What `top-id` names is looked for when it is started.
+fn replication(options: &mut Options) -> Result<ReplicationMode> {
+    let mode = options.take_word("mode", |word| match word {
+        "primary" => Some(ReplicationMode::Primary),
+        "secondary" => Some(ReplicationMode::Secondary),
+        _ => None,
+    })?;
+    match (mode, options.take_text("top-id")) {
+        (None, _) => Err(Error::invalid("Missing the option mode")),
+        (Some(ReplicationMode::Primary), Some(_)) => {
+            Err(Error::invalid("The primary side does not support option top-id"))
+        }
+        (Some(ReplicationMode::Secondary), None) => {
+            Err(Error::invalid("Missing the option top-id"))
+        }
+        (Some(mode), _) => Ok(mode),
+    }
 }
 
 fn blkdebug(graph: &Graph, options: &mut Options) -> Result<BlkdebugOptions> {

@@ -152,6 +152,12 @@ impl Graph {
             Error::new(ErrorKind::NotFound, what)
         })?;
         let in_use = |what: &str| Error::new(ErrorKind::InUse, format!("{what} {name} is in use"));
+        if let Some(Filter::Replication(side)) = node.body().filter
+            && side.is_busy()
+        {
+            let what = "Block device is in use by internal backup job";
+            return Err(Error::new(ErrorKind::InUse, format!("Node '{name}' is busy: {what}")));
+        }
         if node.is_used_from_outside() {
             return Err(in_use("Node"));
         }
@@ -356,9 +362,12 @@ impl Graph {
     /// Closes what nobody uses and nobody added by name.
     pub(super) async fn sweep(&self) -> Result<()> {
         let mut result = Ok(());
+        // Below a primary side whose replication has failed or is over: that was told.
+        let mut remote: Vec<Arc<Node>> = Vec::new();
         loop {
             let unused = |node: &&Arc<Node>| !node.is_owned() && node.parents().is_empty();
             let Some(node) = self.nodes.lock().iter().find(unused).cloned() else { break };
+            result = result.and(self.end_replication(&node).await);
             let body = node.body();
             let closed = match (&body.image, &body.filter) {
                 (Some(image), _) => image.close().await,
@@ -369,14 +378,25 @@ impl Graph {
                 _ if node.is_writable() => node.flush().await,
                 _ => Ok(()),
             };
-            result = result.and(closed);
+            let is_remote = match &body.filter {
+                Some(Filter::Replication(side)) => side.sends_no_more(),
+                _ => remote.iter().any(|other| Arc::ptr_eq(other, &node)),
+            };
+            if !is_remote {
+                result = result.and(closed);
+            }
             for edge in node.children() {
-                edge.point(None);
+                remote.extend(edge.point(None).filter(|_| is_remote));
             }
             result = result.and(node.lock(Claim::NONE));
             self.nodes.lock().retain(|other| !Arc::ptr_eq(other, &node));
         }
         result.and(self.refresh())
+    }
+
+    /// Takes a node out that nobody uses and that has nothing to close.
+    pub(super) fn forget(&self, node: &Arc<Node>) {
+        self.nodes.lock().retain(|other| !Arc::ptr_eq(other, node));
     }
 
     /// Computes the permissions of the graph as it is now, and takes them.

@@ -10,6 +10,7 @@
 //! | `live` | the graph: all nodes by name, and every change of them |
 //! | `build` | nodes of the graph opened from options |
 //! | `reopen` | nodes opened again with other options |
+//! | `replication` | disks that are kept on two machines |
 //! | `active` | nodes that another program has meanwhile |
 //! | `children` | children that come and go |
 //! | `commit` | what an image holds written into the one below it |
@@ -37,6 +38,7 @@ mod permission;
 mod point_in_time;
 mod reference;
 mod reopen;
+mod replication;
 mod root;
 mod snapshot;
 mod tell;

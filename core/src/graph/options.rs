@@ -364,7 +364,7 @@ impl Options {
     fn to_json(&self) -> String {
         let mut parts = Vec::new();
         let mut rest = self.clone();
-        for key in ["encrypt.key-secret", "offset", "driver", "size"] {
+        for key in ["encrypt.key-secret", "offset", "driver", "mode", "top-id", "size"] {
             if let Some(value) = rest.0.remove(key) {
                 parts.push(format!("\"{key}\": {}", quoted(&value)));
             }

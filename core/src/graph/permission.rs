@@ -114,6 +114,10 @@ pub enum Role {
     CopyTarget,
     /// Somebody below keeps it as it was; nothing is asked of it by itself (`snapshot-access`).
     PointInTime,
+    /// The file of `replication`.
+    Replicated,
+    /// A buffer of `replication`, or the disk behind it.
+    ReplicationBuffer,
     /// Used from outside of the graph: the user says itself what it does.
     Root,
 }
@@ -152,6 +156,12 @@ impl Role {
                 Claim { taken: Permissions::WRITE, shared }
             }
             Self::PointInTime => Claim::NONE,
+            // It has them at hand whether or not somebody uses it.
+            Self::Replicated | Self::ReplicationBuffer => {
+                let mut taken = if self == Self::Replicated { read } else { Permissions::empty() };
+                taken.set(Permissions::WRITE, writable);
+                Claim { taken, shared: Permissions::all() - Permissions::RESIZE }
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::build::{Builder, refuse_cycle};
 use super::edge::{Edge, User};
-use super::filters::filtered;
+use super::filters::{Filter, filtered};
 use super::live::Graph;
 use super::node::{Node, Settings};
 use super::options::{OptionValue, Options};
@@ -102,7 +102,7 @@ impl Graph {
     }
 
     /// Finds the names again of a node whose children have changed, and of those above it.
-    async fn name_users_again(&self, node: &Arc<Node>) -> Result<()> {
+    pub(super) async fn name_users_again(&self, node: &Arc<Node>) -> Result<()> {
         for user in self.users_first().iter().rev() {
             if !Arc::ptr_eq(user, node) && !uses(user, node) {
                 continue;
@@ -210,21 +210,19 @@ impl Graph {
         }
         let new = Settings { read_only, ..old };
         node.set_settings(new);
-        let result = match node.image() {
-            Some(image) => match self.refresh() {
-                Ok(()) => {
-                    image.close().await?;
-                    self.open_image_again(node, new).await
-                }
-                Err(error) => Err(error),
-            },
-            None => self.refresh(),
-        };
-        if result.is_err() {
-            node.set_settings(old);
-            self.refresh()?;
+        let mut undo = Restored { graph: self, node, settings: Some(old) };
+        self.refresh()?;
+        let mut closed = Ok(());
+        if let Some(image) = node.image() {
+            closed = image.close().await;
+            if closed.is_err() && !read_only {
+                return closed;
+            }
+            // One that cannot be written to any more is only read, too.
+            self.open_image_again(node, new).await?;
         }
-        result
+        undo.settings = None;
+        closed
     }
 
     /// Opens the image of a node again over the same children.
@@ -246,10 +244,21 @@ impl Graph {
     /// `InUse`.
     pub fn refuse_busy(&self, node: &Arc<Node>) -> Result<()> {
         for edge in node.parents() {
-            if let User::Node(user) = edge.user()
-                && edge.name() == "backing"
-                && let Some(user) = user.upgrade()
+            let User::Node(user) = edge.user() else { continue };
+            let Some(user) = user.upgrade() else { continue };
+            if let Some(Filter::Replication(side)) = user.body().filter
+                && side.is_busy()
             {
+                return Err(Error::new(
+                    ErrorKind::InUse,
+                    format!(
+                        "Node '{}' is busy: the replication '{}' runs on it",
+                        node.name(),
+                        user.name()
+                    ),
+                ));
+            }
+            if edge.name() == "backing" {
                 return Err(Error::new(
                     ErrorKind::InUse,
                     format!(
@@ -261,6 +270,23 @@ impl Graph {
             }
         }
         Ok(())
+    }
+}
+
+/// Settings that a node gets back where its change fails or is given up midway.
+struct Restored<'a> {
+    graph: &'a Graph,
+    node: &'a Node,
+    settings: Option<Settings>,
+}
+
+impl Drop for Restored<'_> {
+    fn drop(&mut self) {
+        if let Some(settings) = self.settings.take() {
+            self.node.set_settings(settings);
+            // It was so before.
+            let _ = self.graph.refresh();
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 //! | `error` | what a command answers when it fails: the schema's error classes |
 //! | `block` | the commands on nodes, bitmaps, snapshots and jobs |
 //! | `backends` | the commands on named backends |
+//! | `replication` | the commands on disks that two machines have |
 //! | `commands` | what executes commands: a name and arguments in, a value out |
 //! | `arguments` | a command's arguments, taken one by one |
 //! | `texts` | values that a command line gives as texts |
@@ -24,6 +25,7 @@ mod control;
 mod error;
 mod event;
 mod limit;
+mod replication;
 mod serve;
 mod session;
 mod sets;
@@ -38,6 +40,7 @@ pub use commands::{Call, Commands};
 pub use control::Control;
 pub use error::{QapiErrorClass, QmpError, QmpResult};
 pub use event::{Event, Events, Subscription};
+pub use replication::ReplicationCommands;
 pub use serve::{Ended, serve};
 pub use session::{
     MAX_OUTPUT, MAX_QUEUE, MAX_QUEUED_BYTES, Request, Session, SessionOptions, Ticket, Version,

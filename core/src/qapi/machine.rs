@@ -2,7 +2,7 @@
 //! reference's system emulator, learned from its `query-qmp-schema`. A storage daemon without such
 //! backends has none of them.
 //!
-//! `device_add` takes what a disk needs; the emulator's own has the properties of every device.
+//! Those on replicated disks are its too. `device_add` takes what a disk needs; the emulator's own has the properties of every device.
 
 use crate::qapi::BlockdevOnError;
 use crate::qapi::tables::{Command, Event};
@@ -113,6 +113,26 @@ pub struct DeviceDel {
     pub id: String,
 }
 
+/// `xen-set-replication`: starts and stops the replication of all disks.
+#[qapi]
+pub struct XenSetReplication {
+    /// To start it.
+    pub enable: bool,
+    /// The machine is the primary one.
+    pub primary: bool,
+    /// The secondary machine takes over.
+    pub failover: Option<bool>,
+}
+
+/// What is known of the replication of disks.
+#[qapi]
+pub struct ReplicationStatus {
+    /// Something is wrong.
+    pub error: bool,
+    /// What is wrong.
+    pub desc: Option<String>,
+}
+
 /// Why a machine ends.
 #[qapi]
 pub enum ShutdownCause {
@@ -167,6 +187,9 @@ pub(crate) static COMMANDS: &[Command] = &[
     Command::new("block-latency-histogram-set").takes::<BlockLatencyHistogramSet>(),
     Command::new("device_add").takes::<DeviceAdd>(),
     Command::new("device_del").takes::<DeviceDel>(),
+    Command::new("xen-set-replication").takes::<XenSetReplication>(),
+    Command::new("query-xen-replication-status").gives::<ReplicationStatus>(),
+    Command::new("xen-colo-do-checkpoint"),
 ];
 
 /// The events of a machine.

@@ -46,7 +46,8 @@ impl Talk {
         }
     }
 
-    fn people(&mut self, line: &str) -> String {
+    /// What a command for people says.
+    pub(crate) fn people(&mut self, line: &str) -> String {
         let answer = self.ask("human-monitor-command", json!({ "command-line": line }));
         answer["return"].as_str().unwrap_or_else(|| panic!("{line}: {answer}")).to_owned()
     }
@@ -178,7 +179,16 @@ pub(crate) fn absent() {
     let place = Place::new();
     let (_running, stream) = start(place.ours(), &place.path("qmp"), &[]);
     let mut talk = Talk::new(stream);
-    for command in ["stop", "cont", "query-status", "device_add", "human-monitor-command"] {
+    for command in [
+        "stop",
+        "cont",
+        "query-status",
+        "device_add",
+        "human-monitor-command",
+        "xen-set-replication",
+        "query-xen-replication-status",
+        "xen-colo-do-checkpoint",
+    ] {
         let answer = talk.ask(command, json!({}));
         assert_eq!(answer["error"]["class"], "CommandNotFound", "{command}");
     }

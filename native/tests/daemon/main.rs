@@ -11,6 +11,7 @@ mod load;
 mod monitor;
 mod nbd;
 mod python;
+mod replication;
 mod setup;
 mod talks;
 mod vhost;
@@ -28,7 +29,7 @@ const REFERENCE: &str = "qemu-storage-daemon";
 const FUSE: &str = "fuse";
 
 fn main() {
-    let tests: [Test; 30] = [
+    let tests: [Test; 32] = [
         ("backends::a_stopped_backend_holds_its_clients", backends::stopped, &[]),
         ("backends::errors_are_told_or_not", backends::told, &[]),
         ("backends::commands_for_people", backends::people, &[]),
@@ -74,6 +75,8 @@ fn main() {
         ("vhost::queues_work_side_by_side", vhost::queues, &[]),
         ("vhost::chains_that_no_driver_makes_do_no_harm", vhost::hostile, &[]),
         ("vhost::guests_and_exports_come_and_go", vhost::come_and_go, &[]),
+        ("replication::a_machine_takes_over_what_was_confirmed", replication::failover, &[]),
+        ("replication::a_guest_is_not_told_of_the_other_machine", replication::alone, &[]),
         ("python::the_library_of_others_connects", python::connects, &["python3", python::PACKAGE]),
     ];
     let trials = tests.map(|(name, test, needs)| {

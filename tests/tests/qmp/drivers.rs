@@ -168,6 +168,14 @@ const DRIVERS: &[Driver] = &[
         ],
     ),
     (
+        "replication",
+        &[Child::Any("file")],
+        &[
+            (97, "mode", |r| json!(r.pick(&["primary", "primary", "secondary", "other"]))),
+            (35, "top-id", |r| json!(node(r))),
+        ],
+    ),
+    (
         "nbd",
         &[],
         &[
@@ -203,7 +211,6 @@ const LEFT_OUT: &[&str] = &[
     "qcow",
     "qed",
     "rbd",
-    "replication",
     "ssh",
     "vdi",
     "vhdx",

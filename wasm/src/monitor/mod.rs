@@ -28,8 +28,8 @@ use sectora_core::io::{Deny, Runtime};
 use sectora_core::job::Jobs;
 use sectora_core::json::{Found, Layout, Splitter};
 use sectora_core::monitor::{
-    BackendCommands, BlockCommands, CommandSets, Commands, Control, Events, QmpError, Request,
-    Session, SessionOptions, Subscription, Version,
+    BackendCommands, BlockCommands, CommandSets, Commands, Control, Events, QmpError,
+    ReplicationCommands, Request, Session, SessionOptions, Subscription, Version,
 };
 use sectora_core::{Error, Result};
 use serde_json::Value;
@@ -74,7 +74,12 @@ impl Monitor {
         let jobs = Jobs::new(runtime.clone(), events.clone());
         let blocks = Arc::new(BlockCommands::new(graph, jobs));
         let backends = BackendCommands::new(blocks.backends().clone(), events);
-        let sets = CommandSets::new().with(blocks.clone()).with(objects).with(Arc::new(backends));
+        let replication = ReplicationCommands::new(blocks.graph().clone());
+        let sets = CommandSets::new()
+            .with(blocks.clone())
+            .with(objects)
+            .with(Arc::new(backends))
+            .with(Arc::new(replication));
         let control = Control::new(version(), sets.names());
         let commands = Arc::new(sets.with(Arc::new(control)));
         let options =

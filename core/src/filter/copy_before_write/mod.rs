@@ -172,6 +172,24 @@ impl CopyBeforeWrite {
         self.shared.lost.lock().clone()
     }
 
+    /// What the device shows of a range stays where it is, in the device or in the target, until the
+    /// answer is dropped; `None` where it is in the target already. For whoever reads the point in
+    /// time through the target, with the device below it.
+    pub(super) async fn keep(&self, offset: u64, len: u64) -> Option<impl Drop> {
+        // What is in the target stays there.
+        self.shared.missing.next_dirty(offset, len)?;
+        let (from, to) = self.shared.clusters(offset, len);
+        Some(self.shared.turns.turn(from..to).await)
+    }
+
+    /// The point in time is now, and the target is empty. Nothing may be under way.
+    pub(super) fn begin_again(&self) {
+        let shared = &*self.shared;
+        shared.access.set(0, shared.len);
+        shared.missing.set(0, shared.len);
+        *shared.lost.lock() = None;
+    }
+
     /// A change that `file` takes after the copy.
     fn changing<'a>(
         &'a self,

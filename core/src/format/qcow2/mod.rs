@@ -118,6 +118,8 @@ pub struct Qcow2 {
     snapshots: RwLock<SnapshotTable>,
     /// The backing file as the header names it.
     backing: RwLock<Option<BackingRef>>,
+    /// What stands below it by the word of whoever opened it.
+    below: Option<Device>,
     virtual_size: RwLock<u64>,
     l1: RwLock<L1>,
     cache: Arc<TableCache>,

@@ -11,7 +11,9 @@ use super::snapshot::{self, Snapshot, SnapshotTable};
 use super::{L1, Qcow2};
 use crate::format::detect::OpenedFormat;
 use crate::format::layer::{DataFile, DataSource};
-use crate::format::{BackingRef, CheckReport, DriverEvent, Env, Events, OpenOptions, Repair};
+use crate::format::{
+    Backing, BackingRef, CheckReport, DriverEvent, Env, Events, OpenOptions, Repair,
+};
 use crate::io::{Access, Closed, DebugEvent, Device, Reference, ReferenceKind, raise};
 use crate::sync::{Mutex, RwLock};
 use crate::{Error, Result};
@@ -114,6 +116,11 @@ pub(in crate::format) async fn open(
         return Err(Error::corrupt("a raw data file and a backing file exclude each other")
             .in_format("qcow2"));
     }
+    let below: Option<Device> = match &options.backing {
+        Backing::Device(device) => Some(device.clone()),
+        Backing::Given(layer) => Some(layer.clone()),
+        Backing::Follow | Backing::Ignore => None,
+    };
     let driver = Qcow2 {
         runtime: env.runtime.clone(),
         file: file.clone(),
@@ -127,6 +134,7 @@ pub(in crate::format) async fn open(
         writable,
         snapshots: RwLock::new(SnapshotTable::new(snapshots, snapshot_table, header.cluster_bits)),
         backing: RwLock::new(backing.clone()),
+        below,
         virtual_size: RwLock::new(virtual_size.next_multiple_of(l::SECTOR)),
         l1: RwLock::new(L1::new(l1_offset, l1, writable && !options.check, header.cluster_bits)),
         cache: TableCache::new(&env.runtime, file.clone(), cache_sizes),

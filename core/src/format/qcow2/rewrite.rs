@@ -25,8 +25,11 @@ impl Qcow2 {
 
     /// True where something may show through unallocated clusters.
     pub(super) fn has_backing(&self) -> bool {
-        // A backing file whose name is gone is open until the image is closed.
-        self.header.backing_name.is_some() || self.backing.read().is_some()
+        // A backing file whose name is gone is open until the image is closed, and one that the image
+        // does not name may stand there all the same.
+        self.header.backing_name.is_some()
+            || self.backing.read().is_some()
+            || self.below.as_ref().is_some_and(|below| below.len() > 0)
     }
 
     /// Changes the name and the format of the backing file in the header; the file itself, and what

@@ -234,7 +234,7 @@ impl Qcow2 {
     /// Gives up clusters of one L2 slice: they read as zeroes from now on, also those that showed
     /// the backing file.
     async fn discard_slice(&self, start: u64, end: u64) -> Result<()> {
-        let hides = self.header.backing_name.is_some();
+        let hides = self.has_backing();
         if !hides && self.l1_entry(start) & l::OFFSET_MASK == 0 {
             return Ok(());
         }

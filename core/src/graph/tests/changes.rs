@@ -268,3 +268,32 @@ fn damage_and_lost_votes_are_told() {
     let bad = heard().into_iter().find(|(name, _)| *name == "QUORUM_REPORT_BAD").unwrap().1;
     assert_eq!((&bad["node-name"], &bad["type"]), (&"f".into(), &"read".into()));
 }
+
+#[test]
+fn zeroes_and_discards_hide_what_an_image_does_not_name() {
+    // The image took what it does not name for nothing: zeroes written to a part of a cluster were
+    // lost, and those of a discard showed what was below.
+    let world = World::new(1);
+    world
+        .add("{'driver': 'raw', 'node-name': 'r', 'file': {'driver': 'file', 'filename': 'raw'}}")
+        .unwrap();
+    let below = world.graph.find("r").unwrap();
+    let root = world.attach(&below, true).unwrap();
+    for at in (0..SIZE).step_by(512) {
+        world.write(&root, at, 7);
+    }
+    let top = world.add(
+        "{'driver': 'qcow2', 'node-name': 'b', 'discard': 'unmap', 'backing': 'r', 'file': \
+         {'driver': 'file', 'filename': 'b'}}",
+    );
+    let root = world.attach(&top.unwrap(), true).unwrap();
+    let none = crate::io::ZeroFlags::empty();
+    world.sim.block_on(root.write_zeroes(1000, 3000, none)).unwrap();
+    world.sim.block_on(root.write_zeroes(100_000, 200_000, none)).unwrap();
+    world.sim.block_on(root.discard(524_288, 65_536)).unwrap();
+    let found = world.sim.block_on(root.read(0, SIZE)).unwrap().to_bytes();
+    for (at, byte) in found.iter().enumerate() {
+        let zero = matches!(at, 1000..4000 | 100_000..300_000 | 524_288..589_824);
+        assert_eq!(*byte, if zero { 0 } else { 7 }, "at {at}");
+    }
+}

@@ -4,6 +4,7 @@
 mod changes;
 mod live;
 mod options;
+mod replication;
 pub(crate) mod world;
 
 use super::{Inherited, Options, Protocols};

@@ -20,7 +20,8 @@ use sectora_core::job::Jobs;
 use sectora_core::json::Layout;
 use sectora_core::monitor::{
     Arguments, BackendCommands, BlockCommands, Call, CommandSets, Commands, Control, Ended, Events,
-    QapiErrorClass, QmpResult, Session, SessionOptions, Version, read_texts, serve,
+    QapiErrorClass, QmpResult, ReplicationCommands, Session, SessionOptions, Version, read_texts,
+    serve,
 };
 use sectora_core::qapi::{self, Shutdown, ShutdownCause};
 use sectora_core::sync::Mutex;
@@ -177,6 +178,7 @@ impl Daemon {
             let people = Arc::new(HumanMonitor::new(blocks.clone(), runtime.clone()));
             host = host
                 .with(Arc::new(BackendCommands::new(backends, events.clone())))
+                .with(Arc::new(ReplicationCommands::new(blocks.graph().clone())))
                 .with(Arc::new(Watched { commands: people, exports: exports.clone() }));
         }
         let control = Control::new(version(), host.names());
