@@ -221,9 +221,8 @@ fn target(graph: &Graph, given: ChildOptions) -> Result<Arc<Node>> {
 }
 
 async fn attach(graph: &Graph, node: &Arc<Node>) -> Result<Arc<Root>> {
-    let changing = Permissions::WRITE | Permissions::RESIZE;
-    let taken = Permissions::CONSISTENT_READ | changing;
-    graph.attach("", node, Claim { taken, shared: Permissions::all() - changing }).await
+    let taken = Permissions::WRITE | Permissions::RESIZE;
+    graph.attach("", node, Claim { taken, shared: Permissions::all() }).await
 }
 
 /// Secrets by their IDs.
