@@ -496,7 +496,8 @@ impl Opening {
     /// The node as the user of its children.
     fn user(&self) -> User {
         let name = self.name.clone().unwrap_or_default();
-        User::Coming { name, writable: !self.settings.read_only }
+        let Settings { read_only, active, .. } = self.settings;
+        User::Coming { name, writable: !read_only, active }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::filters::filtered;
 use super::node::Node;
-use super::permission::{Claim, Role};
+use super::permission::{Claim, Permissions, Role};
 use super::root::Root;
 use crate::io::{
     BlockDevice, BoxFuture, Capabilities, DebugEvent, DeviceInfo, Extent, ExtentFlags, Limits,
@@ -30,6 +30,8 @@ pub(super) enum User {
         name: String,
         /// It is opened for writing.
         writable: bool,
+        /// It is opened to be used, and not to wait until another program lets go of it.
+        active: bool,
     },
 }
 
@@ -105,6 +107,21 @@ impl Edge {
             None => self.role.claim_unused(writable),
         };
         claim.join(self.more)
+    }
+
+    /// What a node wants of it that is not active: it reads tables, and minds nothing that others do.
+    pub(super) fn wanted_inactive(&self) -> Claim {
+        Claim { shared: Permissions::all(), ..self.role.claim_unused(false) }
+    }
+
+    /// What a node wants of it that is being opened; whether it writes is to be known, `writing`, or not
+    /// yet.
+    pub(super) fn wanted_coming(&self, writing: bool) -> Claim {
+        match self.user() {
+            User::Coming { active: false, .. } => self.wanted_inactive(),
+            User::Coming { writable, .. } => self.wanted(None, writable && writing),
+            _ => self.wanted(None, false),
+        }
     }
 
     /// What its user does with the node and lets others do.

@@ -399,7 +399,7 @@ impl Graph {
                     // Nobody does anything with it.
                     (None, User::Root(_)) => Claim::NONE,
                     // It is not known yet whether it will write.
-                    (None, _) => edge.wanted(None, false),
+                    (None, _) => edge.wanted_coming(false),
                 };
                 claims.push((edge, claim));
             }
@@ -407,7 +407,7 @@ impl Graph {
             let all = claims.iter().fold(Claim::NONE, |all, (_, claim)| all.join(*claim));
             let changing = Permissions::WRITE | Permissions::WRITE_UNCHANGED | Permissions::RESIZE;
             let coming = users.iter().fold(all, |all, edge| match edge.user() {
-                User::Coming { writable, .. } => all.join(edge.wanted(None, writable)),
+                User::Coming { .. } => all.join(edge.wanted_coming(true)),
                 _ => all,
             });
             if coming.taken.intersects(changing) && !node.is_writable() {

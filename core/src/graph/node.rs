@@ -5,7 +5,7 @@ use super::edge::{Edge, User};
 use super::filters::{self, Filter};
 use super::open::{Inherited, take_detect_zeroes, take_discard, unmap_without_discard};
 use super::options::Options;
-use super::permission::{Claim, Permissions};
+use super::permission::Claim;
 use super::root::Root;
 use crate::bitmap::BitmapSet;
 use crate::format::{DetectZeroes, Layer};
@@ -593,8 +593,7 @@ impl Node {
         let above = (!self.parents.lock().is_empty()).then_some(above);
         match self.settings().active {
             true => edge.wanted(above, self.is_writable()),
-            // It minds nothing that others do meanwhile.
-            false => Claim { shared: Permissions::all(), ..edge.role().claim_unused(false) },
+            false => edge.wanted_inactive(),
         }
     }
 }
