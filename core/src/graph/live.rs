@@ -219,10 +219,12 @@ impl Graph {
         let drained = self.drain(node).await;
         let was = node.settings().read_only;
         self.set_read_only(node, false).await?;
+        let failed = format!("Could not change backing file to '{}'", name.name);
         let result = match node.image() {
             Some(image) => image.driver().set_backing(Some(name)).await,
-            None => Ok(()),
+            None => Err(Error::unsupported("Operation not supported")),
         };
+        let result = result.map_err(|e| e.context(failed));
         let restored = self.set_read_only(node, was).await;
         drop(drained);
         result.and(restored)
