@@ -6,7 +6,7 @@ use super::filters;
 use super::live::{Graph, Place};
 use super::node::{Body, NewNode, Node, Settings};
 use super::open::check_node_name;
-use super::options::{ChildOptions, OptionValue, Options};
+use super::options::{ChildOptions, OptionValue, Options, is_flat};
 use super::permission::{Claim, Role};
 use super::snapshot::uses;
 use crate::format::detect::MAX_CHAIN;
@@ -581,7 +581,7 @@ pub(super) fn filter_name(driver: &str, children: &[Arc<Edge>], given: &Options)
             full_options(driver, &told, strong, false).to_json_name()
         }
         "blkdebug" => match plain("image") {
-            Some(image) if strong.is_empty() => {
+            Some(image) if strong.names().all(|name| name == "config") => {
                 let config = given.peek("config").unwrap_or_default();
                 format!("blkdebug:{config}:{image}")
             }
@@ -609,9 +609,19 @@ fn strong_options(driver: &str, given: &Options) -> Options {
         "null-co" | "null-aio" => &["size", "read-zeroes"],
         "quorum" => &["vote-threshold", "blkverify", "rewrite-corrupted", "read-pattern"],
         "throttle" => &["throttle-group"],
+        "blkdebug" => &[
+            "config",
+            "align",
+            "max-transfer",
+            "opt-write-zero",
+            "max-write-zero",
+            "opt-discard",
+            "max-discard",
+        ],
         _ => &[],
     };
-    for name in names {
+    let rules = |name: &str| driver == "blkdebug" && is_flat(name);
+    for name in given.names().filter(|name| names.contains(name) || rules(name)) {
         if let Some(value) = given.get(name) {
             out.set(name, value.clone());
         }
