@@ -99,9 +99,7 @@ impl Graph {
             return Err(cannot_reset("force-share"));
         }
         let settings = Settings::take(&mut options, Settings::default())?;
-        if !settings.active && node.options().has("active") {
-            return Err(cannot_reset("active"));
-        }
+        refuse_said_active(&node)?;
         let becomes_inactive = !settings.active && node.settings().active;
         let settings = Settings { active: node.settings().active, ..settings };
         let driver = options.take_string("driver").unwrap_or_default();
@@ -207,6 +205,7 @@ impl Graph {
         if along && !node.options().has("data-file") && !given.has_child("data-file") {
             return Err(cannot_reset("driver"));
         }
+        refuse_said_active_below(&node)?;
         Ok(Planned { node, options: given, settings, edges, image, change })
     }
 
@@ -390,6 +389,26 @@ fn refuse_reset(node: &Node, options: &Options) -> Result<()> {
     for name in node.own_options()?.names() {
         if name != "x-check-cache-dropped" && !options.has(name) {
             return Err(cannot_reset(name));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses to open a node again of which somebody said whether it is active: that cannot be said anew.
+/// What was opened along with it is opened again along with it.
+pub(super) fn refuse_said_active(node: &Node) -> Result<()> {
+    match node.options().has("active") {
+        true => Err(cannot_reset("active")),
+        false => Ok(()),
+    }
+}
+
+/// The same for what was opened along with a node.
+pub(super) fn refuse_said_active_below(node: &Node) -> Result<()> {
+    for below in node.children().iter().filter_map(|edge| edge.target()) {
+        if !below.is_owned() {
+            refuse_said_active(&below)?;
+            refuse_said_active_below(&below)?;
         }
     }
     Ok(())

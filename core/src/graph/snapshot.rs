@@ -6,6 +6,7 @@ use super::filters::filtered;
 use super::live::Graph;
 use super::node::{Node, Settings};
 use super::options::{OptionValue, Options};
+use super::reopen::{refuse_said_active, refuse_said_active_below};
 use crate::format::FormatName;
 use crate::image::{NewImage, OptionSet, create};
 use crate::{Error, ErrorKind, Result};
@@ -78,6 +79,8 @@ impl Graph {
             edge.point(Some(overlay.clone()));
         });
         let result = match self.refresh() {
+            // What cannot be opened again stays as it is.
+            Ok(()) if !can_be_opened_again(node) => Ok(()),
             // Who still writes to it goes on: it is the overlay's own file.
             Ok(()) => match self.set_read_only(node, true).await {
                 Err(error)
@@ -208,6 +211,7 @@ impl Graph {
         if old.read_only == read_only {
             return Ok(());
         }
+        refuse_said_active(node).and_then(|()| refuse_said_active_below(node))?;
         let new = Settings { read_only, ..old };
         node.set_settings(new);
         let result = match node.image() {
@@ -262,6 +266,11 @@ impl Graph {
         }
         Ok(())
     }
+}
+
+/// True where nobody said of a node whether it is active, nor of what was opened along with it.
+fn can_be_opened_again(node: &Node) -> bool {
+    refuse_said_active(node).is_ok() && refuse_said_active_below(node).is_ok()
 }
 
 /// True where others than the overlay's backing edge stayed with a node.
