@@ -177,17 +177,19 @@ impl<'a> Builder<'a> {
         let given_data = options.take_child("data-file")?;
         let base = self.image_options(format, &mut options, settings)?;
         let backing = Edge::new("backing", Role::Cow, opening.user());
+        let filename = file.target().map(|node| node.filename()).unwrap_or_default();
+        // What is wrong with the options or with the image is told before that of its data file.
+        let named_data = self.named_data_file(&file, &filename, &base).await?;
+        let (given_data, data_depth) = match (given_data, named_data) {
+            (ChildOptions::Absent | ChildOptions::Null, Some(named)) => (named, 1),
+            (given, _) => (given, opening.depth),
+        };
         let data = match given_data {
             ChildOptions::Absent | ChildOptions::Null => None,
             given => {
-                let node = self.child(given, "data-file", below, opening.depth).await?;
+                let node = self.child(given, "data-file", below, data_depth).await?;
                 Some(self.attach(node, "data-file", Role::Data, &opening)?)
             }
-        };
-        let filename = file.target().map(|node| node.filename()).unwrap_or_default();
-        let data = match data {
-            None => self.named_data_file(&file, &filename, &base, below, &opening).await?,
-            given => given,
         };
         let mut children = Vec::from([file]);
         children.extend(data);
@@ -206,8 +208,20 @@ impl<'a> Builder<'a> {
         Ok(node)
     }
 
-    /// How an image is opened, by its own options, which are taken.
+    /// How an image is opened, by its own options, which are taken. Nothing else may be left.
     pub(super) fn image_options(
+        &self,
+        format: FormatName,
+        options: &mut Options,
+        settings: Settings,
+    ) -> Result<OpenOptions> {
+        let base = self.take_image_options(format, options, settings)?;
+        refuse_rest(format, options)?;
+        Ok(base)
+    }
+
+    /// How an image is opened, by its own options, which are taken.
+    pub(super) fn take_image_options(
         &self,
         format: FormatName,
         options: &mut Options,
@@ -221,12 +235,7 @@ impl<'a> Builder<'a> {
             ..OpenOptions::default()
         };
         drivers::take(format, options, &mut base, &*self.graph.protocols)?;
-        match options.first() {
-            None => Ok(base),
-            Some(left) => Err(Error::invalid(format!(
-                "Block format '{format}' does not support the option '{left}'"
-            ))),
-        }
+        Ok(base)
     }
 
     /// Opens an image over its children.
@@ -262,16 +271,13 @@ impl<'a> Builder<'a> {
         Ok(image)
     }
 
-    /// The external data file that an image names, as a node: there has to be one before the image
-    /// is opened.
+    /// The external data file that an image names: it has to be a node before the image is opened.
     async fn named_data_file(
         &self,
         file: &Arc<Edge>,
         filename: &str,
         base: &OpenOptions,
-        settings: Settings,
-        opening: &Opening,
-    ) -> Result<Option<Arc<Edge>>> {
+    ) -> Result<Option<ChildOptions>> {
         if base.format != Some(FormatName::Qcow2) {
             return Ok(None);
         }
@@ -285,10 +291,10 @@ impl<'a> Builder<'a> {
         let seen = format::open(&self.graph.env, file.clone(), filename, look).await?;
         let Some(name) = external_data_file(&seen).await? else { return Ok(None) };
         let name = combine_path(filename, &name);
-        let options = self.graph.protocols.parse_filename(&name)?;
-        let given = ChildOptions::Inline(options);
-        let node = self.child(given, "data-file", settings, 1).await?;
-        self.attach(node, "data-file", Role::Data, opening).map(Some)
+        self.graph
+            .protocols
+            .parse_filename(&name)
+            .map(|options| Some(ChildOptions::Inline(options)))
     }
 
     /// Opens what stands below an image, and points its edge there.
@@ -479,6 +485,16 @@ impl<'a> Builder<'a> {
         self.graph.refresh()?;
         node.listen();
         Ok(node)
+    }
+}
+
+/// Refuses options that nobody has taken.
+pub(super) fn refuse_rest(format: FormatName, options: &Options) -> Result<()> {
+    match options.first() {
+        None => Ok(()),
+        Some(left) => Err(Error::invalid(format!(
+            "Block format '{format}' does not support the option '{left}'"
+        ))),
     }
 }
 

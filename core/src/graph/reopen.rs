@@ -3,7 +3,7 @@
 //! What is not said goes back to what it would be in `blockdev-add`. Requests wait meanwhile; the old
 //! body of an image has made everything durable before the new one looks at the file.
 
-use super::build::{Builder, refuse_cycle};
+use super::build::{Builder, refuse_cycle, refuse_rest};
 use super::edge::Edge;
 use super::filters::{self, Change};
 use super::live::{Graph, no_node};
@@ -58,9 +58,11 @@ impl Graph {
         let mut found: Vec<(Arc<Node>, Options)> = Vec::new();
         for options in list {
             let node = self.named(&options)?;
-            // Of a node that is named twice the last word counts.
-            found.retain(|(other, _)| !Arc::ptr_eq(other, &node));
-            found.push((node, options));
+            // Of a node that is named twice the last word counts, in the place of the first.
+            match found.iter_mut().find(|(other, _)| Arc::ptr_eq(other, &node)) {
+                Some((_, known)) => known.merge(options),
+                None => found.push((node, options)),
+            }
         }
         let mut plans = Vec::new();
         for (node, options) in found {
@@ -104,6 +106,15 @@ impl Graph {
         let settings = Settings { active: node.settings().active, ..settings };
         let driver = options.take_string("driver").unwrap_or_default();
         let children = node.children();
+        let image = match (node.image(), FormatName::from_str(&driver)) {
+            (Some(image), Ok(format)) if driver == node.driver() => {
+                let builder = Builder::new(self);
+                let base = builder.take_image_options(format, &mut options, settings)?;
+                image.driver().check_options(&base)?;
+                Some((format, base))
+            }
+            _ => None,
+        };
         if !filters::can_reopen(node.driver()) {
             return Err(Error::unsupported(format!(
                 "Block format '{}' used by node '{name}' does not support reopening files",
@@ -187,11 +198,12 @@ impl Graph {
         if driver != node.driver() {
             return Err(cannot_change("driver"));
         }
-        let image = match FormatName::from_str(&driver) {
-            Ok(format) if node.image().is_some() => {
-                Some(Builder::new(self).image_options(format, &mut options, settings)?)
+        let image = match image {
+            Some((format, base)) => {
+                refuse_rest(format, &options)?;
+                Some(base)
             }
-            _ => {
+            None => {
                 for option in unchangeable(&options) {
                     if node.options().get(&option) != options.get(&option) {
                         return Err(cannot_change(&option));
