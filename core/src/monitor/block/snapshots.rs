@@ -21,6 +21,7 @@ impl BlockCommands {
     pub(super) async fn blockdev_snapshot(&self, arguments: Arguments) -> QmpResult<Value> {
         let BlockdevSnapshot { node, overlay } = parse(arguments)?;
         let node = self.graph.by_any_name(&node)?;
+        self.graph.refuse_busy(&node)?;
         let overlay = self.graph.by_any_name(&overlay)?;
         self.graph.snapshot(&node, &overlay).await?;
         Ok(nothing())
