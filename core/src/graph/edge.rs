@@ -16,6 +16,7 @@ use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::fmt;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 /// Who uses a node.
 #[derive(Clone)]
@@ -55,6 +56,9 @@ pub struct Edge {
     claim: Mutex<Claim>,
     /// What its user claims in any case.
     more: Claim,
+    /// A larger number than that of its user's edges that were pointed to their nodes before; 0 for one
+    /// that is as its user was opened.
+    pointed: AtomicU32,
 }
 
 impl fmt::Debug for Edge {
@@ -79,7 +83,13 @@ impl Edge {
             target: RwLock::new(None),
             claim: Mutex::new(Claim::NONE),
             more,
+            pointed: AtomicU32::new(0),
         })
+    }
+
+    /// Says which of its user's edges was pointed to its node later: that has a larger number.
+    pub(super) fn pointed(&self) -> u32 {
+        self.pointed.load(Ordering::Relaxed)
     }
 
     /// The child's name: `file`, `backing` …
@@ -150,6 +160,11 @@ impl Edge {
         }
         if let Some(new) = &to {
             new.add_parent(self);
+        }
+        if let User::Node(user) = self.user()
+            && let Some(user) = user.upgrade()
+        {
+            self.pointed.store(user.count_pointed(), Ordering::Relaxed);
         }
         old
     }

@@ -18,7 +18,7 @@ use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// Locks outside of this program that follow a node's permissions: those of a file.
 pub trait Locks: Send + Sync + fmt::Debug {
@@ -140,8 +140,12 @@ pub struct Node {
     children: RwLock<Vec<Arc<Edge>>>,
     /// The newest first.
     parents: Mutex<Vec<Weak<Edge>>>,
+    /// How often an edge of its was pointed to another node.
+    pointed: AtomicU32,
     /// Somebody added it by name, and has to remove it.
     owned: AtomicBool,
+    /// The node that it was opened with, and follows when that is opened again.
+    opened_with: Mutex<Weak<Node>>,
     /// Why it could be opened for reading only, where it was asked for writing where possible
     /// (`auto-read-only`).
     only_read: Mutex<Option<String>>,
@@ -198,7 +202,9 @@ impl Node {
             body: RwLock::new(new.body),
             children: RwLock::new(new.children),
             parents: Mutex::default(),
+            pointed: AtomicU32::new(0),
             owned: AtomicBool::new(false),
+            opened_with: Mutex::default(),
             only_read: Mutex::default(),
             bitmaps: Arc::default(),
             locked: Mutex::new(Claim::NONE),
@@ -267,6 +273,19 @@ impl Node {
     #[must_use]
     pub fn children(&self) -> Vec<Arc<Edge>> {
         self.children.read().clone()
+    }
+
+    /// The same in the order in which they became its children, the newest last.
+    #[must_use]
+    pub fn children_by_age(&self) -> Vec<Arc<Edge>> {
+        let mut children = self.children();
+        children.sort_by_key(|edge| edge.pointed());
+        children
+    }
+
+    /// Numbers a time at which an edge of its is pointed to another node.
+    pub(super) fn count_pointed(&self) -> u32 {
+        self.pointed.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// What it shows where it has nothing of its own: the image below, or what a filter filters.
