@@ -3,7 +3,7 @@
 use super::drivers;
 use super::edge::{Edge, User};
 use super::filters;
-use super::live::{Graph, Place};
+use super::live::{Graph, Place, refuse_change_of_inactive};
 use super::node::{Body, NewNode, Node, Settings};
 use super::open::check_node_name;
 use super::options::{ChildOptions, OptionValue, Options, is_flat};
@@ -11,8 +11,7 @@ use super::permission::{Claim, Role};
 use super::snapshot::uses;
 use crate::format::detect::MAX_CHAIN;
 use crate::format::{
-    self, Backing, BackingRef, DataFile, DataSource, DetectZeroes, FormatName, KeySource, Layer,
-    OpenOptions,
+    self, Backing, BackingRef, DataFile, DataSource, FormatName, KeySource, Layer, OpenOptions,
 };
 use crate::io::{Access, BlockDevice, BoxFuture, Capabilities, combine_path};
 use crate::{Error, Result};
@@ -65,12 +64,13 @@ impl<'a> Builder<'a> {
             let given = options.clone();
             let mut options = options;
             let name = options.take_text("node-name");
-            let inherited = Settings { active: true, ..inherited };
             let settings = Settings::take(&mut options, inherited)?;
             let Some(driver) = options.take_string("driver") else {
                 return Err(Error::invalid("Must specify either driver or file"));
             };
-            let opening = Opening { name, given, settings, depth, more: Claim::NONE };
+            let is_below_active = inherited.active;
+            let opening =
+                Opening { name, given, settings, is_below_active, depth, more: Claim::NONE };
             if self.graph.protocols.has_driver(&driver) {
                 return self.protocol(&driver, options, opening).await;
             }
@@ -114,29 +114,29 @@ impl<'a> Builder<'a> {
         mut opening: Opening,
     ) -> Result<Arc<Node>> {
         let depth = opening.depth;
-        let below =
-            Settings { discard: true, detect_zeroes: DetectZeroes::Off, ..opening.settings };
+        let settings = opening.settings;
+        let below = |name: &str| settings.of_child(name);
         // A child called `file` is opened before its parent has its name, others after it.
         let mut first = None;
         if let Some((name @ "file", _)) = wanted.first() {
-            first = Some(self.required(&mut options, name, below, depth).await?);
+            first = Some(self.required(&mut options, name, opening.of_file(), depth).await?);
         }
         let place = self.place(&mut opening)?;
-        filters::check(driver, &options)?;
+        filters::check(self.graph, driver, &options)?;
         opening.more = filters::claim_more(driver, &mut options)?;
         let mut children = Vec::new();
         for (name, role) in wanted {
             if *role == Role::Copy {
                 for (i, given) in filters::take_list(&mut options, name)?.into_iter().enumerate() {
                     let name = format!("{name}.{i}");
-                    let node = self.child(given, &name, below, depth).await?;
+                    let node = self.child(given, &name, below(&name), depth).await?;
                     children.push(self.attach(node, &name, *role, &opening)?);
                 }
                 continue;
             }
             let node = match first.take() {
                 Some(node) => node,
-                None => self.required(&mut options, name, below, depth).await?,
+                None => self.required(&mut options, name, below(name), depth).await?,
             };
             children.push(self.attach(node, name, *role, &opening)?);
         }
@@ -164,8 +164,7 @@ impl<'a> Builder<'a> {
             FormatName::Raw => Role::Filtered,
             _ => Role::Metadata,
         };
-        let below = Settings { discard: true, detect_zeroes: DetectZeroes::Off, ..settings };
-        let file = self.required(&mut options, "file", below, opening.depth).await?;
+        let file = self.required(&mut options, "file", opening.of_file(), opening.depth).await?;
         if settings.auto_read_only && file.why_only_read().is_some() {
             settings.read_only = true;
             opening.settings.read_only = true;
@@ -187,6 +186,7 @@ impl<'a> Builder<'a> {
         let data = match given_data {
             ChildOptions::Absent | ChildOptions::Null => None,
             given => {
+                let below = settings.of_child("data-file");
                 let node = self.child(given, "data-file", below, data_depth).await?;
                 Some(self.attach(node, "data-file", Role::Data, &opening)?)
             }
@@ -306,13 +306,8 @@ impl<'a> Builder<'a> {
         above: Settings,
         depth: usize,
     ) -> Result<()> {
-        let below = Settings {
-            read_only: true,
-            auto_read_only: false,
-            discard: false,
-            detect_zeroes: DetectZeroes::Off,
-            ..above
-        };
+        let below = above.of_child("backing");
+        let is_named = matches!(wanted, ChildOptions::Node(_));
         let failed = |e: Error| e.context(BACKING);
         let node = match wanted {
             ChildOptions::Null => return Ok(()),
@@ -339,6 +334,9 @@ impl<'a> Builder<'a> {
             refuse_cycle(&node, "backing", &user)?;
             if user.settings().active && !node.settings().active {
                 return Err(inactive_child(&node, "backing", user.name()));
+            }
+            if !is_named {
+                node.set_opened_with(&user);
             }
         }
         edge.point(Some(node));
@@ -440,6 +438,7 @@ impl<'a> Builder<'a> {
             return Err(inactive_child(&node, name, user));
         }
         let edge = Edge::with_more(name, role, opening.user(), opening.more);
+        refuse_change_of_inactive(&node, edge.wanted_coming())?;
         edge.point(Some(node));
         if let Err(error) = self.graph.refresh() {
             edge.point(None);
@@ -481,6 +480,12 @@ impl<'a> Builder<'a> {
             children,
             events: self.graph.events().clone(),
         });
+        for edge in node.children() {
+            let below = edge.target().filter(|_| !node.options().has_text(edge.name()));
+            if let Some(below) = below {
+                below.set_opened_with(&node);
+            }
+        }
         self.graph.admit(place, node.clone());
         self.graph.refresh()?;
         node.listen();
@@ -503,12 +508,19 @@ struct Opening {
     name: Option<String>,
     given: Options,
     settings: Settings,
+    /// Its user is active, or it has none.
+    is_below_active: bool,
     depth: usize,
     /// What it claims of its children in any case.
     more: Claim,
 }
 
 impl Opening {
+    /// What its file gets of its settings: that is there before the node is known to be inactive.
+    fn of_file(&self) -> Settings {
+        Settings { active: self.is_below_active, ..self.settings.of_child("file") }
+    }
+
     /// The node as the user of its children.
     fn user(&self) -> User {
         let name = self.name.clone().unwrap_or_default();

@@ -124,12 +124,11 @@ impl Edge {
         Claim { shared: Permissions::all(), ..self.role.claim_unused(false) }
     }
 
-    /// What a node wants of it that is being opened; whether it writes is to be known, `writing`, or not
-    /// yet.
-    pub(super) fn wanted_coming(&self, writing: bool) -> Claim {
+    /// What a node wants of it that is being opened.
+    pub(super) fn wanted_coming(&self) -> Claim {
         match self.user() {
             User::Coming { active: false, .. } => self.wanted_inactive(),
-            User::Coming { writable, .. } => self.wanted(None, writable && writing),
+            User::Coming { writable, .. } => self.wanted(None, writable),
             _ => self.wanted(None, false),
         }
     }

@@ -113,14 +113,17 @@ pub(super) fn take_list(options: &mut Options, name: &str) -> Result<Vec<ChildOp
     }
 }
 
-/// Refuses options that make no sense before any child is opened.
-pub(super) fn check(driver: &str, options: &Options) -> Result<()> {
-    if driver != "quorum" {
-        return Ok(());
-    }
+/// Refuses options that make no sense before any child but the file is opened.
+pub(super) fn check(graph: &Graph, driver: &str, options: &Options) -> Result<()> {
     let mut options = options.clone();
-    let count = take_list(&mut options, "children")?.len();
-    quorum(&mut options)?.check(count).map(|_| ())
+    match driver {
+        "blkdebug" => blkdebug(graph, &mut options).map(drop),
+        "quorum" => {
+            let count = take_list(&mut options, "children")?.len();
+            quorum(&mut options)?.check(count).map(drop)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Makes the body of a filter over its children, and takes its options.
@@ -220,6 +223,9 @@ pub(super) async fn open(
 
 /// How many images lie above the node `bottom` in the chain that begins with `top`.
 fn depth_of(graph: &Graph, top: Option<Arc<Node>>, bottom: &str) -> Result<u32> {
+    if graph.is_coming(bottom) {
+        return Err(Error::invalid(format!("Bottom node '{bottom}' is a filter")));
+    }
     let found = graph.find(bottom);
     let wanted =
         found.ok_or_else(|| Error::invalid(format!("Bottom node '{bottom}' not found")))?;

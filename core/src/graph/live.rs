@@ -400,22 +400,17 @@ impl Graph {
                     }
                     // Nobody does anything with it.
                     (None, User::Root(_)) => Claim::NONE,
-                    // It is not known yet whether it will write.
-                    (None, _) => edge.wanted_coming(false),
+                    (None, _) => edge.wanted_coming(),
                 };
                 claims.push((edge, claim));
             }
             agree(node.name(), &claims)?;
             let all = claims.iter().fold(Claim::NONE, |all, (_, claim)| all.join(*claim));
             let changing = Permissions::WRITE | Permissions::WRITE_UNCHANGED | Permissions::RESIZE;
-            let coming = users.iter().fold(all, |all, edge| match edge.user() {
-                User::Coming { .. } => all.join(edge.wanted_coming(true)),
-                _ => all,
-            });
-            if coming.taken.intersects(changing) && !node.is_writable() {
+            if all.taken.intersects(changing) && !node.is_writable() {
                 return Err(Error::denied("Block node is read-only"));
             }
-            if coming.taken.intersects(changing)
+            if all.taken.intersects(changing)
                 && let Some(why) = node.why_only_read()
             {
                 return Err(Error::denied(why));
@@ -433,7 +428,7 @@ impl Graph {
                 }
             }
             if node.body().locks.is_some() {
-                locks.push((node.clone(), coming));
+                locks.push((node.clone(), all));
             }
         }
         let before: Vec<Claim> = locks.iter().map(|(node, _)| node.locked()).collect();
@@ -526,7 +521,7 @@ impl Drop for Drained {
     }
 }
 
-fn refuse_change_of_inactive(node: &Node, claim: Claim) -> Result<()> {
+pub(super) fn refuse_change_of_inactive(node: &Node, claim: Claim) -> Result<()> {
     let changes = claim.taken - Permissions::CONSISTENT_READ;
     if node.settings().active || changes.is_empty() {
         return Ok(());

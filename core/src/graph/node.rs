@@ -85,7 +85,8 @@ impl Settings {
         let discard = take_discard(options)?;
         let detect_zeroes = take_detect_zeroes(options, Some(true))?;
         Ok(Self {
-            active: options.take_flag("active")?.unwrap_or(old.active),
+            // What is below an inactive node is so too.
+            active: options.take_flag("active")?.unwrap_or(true) && old.active,
             read_only: options.take_flag("read-only")?.unwrap_or(old.read_only),
             auto_read_only: options.take_flag("auto-read-only")?.unwrap_or(old.auto_read_only),
             discard: discard.unwrap_or(old.discard),
@@ -94,6 +95,18 @@ impl Settings {
             no_flush: options.take_flag("cache.no-flush")?.unwrap_or(old.no_flush),
             force_share: options.take_flag("force-share")?.unwrap_or(old.force_share),
         })
+    }
+
+    /// What a child of that name gets of them where nothing else is said of it.
+    pub(super) fn of_child(self, name: &str) -> Self {
+        let is_backing = name == "backing";
+        Self {
+            read_only: is_backing || self.read_only,
+            auto_read_only: !is_backing && self.auto_read_only,
+            discard: !is_backing,
+            detect_zeroes: DetectZeroes::Off,
+            ..self
+        }
     }
 
     /// Refuses what makes no sense together.
@@ -334,6 +347,15 @@ impl Node {
 
     pub(super) fn set_owned(&self, owned: bool) {
         self.owned.store(owned, Ordering::Release);
+    }
+
+    /// True where it was opened with `user`, as its options or its image described it.
+    pub(super) fn was_opened_with(&self, user: &Arc<Self>) -> bool {
+        self.opened_with.lock().ptr_eq(&Arc::downgrade(user))
+    }
+
+    pub(super) fn set_opened_with(&self, user: &Arc<Self>) {
+        *self.opened_with.lock() = Arc::downgrade(user);
     }
 
     /// Where it tells what happens.

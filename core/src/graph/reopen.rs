@@ -12,7 +12,7 @@ use super::open::{Inherited, OpenedNode};
 use super::options::{ChildOptions, OptionValue, Options};
 use super::permission::Claim;
 use crate::format::{FormatName, OpenOptions};
-use crate::io::Access;
+use crate::io::{Access, Capabilities};
 use crate::{Error, ErrorKind, Result};
 use alloc::borrow::ToOwned;
 use alloc::format;
@@ -32,6 +32,8 @@ struct Planned {
     image: Option<OpenOptions>,
     /// What changes of a filter.
     change: Option<Change>,
+    /// What comes from the host is opened anew.
+    anew: bool,
 }
 
 /// What one node was.
@@ -64,9 +66,13 @@ impl Graph {
                 None => found.push((node, options)),
             }
         }
+        let named: Vec<Arc<Node>> = found.iter().map(|(node, _)| node.clone()).collect();
         let mut plans = Vec::new();
         for (node, options) in found {
-            plans.push(self.plan(node, options).await?);
+            let plan = self.plan(node.clone(), options).await?;
+            let settings = plan.settings;
+            plans.push(plan);
+            self.plan_along(&node, settings, &named, &mut plans)?;
         }
         let mut drained = Vec::new();
         for plan in &plans {
@@ -101,7 +107,9 @@ impl Graph {
             return Err(cannot_reset("force-share"));
         }
         let settings = Settings::take(&mut options, Settings::default())?;
-        refuse_said_active(&node)?;
+        if node.options().has("active") {
+            return Err(cannot_reset("active"));
+        }
         let becomes_inactive = !settings.active && node.settings().active;
         let settings = Settings { active: node.settings().active, ..settings };
         let driver = options.take_string("driver").unwrap_or_default();
@@ -115,16 +123,16 @@ impl Graph {
             }
             _ => None,
         };
+        settings.check()?;
         if !filters::can_reopen(node.driver()) {
             return Err(Error::unsupported(format!(
                 "Block format '{}' used by node '{name}' does not support reopening files",
                 node.driver()
             )));
         }
-        if node.image().is_none() && node.driver() != "preallocate" {
+        if node.image().is_none() {
             refuse_reset(&node, &options)?;
         }
-        settings.check()?;
         let child = |name: &str| children.iter().find(|edge| edge.name() == name).cloned();
         let names_backing = match node.image() {
             Some(image) => image.driver().describe().await?.backing.is_some(),
@@ -145,9 +153,7 @@ impl Graph {
             if let Some(wanted) = wanted.filter(|_| child(name).is_none()) {
                 let found = self.find(wanted).ok_or_else(|| no_node("", wanted))?;
                 let (driver, own) = (node.driver(), node.name());
-                if name == "file" {
-                    refuse_cycle(&found, name, &node)?;
-                }
+                refuse_cycle(&found, name, &node)?;
                 if name == "backing" && filters::filtered(driver).is_some() {
                     return Err(Error::invalid(format!(
                         "'{own}' is a {driver} filter node that does not support a backing child"
@@ -192,6 +198,9 @@ impl Graph {
             }
             edges.push((edge.clone(), wanted));
         }
+        if given.has("force-share") {
+            return Err(cannot_change("force-share"));
+        }
         if becomes_inactive {
             return Err(cannot_change("active"));
         }
@@ -217,8 +226,94 @@ impl Graph {
         if along && !node.options().has("data-file") && !given.has_child("data-file") {
             return Err(cannot_reset("driver"));
         }
-        refuse_said_active_below(&node)?;
-        Ok(Planned { node, options: given, settings, edges, image, change })
+        Ok(Planned { node, options: given, settings, edges, image, change, anew: true })
+    }
+
+    /// What is to become of what was opened with a node: it follows the node where nothing else was said
+    /// of it. Those that are `named` have plans of their own.
+    fn plan_along(
+        &self,
+        node: &Arc<Node>,
+        settings: Settings,
+        named: &[Arc<Node>],
+        plans: &mut Vec<Planned>,
+    ) -> Result<()> {
+        let mut todo = Vec::from([(node.clone(), settings)]);
+        while let Some((user, settings)) = todo.pop() {
+            let mut below = Vec::new();
+            for edge in user.children() {
+                let Some(node) = edge.target().filter(|node| node.was_opened_with(&user)) else {
+                    continue;
+                };
+                if named.iter().any(|other| Arc::ptr_eq(other, &node)) {
+                    continue;
+                }
+                refuse_said(&node)?;
+                let old = node.settings();
+                let mut new = Settings::take(&mut node.options(), settings.of_child(edge.name()))?;
+                new.active = old.active;
+                // It was found out whether it can be written to.
+                new.read_only |= new.auto_read_only && old.read_only;
+                if new != old {
+                    plans.push(self.plan_settings(&node, new)?);
+                }
+                below.push((node, new));
+            }
+            todo.extend(below.into_iter().rev());
+        }
+        Ok(())
+    }
+
+    /// A node that is opened again with the options it has.
+    fn plan_settings(&self, node: &Arc<Node>, settings: Settings) -> Result<Planned> {
+        let (old, how) = (node.settings().inherited(), settings.inherited());
+        let is_writable = node.device().capabilities().contains(Capabilities::WRITE);
+        let becomes_writable = how.access == Access::ReadWrite && !is_writable;
+        let image = match node.image() {
+            Some(_) => {
+                let format = FormatName::from_str(node.driver())?;
+                let mut own = node.own_options()?;
+                Some(Builder::new(self).image_options(format, &mut own, settings)?)
+            }
+            None => None,
+        };
+        Ok(Planned {
+            node: node.clone(),
+            options: node.options(),
+            settings,
+            edges: Vec::new(),
+            image,
+            change: None,
+            anew: becomes_writable || Inherited { access: old.access, ..how } != old,
+        })
+    }
+
+    /// Opens a node for reading only, or for writing too, and what was opened with it.
+    ///
+    /// # Errors
+    /// `InUse` and `Denied` for permissions that cannot be had, `InvalidInput` for a node that cannot be
+    /// opened again, and those of opening: all are as they were then.
+    pub(super) async fn set_read_only(&self, node: &Arc<Node>, read_only: bool) -> Result<()> {
+        let old = node.settings();
+        if old.read_only == read_only {
+            return Ok(());
+        }
+        refuse_said(node)?;
+        let new = Settings { read_only, ..old };
+        let mut plans = Vec::from([self.plan_settings(node, new)?]);
+        self.plan_along(node, new, &[], &mut plans)?;
+        let mut drained = Vec::new();
+        for plan in &plans {
+            drained.push(self.drain(&plan.node).await);
+        }
+        let mut undo = Vec::new();
+        let result = self.apply(plans, &mut undo).await;
+        if result.is_err() {
+            // What cannot be undone has failed for reasons of its own: the first error says more.
+            let _ = self.restore(undo).await;
+        }
+        drop(drained);
+        result
     }
 
     async fn apply(&self, plans: Vec<Planned>, undo: &mut Vec<Was>) -> Result<()> {
@@ -276,7 +371,7 @@ impl Graph {
                     .await?;
                 node.take_body(image)
             }
-            None if self.protocols.has_driver(node.driver()) => {
+            None if plan.anew && self.protocols.has_driver(node.driver()) => {
                 self.open_protocol_again(node, plan.options.clone(), plan.settings).await
             }
             None => Ok(()),
@@ -406,24 +501,16 @@ fn refuse_reset(node: &Node, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Refuses to open a node again of which somebody said whether it is active: that cannot be said anew.
-/// What was opened along with it is opened again along with it.
-pub(super) fn refuse_said_active(node: &Node) -> Result<()> {
-    match node.options().has("active") {
-        true => Err(cannot_reset("active")),
+/// Refuses to open a node again, with the options it has, of which somebody said what cannot be said anew.
+pub(super) fn refuse_said(node: &Node) -> Result<()> {
+    let options = node.options();
+    if options.has("active") {
+        return Err(cannot_reset("active"));
+    }
+    match options.has("force-share") {
+        true => Err(cannot_change("force-share")),
         false => Ok(()),
     }
-}
-
-/// The same for what was opened along with a node.
-pub(super) fn refuse_said_active_below(node: &Node) -> Result<()> {
-    for below in node.children().iter().filter_map(|edge| edge.target()) {
-        if !below.is_owned() {
-            refuse_said_active(&below)?;
-            refuse_said_active_below(&below)?;
-        }
-    }
-    Ok(())
 }
 
 fn cannot_reset(option: &str) -> Error {

@@ -6,7 +6,6 @@ use super::filters::filtered;
 use super::live::Graph;
 use super::node::{Node, Settings};
 use super::options::{OptionValue, Options};
-use super::reopen::{refuse_said_active, refuse_said_active_below};
 use crate::format::FormatName;
 use crate::image::{NewImage, OptionSet, create};
 use crate::{Error, ErrorKind, Result};
@@ -79,8 +78,6 @@ impl Graph {
             edge.point(Some(overlay.clone()));
         });
         let result = match self.refresh() {
-            // What cannot be opened again stays as it is.
-            Ok(()) if !can_be_opened_again(node) => Ok(()),
             // Who still writes to it goes on: it is the overlay's own file.
             Ok(()) => match self.set_read_only(node, true).await {
                 Err(error)
@@ -88,6 +85,8 @@ impl Graph {
                 {
                     Ok(())
                 }
+                // What cannot be opened again stays as it is.
+                Err(error) if error.kind() == ErrorKind::InvalidInput => Ok(()),
                 result => result,
             },
             Err(error) => Err(error),
@@ -205,32 +204,6 @@ impl Graph {
         opened.device.flush().await
     }
 
-    /// Opens a node for reading only, or for writing too. Nothing may be under way.
-    pub(super) async fn set_read_only(&self, node: &Arc<Node>, read_only: bool) -> Result<()> {
-        let old = node.settings();
-        if old.read_only == read_only {
-            return Ok(());
-        }
-        refuse_said_active(node).and_then(|()| refuse_said_active_below(node))?;
-        let new = Settings { read_only, ..old };
-        node.set_settings(new);
-        let result = match node.image() {
-            Some(image) => match self.refresh() {
-                Ok(()) => {
-                    image.close().await?;
-                    self.open_image_again(node, new).await
-                }
-                Err(error) => Err(error),
-            },
-            None => self.refresh(),
-        };
-        if result.is_err() {
-            node.set_settings(old);
-            self.refresh()?;
-        }
-        result
-    }
-
     /// Opens the image of a node again over the same children.
     pub(super) async fn open_image_again(
         &self,
@@ -266,11 +239,6 @@ impl Graph {
         }
         Ok(())
     }
-}
-
-/// True where nobody said of a node whether it is active, nor of what was opened along with it.
-fn can_be_opened_again(node: &Node) -> bool {
-    refuse_said_active(node).is_ok() && refuse_said_active_below(node).is_ok()
 }
 
 /// True where others than the overlay's backing edge stayed with a node.
