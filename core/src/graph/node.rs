@@ -118,6 +118,11 @@ impl Settings {
             let what = "force-share=on can only be used with read-only images";
             return Err(Error::invalid(what));
         }
+        self.check_zeroes()
+    }
+
+    /// The part of [`check`](Self::check) that is about zeroes.
+    pub(super) fn check_zeroes(&self) -> Result<()> {
         match self.detect_zeroes {
             DetectZeroes::Unmap if !self.discard => Err(unmap_without_discard()),
             _ => Ok(()),

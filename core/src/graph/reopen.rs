@@ -103,10 +103,11 @@ impl Graph {
     async fn plan(&self, node: Arc<Node>, given: Options) -> Result<Planned> {
         let mut options = given.clone();
         let name = options.take_text("node-name").unwrap_or_default();
-        if node.options().has("force-share") && !options.has("force-share") {
+        let settings = Settings::take(&mut options, Settings::default())?;
+        settings.check_zeroes()?;
+        if node.options().has("force-share") && !given.has("force-share") {
             return Err(cannot_reset("force-share"));
         }
-        let settings = Settings::take(&mut options, Settings::default())?;
         if node.options().has("active") {
             return Err(cannot_reset("active"));
         }
@@ -123,7 +124,6 @@ impl Graph {
             }
             _ => None,
         };
-        settings.check()?;
         if !filters::can_reopen(node.driver()) {
             return Err(Error::unsupported(format!(
                 "Block format '{}' used by node '{name}' does not support reopening files",
