@@ -1,8 +1,8 @@
 //! Nodes: a name, what answers requests, and what is told of them.
 
-use super::build::{filter_name, name_of, named_below};
 use super::edge::{Edge, User};
 use super::filters::{self, Filter};
+use super::name::{filter_name, name_of, named_below};
 use super::open::{Inherited, take_detect_zeroes, take_discard, unmap_without_discard};
 use super::options::Options;
 use super::permission::Claim;
