@@ -336,6 +336,7 @@ impl BlockDevice for Logged {
         Box::pin(async move {
             let turn = self.turns.turn(0..u64::MAX).await;
             self.inner.set_len(len, preallocation).await?;
+            self.state.lock().await.changed = true;
             drop(turn);
             Ok(())
         })
