@@ -167,7 +167,7 @@ impl Exports {
         wanted: &BlockDirtyBitmapOrStr,
         writable: bool,
     ) -> QmpResult<Arc<DirtyBitmap>> {
-        let (name, found) = match wanted {
+        let (name, what, found) = match wanted {
             BlockDirtyBitmapOrStr::Local(name) => {
                 let mut next = Some(node.clone());
                 let mut found = None;
@@ -175,18 +175,19 @@ impl Exports {
                     found = node.bitmaps().get(name);
                     next = node.child("backing").or_else(|| node.child("file"));
                 }
-                (name, found)
+                (name, format!("Bitmap '{name}' is not found"), found)
             }
             BlockDirtyBitmapOrStr::External(other) => {
                 let node = self
                     .graph
                     .find(&other.node)
                     .ok_or_else(|| QmpError::generic(format!("Node '{}' not found", other.node)))?;
-                (&other.name, node.bitmaps().get(&other.name))
+                let what = format!("Dirty bitmap '{}' not found", other.name);
+                (&other.name, what, node.bitmaps().get(&other.name))
             }
         };
         let Some(bitmap) = found else {
-            return Err(QmpError::generic(format!("Bitmap '{name}' is not found")));
+            return Err(QmpError::generic(what));
         };
         bitmap.check_usable()?;
         if !writable && bitmap.status().recording {
