@@ -359,6 +359,19 @@ impl Node {
         self.opened_with.lock().ptr_eq(&Arc::downgrade(user))
     }
 
+    /// The node that it was opened with.
+    pub(super) fn opened_with(&self) -> Option<Arc<Self>> {
+        self.opened_with.lock().upgrade()
+    }
+
+    /// The name that it has as a child of the node that it was opened with, where it still is one.
+    pub(super) fn place_below_user(self: &Arc<Self>) -> Option<String> {
+        let children = self.opened_with()?.children();
+        let is_this =
+            |edge: &&Arc<Edge>| edge.target().is_some_and(|node| Arc::ptr_eq(&node, self));
+        children.iter().find(is_this).map(|edge| edge.name().into())
+    }
+
     pub(super) fn set_opened_with(&self, user: &Arc<Self>) {
         *self.opened_with.lock() = Arc::downgrade(user);
     }
@@ -551,6 +564,9 @@ impl Node {
         let settings = self.active_settings()?;
         let (device, is_image) = self.parts();
         let _recording = (!is_image).then(|| self.bitmaps.record(offset, len));
+        if settings.discard {
+            self.before_write(offset.saturating_add(len));
+        }
         if !is_image && !settings.discard {
             return Ok(());
         }

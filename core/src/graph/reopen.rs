@@ -21,6 +21,9 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::str::FromStr;
 
+/// Options that nothing is opened again with, not even with the values they have.
+const NEVER_CHANGE: [&str; 2] = ["force-share", "aio-max-batch"];
+
 /// What one node is to become.
 struct Planned {
     node: Arc<Node>,
@@ -61,8 +64,18 @@ impl Graph {
         for options in list {
             let node = self.named(&options)?;
             // Of a node that is named twice the last word counts, in the place of the first.
+            let along = found.iter().any(|(user, _)| goes_along(&node, user));
             match found.iter_mut().find(|(other, _)| Arc::ptr_eq(other, &node)) {
                 Some((_, known)) => known.merge(options),
+                // What is opened again along with another one keeps what is not said anew.
+                None if along => {
+                    let mut all = node.options();
+                    for child in node.children().iter().filter(|c| options.has_child(c.name())) {
+                        all.remove_child(child.name());
+                    }
+                    all.merge(options);
+                    found.push((node, all));
+                }
                 None => found.push((node, options)),
             }
         }
@@ -103,7 +116,10 @@ impl Graph {
     async fn plan(&self, node: Arc<Node>, given: Options) -> Result<Planned> {
         let mut options = given.clone();
         let name = options.take_text("node-name").unwrap_or_default();
-        let settings = Settings::take(&mut options, Settings::default())?;
+        // A child that was opened with its user carries discards out.
+        let discard = node.place_below_user().is_some_and(|name| name != "backing");
+        let inherited = Settings { discard, ..Settings::default() };
+        let settings = Settings::take(&mut options, inherited)?;
         settings.check_zeroes()?;
         if node.options().has("force-share") && !given.has("force-share") {
             return Err(cannot_reset("force-share"));
@@ -125,10 +141,7 @@ impl Graph {
             _ => None,
         };
         if !filters::can_reopen(node.driver()) {
-            return Err(Error::unsupported(format!(
-                "Block format '{}' used by node '{name}' does not support reopening files",
-                node.driver()
-            )));
+            return Err(cannot_reopen(&node));
         }
         if node.image().is_none() {
             refuse_reset(&node, &options)?;
@@ -198,8 +211,8 @@ impl Graph {
             }
             edges.push((edge.clone(), wanted));
         }
-        if given.has("force-share") {
-            return Err(cannot_change("force-share"));
+        if let Some(name) = NEVER_CHANGE.into_iter().find(|name| given.has(name)) {
+            return Err(cannot_change(name));
         }
         if becomes_inactive {
             return Err(cannot_change("active"));
@@ -464,6 +477,18 @@ impl Graph {
     }
 }
 
+/// True where `node` was opened with `user`, or with something that was.
+fn goes_along(node: &Arc<Node>, user: &Arc<Node>) -> bool {
+    let mut next = node.opened_with();
+    while let Some(above) = next {
+        if Arc::ptr_eq(&above, user) {
+            return true;
+        }
+        next = above.opened_with();
+    }
+    false
+}
+
 /// True where the options say nothing that is not so already.
 fn says_the_same(options: &Options, node: &Node) -> bool {
     let now = node.options();
@@ -507,10 +532,21 @@ pub(super) fn refuse_said(node: &Node) -> Result<()> {
     if options.has("active") {
         return Err(cannot_reset("active"));
     }
-    match options.has("force-share") {
-        true => Err(cannot_change("force-share")),
-        false => Ok(()),
+    if !filters::can_reopen(node.driver()) {
+        return Err(cannot_reopen(node));
     }
+    match NEVER_CHANGE.into_iter().find(|name| options.has(name)) {
+        Some(name) => Err(cannot_change(name)),
+        None => Ok(()),
+    }
+}
+
+fn cannot_reopen(node: &Node) -> Error {
+    Error::unsupported(format!(
+        "Block format '{}' used by node '{}' does not support reopening files",
+        node.driver(),
+        node.name()
+    ))
 }
 
 fn cannot_reset(option: &str) -> Error {

@@ -6,6 +6,7 @@ use super::filters::filtered;
 use super::live::Graph;
 use super::node::{Node, Settings};
 use super::options::{OptionValue, Options};
+use super::permission::{Claim, Permissions};
 use crate::format::FormatName;
 use crate::image::{NewImage, OptionSet, create};
 use crate::{Error, ErrorKind, Result};
@@ -45,7 +46,8 @@ impl Graph {
     pub(super) async fn put_on_top(&self, node: &Arc<Node>, overlay: &Arc<Node>) -> Result<()> {
         self.refuse_busy(node)?;
         let in_use = || Error::new(ErrorKind::InUse, "The overlay is already in use");
-        if overlay.parents().iter().any(|edge| !edge.claim().taken.is_empty()) {
+        let is_read = |claim: Claim| claim.taken.contains(Permissions::CONSISTENT_READ);
+        if overlay.parents().iter().any(|edge| is_read(edge.claim())) {
             return Err(in_use());
         }
         if filtered(overlay.driver()).is_some() {
@@ -56,6 +58,7 @@ impl Graph {
             return Err(Error::unsupported("The overlay does not support backing images"));
         };
         if !overlay.parents().is_empty() {
+            refuse_cycle(node, "backing", overlay)?;
             return Err(in_use());
         }
         if backing.target().is_some() {
@@ -86,7 +89,11 @@ impl Graph {
                     Ok(())
                 }
                 // What cannot be opened again stays as it is.
-                Err(error) if error.kind() == ErrorKind::InvalidInput => Ok(()),
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) =>
+                {
+                    Ok(())
+                }
                 result => result,
             },
             Err(error) => Err(error),
