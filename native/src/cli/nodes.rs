@@ -198,6 +198,10 @@ impl Nodes {
             "native" => Some(Aio::Native),
             _ => AioArg::from_str(word, false).ok().map(Aio::from),
         })?;
+        if let Some(id) = options.take_text("pr-manager") {
+            let what = format!("No persistent reservation manager with id '{id}'");
+            return Err(Error::new(ErrorKind::NotFound, what));
+        }
         if driver != "file" && is_no_device(&filename) && (aio != Some(Aio::Native) || how.direct) {
             return Err(Error::invalid(format!(
                 "'{driver}' driver requires '{filename}' to be either a character or block device"
