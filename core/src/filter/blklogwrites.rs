@@ -13,7 +13,8 @@
 //!
 //! Invariants: changes of the same bytes are in the log in the order in which they were made; a
 //! change that was given up may be in the log, one that was made is; no entry is counted before it
-//! is written. A changed length is not logged: the format has no entry for it.
+//! is written. A flush is logged where something was changed since the one before; a durable write is
+//! one with a flush behind it. A changed length is not logged: the format has no entry for it.
 
 use super::forward::forward;
 use crate::io::{
@@ -31,7 +32,6 @@ const MAGIC: u64 = 0x6a_7366_7773_6872;
 const VERSION: u64 = 1;
 /// Flags of an entry.
 const FLUSH: u64 = 1;
-const FUA: u64 = 2;
 const DISCARD: u64 = 4;
 /// Sectors are shorter than this, and long enough for a superblock or an entry.
 const SECTOR_LIMIT: u32 = 16 << 20;
@@ -80,7 +80,7 @@ impl Blklogwrites {
             true => continue_log(&log).await?,
             false => {
                 let sector = options.log_sector_size.unwrap_or(512);
-                (checked_sector(sector)?, State { entries: 0, next: 1 })
+                (checked_sector(sector)?, State { entries: 0, next: 1, changed: false })
             }
         };
         if options.log_super_update_interval == 0 {
@@ -152,7 +152,7 @@ async fn continue_log(log: &Aligned) -> Result<(u32, State)> {
         let end = next.checked_add(1).and_then(|next| next.checked_add(data));
         next = end.ok_or_else(|| bad("an entry is longer than any log"))?;
     }
-    Ok((sector, State { entries, next }))
+    Ok((sector, State { entries, next, changed: false }))
 }
 
 /// The device as it takes whole sectors.
@@ -173,6 +173,8 @@ struct State {
     entries: u64,
     /// The sector of the log at which the next entry goes.
     next: u64,
+    /// Something was changed since the last flush.
+    changed: bool,
 }
 
 /// What an entry says.
@@ -194,6 +196,9 @@ impl Logged {
     /// place, after what is still in flight there.
     async fn log(&self, entry: Entry) -> Result<()> {
         let mut state = self.state.lock().await;
+        if entry.flags & FLUSH != 0 && !state.changed {
+            return Ok(());
+        }
         let size = u64::from(self.sector);
         let count = entry.len.div_ceil(size);
         let mut head = Vec::new();
@@ -223,6 +228,7 @@ impl Logged {
             }
         }
         (state.entries, state.next) = (state.entries + 1, next);
+        state.changed = entry.flags & FLUSH == 0;
         if entry.flags & FLUSH != 0 || state.entries.is_multiple_of(self.interval) {
             self.write_super(&state).await?;
         }
@@ -272,12 +278,14 @@ impl BlockDevice for Logged {
         }
         Box::pin(async move {
             let turn = self.turns.turn(offset..offset + data.len()).await;
-            let fua = if flags.contains(WriteFlags::FUA) { FUA } else { 0 };
             let (len, copy) = (data.len(), Some(data.clone()));
-            self.log(Entry { offset, len, flags: fua, data: copy }).await?;
-            self.inner.write(offset, data, flags).await?;
+            self.log(Entry { offset, len, flags: 0, data: copy }).await?;
+            self.inner.write(offset, data, flags - WriteFlags::FUA).await?;
             drop(turn);
-            Ok(())
+            match flags.contains(WriteFlags::FUA) {
+                true => self.flush().await,
+                false => Ok(()),
+            }
         })
     }
 
@@ -328,6 +336,7 @@ impl BlockDevice for Logged {
         Box::pin(async move {
             let turn = self.turns.turn(0..u64::MAX).await;
             self.inner.set_len(len, preallocation).await?;
+            self.state.lock().await.changed = true;
             drop(turn);
             Ok(())
         })

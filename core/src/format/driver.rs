@@ -1,8 +1,8 @@
 //! What a format is to the engine: maps, reservations and commits.
 
-use super::Encryption;
 use super::compaction::Compaction;
 use super::report::{CheckReport, DriverEvent, Listener, Repair};
+use super::{Encryption, OpenOptions};
 use crate::bitmap::{BitmapSet, DirtyBitmap};
 use crate::codec::Compression;
 use crate::crypto::luks::AmendOptions;
@@ -446,6 +446,16 @@ pub trait Driver: Send + Sync + fmt::Debug {
     fn can_store_bitmap(&self, bitmap: &DirtyBitmap) -> Result<()> {
         let _ = bitmap;
         Err(Error::unsupported("Operation not supported"))
+    }
+
+    /// Refuses options with which the image could not be opened again, as far as the options and the
+    /// image's header decide that.
+    ///
+    /// # Errors
+    /// `InvalidInput`.
+    fn check_options(&self, options: &OpenOptions) -> Result<()> {
+        let _ = options;
+        Ok(())
     }
 
     /// Refuses changes that [`amend`](Self::amend) would refuse; nothing changes.

@@ -3,7 +3,8 @@
 use super::drivers;
 use super::edge::{Edge, User};
 use super::filters;
-use super::live::{Graph, Place};
+use super::live::{Graph, Place, refuse_change_of_inactive};
+use super::name::filter_name;
 use super::node::{Body, NewNode, Node, Settings};
 use super::open::check_node_name;
 use super::options::{ChildOptions, OptionValue, Options};
@@ -11,15 +12,14 @@ use super::permission::{Claim, Role};
 use super::snapshot::uses;
 use crate::format::detect::MAX_CHAIN;
 use crate::format::{
-    self, Backing, BackingRef, DataFile, DataSource, DetectZeroes, FormatName, KeySource, Layer,
-    OpenOptions,
+    self, Backing, BackingRef, DataFile, DataSource, FormatName, KeySource, Layer, OpenOptions,
 };
 use crate::io::{Access, BlockDevice, BoxFuture, Capabilities, combine_path};
 use crate::{Error, Result};
 use alloc::borrow::ToOwned;
 use alloc::boxed::Box;
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::str::FromStr;
@@ -65,12 +65,13 @@ impl<'a> Builder<'a> {
             let given = options.clone();
             let mut options = options;
             let name = options.take_text("node-name");
-            let inherited = Settings { active: true, ..inherited };
             let settings = Settings::take(&mut options, inherited)?;
             let Some(driver) = options.take_string("driver") else {
                 return Err(Error::invalid("Must specify either driver or file"));
             };
-            let opening = Opening { name, given, settings, depth, more: Claim::NONE };
+            let is_below_active = inherited.active;
+            let opening =
+                Opening { name, given, settings, is_below_active, depth, more: Claim::NONE };
             if self.graph.protocols.has_driver(&driver) {
                 return self.protocol(&driver, options, opening).await;
             }
@@ -114,29 +115,29 @@ impl<'a> Builder<'a> {
         mut opening: Opening,
     ) -> Result<Arc<Node>> {
         let depth = opening.depth;
-        let below =
-            Settings { discard: true, detect_zeroes: DetectZeroes::Off, ..opening.settings };
+        let settings = opening.settings;
+        let below = |name: &str| settings.of_child(name);
         // A child called `file` is opened before its parent has its name, others after it.
         let mut first = None;
         if let Some((name @ "file", _)) = wanted.first() {
-            first = Some(self.required(&mut options, name, below, depth).await?);
+            first = Some(self.required(&mut options, name, opening.of_file(), depth).await?);
         }
         let place = self.place(&mut opening)?;
-        filters::check(driver, &options)?;
+        filters::check(self.graph, driver, &options)?;
         opening.more = filters::claim_more(driver, &mut options)?;
         let mut children = Vec::new();
         for (name, role) in wanted {
             if *role == Role::Copy {
                 for (i, given) in filters::take_list(&mut options, name)?.into_iter().enumerate() {
                     let name = format!("{name}.{i}");
-                    let node = self.child(given, &name, below, depth).await?;
+                    let node = self.child(given, &name, below(&name), depth).await?;
                     children.push(self.attach(node, &name, *role, &opening)?);
                 }
                 continue;
             }
             let node = match first.take() {
                 Some(node) => node,
-                None => self.required(&mut options, name, below, depth).await?,
+                None => self.required(&mut options, name, below(name), depth).await?,
             };
             children.push(self.attach(node, name, *role, &opening)?);
         }
@@ -164,8 +165,7 @@ impl<'a> Builder<'a> {
             FormatName::Raw => Role::Filtered,
             _ => Role::Metadata,
         };
-        let below = Settings { discard: true, detect_zeroes: DetectZeroes::Off, ..settings };
-        let file = self.required(&mut options, "file", below, opening.depth).await?;
+        let file = self.required(&mut options, "file", opening.of_file(), opening.depth).await?;
         if settings.auto_read_only && file.why_only_read().is_some() {
             settings.read_only = true;
             opening.settings.read_only = true;
@@ -177,17 +177,20 @@ impl<'a> Builder<'a> {
         let given_data = options.take_child("data-file")?;
         let base = self.image_options(format, &mut options, settings)?;
         let backing = Edge::new("backing", Role::Cow, opening.user());
+        let filename = file.target().map(|node| node.filename()).unwrap_or_default();
+        // What is wrong with the options or with the image is told before that of its data file.
+        let named_data = self.named_data_file(&file, &filename, &base).await?;
+        let (given_data, data_depth) = match (given_data, named_data) {
+            (ChildOptions::Absent | ChildOptions::Null, Some(named)) => (named, 1),
+            (given, _) => (given, opening.depth),
+        };
         let data = match given_data {
             ChildOptions::Absent | ChildOptions::Null => None,
             given => {
-                let node = self.child(given, "data-file", below, opening.depth).await?;
+                let below = settings.of_child("data-file");
+                let node = self.child(given, "data-file", below, data_depth).await?;
                 Some(self.attach(node, "data-file", Role::Data, &opening)?)
             }
-        };
-        let filename = file.target().map(|node| node.filename()).unwrap_or_default();
-        let data = match data {
-            None => self.named_data_file(&file, &filename, &base, below, &opening).await?,
-            given => given,
         };
         let mut children = Vec::from([file]);
         children.extend(data);
@@ -206,8 +209,20 @@ impl<'a> Builder<'a> {
         Ok(node)
     }
 
-    /// How an image is opened, by its own options, which are taken.
+    /// How an image is opened, by its own options, which are taken. Nothing else may be left.
     pub(super) fn image_options(
+        &self,
+        format: FormatName,
+        options: &mut Options,
+        settings: Settings,
+    ) -> Result<OpenOptions> {
+        let base = self.take_image_options(format, options, settings)?;
+        refuse_rest(format, options)?;
+        Ok(base)
+    }
+
+    /// How an image is opened, by its own options, which are taken.
+    pub(super) fn take_image_options(
         &self,
         format: FormatName,
         options: &mut Options,
@@ -221,12 +236,7 @@ impl<'a> Builder<'a> {
             ..OpenOptions::default()
         };
         drivers::take(format, options, &mut base, &*self.graph.protocols)?;
-        match options.first() {
-            None => Ok(base),
-            Some(left) => Err(Error::invalid(format!(
-                "Block format '{format}' does not support the option '{left}'"
-            ))),
-        }
+        Ok(base)
     }
 
     /// Opens an image over its children.
@@ -262,16 +272,13 @@ impl<'a> Builder<'a> {
         Ok(image)
     }
 
-    /// The external data file that an image names, as a node: there has to be one before the image
-    /// is opened.
+    /// The external data file that an image names: it has to be a node before the image is opened.
     async fn named_data_file(
         &self,
         file: &Arc<Edge>,
         filename: &str,
         base: &OpenOptions,
-        settings: Settings,
-        opening: &Opening,
-    ) -> Result<Option<Arc<Edge>>> {
+    ) -> Result<Option<ChildOptions>> {
         if base.format != Some(FormatName::Qcow2) {
             return Ok(None);
         }
@@ -285,10 +292,10 @@ impl<'a> Builder<'a> {
         let seen = format::open(&self.graph.env, file.clone(), filename, look).await?;
         let Some(name) = external_data_file(&seen).await? else { return Ok(None) };
         let name = combine_path(filename, &name);
-        let options = self.graph.protocols.parse_filename(&name)?;
-        let given = ChildOptions::Inline(options);
-        let node = self.child(given, "data-file", settings, 1).await?;
-        self.attach(node, "data-file", Role::Data, opening).map(Some)
+        self.graph
+            .protocols
+            .parse_filename(&name)
+            .map(|options| Some(ChildOptions::Inline(options)))
     }
 
     /// Opens what stands below an image, and points its edge there.
@@ -300,13 +307,8 @@ impl<'a> Builder<'a> {
         above: Settings,
         depth: usize,
     ) -> Result<()> {
-        let below = Settings {
-            read_only: true,
-            auto_read_only: false,
-            discard: false,
-            detect_zeroes: DetectZeroes::Off,
-            ..above
-        };
+        let below = above.of_child("backing");
+        let is_named = matches!(wanted, ChildOptions::Node(_));
         let failed = |e: Error| e.context(BACKING);
         let node = match wanted {
             ChildOptions::Null => return Ok(()),
@@ -333,6 +335,9 @@ impl<'a> Builder<'a> {
             refuse_cycle(&node, "backing", &user)?;
             if user.settings().active && !node.settings().active {
                 return Err(inactive_child(&node, "backing", user.name()));
+            }
+            if !is_named {
+                node.set_opened_with(&user);
             }
         }
         edge.point(Some(node));
@@ -434,6 +439,7 @@ impl<'a> Builder<'a> {
             return Err(inactive_child(&node, name, user));
         }
         let edge = Edge::with_more(name, role, opening.user(), opening.more);
+        refuse_change_of_inactive(&node, edge.wanted_coming())?;
         edge.point(Some(node));
         if let Err(error) = self.graph.refresh() {
             edge.point(None);
@@ -475,10 +481,26 @@ impl<'a> Builder<'a> {
             children,
             events: self.graph.events().clone(),
         });
+        for edge in node.children() {
+            let below = edge.target().filter(|_| !node.options().has_text(edge.name()));
+            if let Some(below) = below {
+                below.set_opened_with(&node);
+            }
+        }
         self.graph.admit(place, node.clone());
         self.graph.refresh()?;
         node.listen();
         Ok(node)
+    }
+}
+
+/// Refuses options that nobody has taken.
+pub(super) fn refuse_rest(format: FormatName, options: &Options) -> Result<()> {
+    match options.first() {
+        None => Ok(()),
+        Some(left) => Err(Error::invalid(format!(
+            "Block format '{format}' does not support the option '{left}'"
+        ))),
     }
 }
 
@@ -487,16 +509,24 @@ struct Opening {
     name: Option<String>,
     given: Options,
     settings: Settings,
+    /// Its user is active, or it has none.
+    is_below_active: bool,
     depth: usize,
     /// What it claims of its children in any case.
     more: Claim,
 }
 
 impl Opening {
+    /// What its file gets of its settings: that is there before the node is known to be inactive.
+    fn of_file(&self) -> Settings {
+        Settings { active: self.is_below_active, ..self.settings.of_child("file") }
+    }
+
     /// The node as the user of its children.
     fn user(&self) -> User {
         let name = self.name.clone().unwrap_or_default();
-        User::Coming { name, writable: !self.settings.read_only }
+        let Settings { read_only, active, .. } = self.settings;
+        User::Coming { name, writable: !read_only, active }
     }
 }
 
@@ -527,152 +557,7 @@ async fn external_data_file(image: &Layer) -> Result<Option<String>> {
     })
 }
 
-/// The name of a node over its children: that of the file where that says everything, else one with
-/// `json:` in front. `named` is what the image says is below it.
-pub(super) fn name_of(
-    driver: &str,
-    children: &[Arc<Edge>],
-    given: &Options,
-    named: Option<&str>,
-) -> String {
-    let target = |name| children.iter().find(|edge| edge.name() == name)?.target();
-    let strong = strong_options(driver, given);
-    let below = target("backing").map(|node| node.filename());
-    let overridden = below.as_deref() != named;
-    if let Some(file) = target("file")
-        && file.children().is_empty()
-        && strong.is_empty()
-        && !overridden
-    {
-        return file.filename();
-    }
-    full_options(driver, children, strong, overridden).to_json_name()
-}
-
-/// The name of what an image says is below it.
-pub(super) async fn named_below(image: &Layer) -> Result<Option<String>> {
-    let backing = image.driver().describe().await?.backing;
-    Ok(backing.map(|backing| combine_path(image.filename(), &backing.name)))
-}
-
-/// The name of a filter: a plain one where the driver has such names and they say everything.
-pub(super) fn filter_name(driver: &str, children: &[Arc<Edge>], given: &Options) -> String {
-    let strong = strong_options(driver, given);
-    let plain = |name: &str| {
-        let target = children.iter().find(|edge| edge.name() == name)?.target()?;
-        Some(target.filename()).filter(|filename| !filename.starts_with("json:"))
-    };
-    match driver {
-        // They show their file under its own name.
-        "copy-before-write" | "snapshot-access" => {
-            let file = children.first().and_then(|edge| edge.target());
-            file.map(|file| file.filename()).unwrap_or_default()
-        }
-        "null-co" | "null-aio" if strong.is_empty() => format!("{driver}://"),
-        "blkverify" => match (plain("raw"), plain("test")) {
-            (Some(raw), Some(test)) => format!("blkverify:{raw}:{test}"),
-            _ => full_options(driver, children, strong, false).to_json_name(),
-        },
-        // Children that were named are not told, in the reference neither.
-        "quorum" => {
-            let named = |edge: &&Arc<Edge>| given.has_text(edge.name());
-            let told: Vec<_> = children.iter().filter(|edge| !named(edge)).cloned().collect();
-            full_options(driver, &told, strong, false).to_json_name()
-        }
-        "blkdebug" => match plain("image") {
-            Some(image) if strong.is_empty() => {
-                let config = given.peek("config").unwrap_or_default();
-                format!("blkdebug:{config}:{image}")
-            }
-            _ => full_options(driver, children, strong, false).to_json_name(),
-        },
-        _ => full_options(driver, children, strong, false).to_json_name(),
-    }
-}
-
-/// The name of a quorum whose children have changed: all of them are told, numbered anew.
-pub(super) fn quorum_name(children: &[Arc<Edge>], given: &Options) -> String {
-    let mut all = strong_options("quorum", given);
-    all.set("driver", OptionValue::Text("quorum".into()));
-    for (i, node) in children.iter().filter_map(|edge| edge.target()).enumerate() {
-        all.add_child(&format!("children.{i}"), options_to_open(&node));
-    }
-    all.to_json_name()
-}
-
-/// Options that change what is read.
-fn strong_options(driver: &str, given: &Options) -> Options {
-    let mut out = Options::default();
-    let names: &[&str] = match driver {
-        "raw" => &["offset", "size"],
-        "null-co" | "null-aio" => &["size", "read-zeroes"],
-        "quorum" => &["vote-threshold", "blkverify", "rewrite-corrupted", "read-pattern"],
-        "replication" => &["mode", "top-id"],
-        "throttle" => &["throttle-group"],
-        _ => &[],
-    };
-    for name in names {
-        if let Some(value) = given.get(name) {
-            out.set(name, value.clone());
-        }
-    }
-    out
-}
-
-fn full_options(
-    driver: &str,
-    children: &[Arc<Edge>],
-    strong: Options,
-    with_backing: bool,
-) -> Options {
-    let mut out = strong;
-    out.set("driver", OptionValue::Text(driver.to_string()));
-    for edge in children {
-        match (edge.name(), edge.target()) {
-            ("backing", _) if !with_backing => {}
-            (name, Some(node)) => out.add_child(name, options_to_open(&node)),
-            (name, None) => out.set(name, OptionValue::Null),
-        }
-    }
-    out
-}
-
 /// True where a raw image shows a part of what is below it.
 fn is_window(options: &Options) -> bool {
     options.has("size") || options.peek("offset").is_some_and(|offset| offset != "0")
-}
-
-/// The options by which a node can be opened again.
-fn options_to_open(node: &Node) -> Options {
-    let given = node.options();
-    let children = node.children();
-    if children.is_empty() {
-        let mut own = Options::default();
-        for name in given.names() {
-            let general = name == "node-name"
-                || name.starts_with("cache.")
-                || matches!(
-                    name,
-                    "read-only"
-                        | "auto-read-only"
-                        | "discard"
-                        | "detect-zeroes"
-                        | "force-share"
-                        | "active"
-                        | "aio"
-                        | "aio-max-batch"
-                        | "drop-cache"
-                        | "locking"
-                        | "pr-manager"
-                        | "x-check-cache-dropped"
-                );
-            if let Some(value) = given.get(name).filter(|_| !general) {
-                own.set(name, value.clone());
-            }
-        }
-        return own;
-    }
-    let strong = strong_options(node.driver(), &given);
-    let overridden = node.filename().starts_with("json:");
-    full_options(node.driver(), &children, strong, overridden)
 }

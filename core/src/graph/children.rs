@@ -1,9 +1,10 @@
 //! Children that come and go (`x-blockdev-change`): those of a quorum.
 
-use super::build::{inactive_child, quorum_name, refuse_cycle};
+use super::build::{inactive_child, refuse_cycle};
 use super::edge::{Edge, User};
 use super::filters::Filter;
 use super::live::Graph;
+use super::name::quorum_name;
 use super::node::Node;
 use super::permission::Role;
 use crate::filter::Quorum;

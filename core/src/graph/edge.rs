@@ -2,7 +2,7 @@
 
 use super::filters::filtered;
 use super::node::Node;
-use super::permission::{Claim, Role};
+use super::permission::{Claim, Permissions, Role};
 use super::root::Root;
 use crate::io::{
     BlockDevice, BoxFuture, Capabilities, DebugEvent, DeviceInfo, Extent, ExtentFlags, Limits,
@@ -16,6 +16,7 @@ use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::fmt;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 /// Who uses a node.
 #[derive(Clone)]
@@ -30,6 +31,8 @@ pub(super) enum User {
         name: String,
         /// It is opened for writing.
         writable: bool,
+        /// It is opened to be used, and not to wait until another program lets go of it.
+        active: bool,
     },
 }
 
@@ -53,6 +56,9 @@ pub struct Edge {
     claim: Mutex<Claim>,
     /// What its user claims in any case.
     more: Claim,
+    /// A larger number than that of its user's edges that were pointed to their nodes before; 0 for one
+    /// that is as its user was opened.
+    pointed: AtomicU32,
 }
 
 impl fmt::Debug for Edge {
@@ -77,7 +83,13 @@ impl Edge {
             target: RwLock::new(None),
             claim: Mutex::new(Claim::NONE),
             more,
+            pointed: AtomicU32::new(0),
         })
+    }
+
+    /// Says which of its user's edges was pointed to its node later: that has a larger number.
+    pub(super) fn pointed(&self) -> u32 {
+        self.pointed.load(Ordering::Relaxed)
     }
 
     /// The child's name: `file`, `backing` …
@@ -107,6 +119,20 @@ impl Edge {
         claim.join(self.more)
     }
 
+    /// What a node wants of it that is not active: it reads tables, and minds nothing that others do.
+    pub(super) fn wanted_inactive(&self) -> Claim {
+        Claim { shared: Permissions::all(), ..self.role.claim_unused(false) }
+    }
+
+    /// What a node wants of it that is being opened.
+    pub(super) fn wanted_coming(&self) -> Claim {
+        match self.user() {
+            User::Coming { active: false, .. } => self.wanted_inactive(),
+            User::Coming { writable, .. } => self.wanted(None, writable),
+            _ => self.wanted(None, false),
+        }
+    }
+
     /// What its user does with the node and lets others do.
     #[must_use]
     pub fn claim(&self) -> Claim {
@@ -133,6 +159,11 @@ impl Edge {
         }
         if let Some(new) = &to {
             new.add_parent(self);
+        }
+        if let User::Node(user) = self.user()
+            && let Some(user) = user.upgrade()
+        {
+            self.pointed.store(user.count_pointed(), Ordering::Relaxed);
         }
         old
     }

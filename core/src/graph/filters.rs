@@ -119,15 +119,16 @@ pub(super) fn take_list(options: &mut Options, name: &str) -> Result<Vec<ChildOp
     }
 }
 
-/// Refuses options that make no sense before any child is opened.
-pub(super) fn check(driver: &str, options: &Options) -> Result<()> {
+/// Refuses options that make no sense before any child but the file is opened.
+pub(super) fn check(graph: &Graph, driver: &str, options: &Options) -> Result<()> {
     let mut options = options.clone();
     match driver {
+        "blkdebug" => blkdebug(graph, &mut options).map(drop),
         "quorum" => {
             let count = take_list(&mut options, "children")?.len();
-            quorum(&mut options)?.check(count).map(|_| ())
+            quorum(&mut options)?.check(count).map(drop)
         }
-        "replication" => replication(&mut options).map(|_| ()),
+        "replication" => replication(&mut options).map(drop),
         _ => Ok(()),
     }
 }
@@ -233,6 +234,9 @@ pub(super) async fn open(
 
 /// How many images lie above the node `bottom` in the chain that begins with `top`.
 fn depth_of(graph: &Graph, top: Option<Arc<Node>>, bottom: &str) -> Result<u32> {
+    if graph.is_coming(bottom) {
+        return Err(Error::invalid(format!("Bottom node '{bottom}' is a filter")));
+    }
     let found = graph.find(bottom);
     let wanted =
         found.ok_or_else(|| Error::invalid(format!("Bottom node '{bottom}' not found")))?;

@@ -225,10 +225,12 @@ impl Graph {
         let drained = self.drain(node).await;
         let was = node.settings().read_only;
         self.set_read_only(node, false).await?;
+        let failed = format!("Could not change backing file to '{}'", name.name);
         let result = match node.image() {
             Some(image) => image.driver().set_backing(Some(name)).await,
-            None => Ok(()),
+            None => Err(Error::unsupported("Operation not supported")),
         };
+        let result = result.map_err(|e| e.context(failed));
         let restored = self.set_read_only(node, was).await;
         drop(drained);
         result.and(restored)
@@ -418,22 +420,17 @@ impl Graph {
                     }
                     // Nobody does anything with it.
                     (None, User::Root(_)) => Claim::NONE,
-                    // It is not known yet whether it will write.
-                    (None, _) => edge.wanted(None, false),
+                    (None, _) => edge.wanted_coming(),
                 };
                 claims.push((edge, claim));
             }
             agree(node.name(), &claims)?;
             let all = claims.iter().fold(Claim::NONE, |all, (_, claim)| all.join(*claim));
             let changing = Permissions::WRITE | Permissions::WRITE_UNCHANGED | Permissions::RESIZE;
-            let coming = users.iter().fold(all, |all, edge| match edge.user() {
-                User::Coming { writable, .. } => all.join(edge.wanted(None, writable)),
-                _ => all,
-            });
-            if coming.taken.intersects(changing) && !node.is_writable() {
+            if all.taken.intersects(changing) && !node.is_writable() {
                 return Err(Error::denied("Block node is read-only"));
             }
-            if coming.taken.intersects(changing)
+            if all.taken.intersects(changing)
                 && let Some(why) = node.why_only_read()
             {
                 return Err(Error::denied(why));
@@ -451,7 +448,7 @@ impl Graph {
                 }
             }
             if node.body().locks.is_some() {
-                locks.push((node.clone(), coming));
+                locks.push((node.clone(), all));
             }
         }
         let before: Vec<Claim> = locks.iter().map(|(node, _)| node.locked()).collect();
@@ -544,7 +541,7 @@ impl Drop for Drained {
     }
 }
 
-fn refuse_change_of_inactive(node: &Node, claim: Claim) -> Result<()> {
+pub(super) fn refuse_change_of_inactive(node: &Node, claim: Claim) -> Result<()> {
     let changes = claim.taken - Permissions::CONSISTENT_READ;
     if node.settings().active || changes.is_empty() {
         return Ok(());

@@ -19,6 +19,7 @@
 //! | `filters` | nodes of filters and test drivers |
 //! | `point_in_time` | what a `snapshot-access` node shows |
 //! | `node`, `edge`, `root` | a node, one use of a node, one use from outside |
+//! | `name` | names of nodes that stand on others |
 //! | `permission` | what users of a node do and let others do |
 //!
 //! A name that stands for a file, a socket or a server is the host's business: [`Protocols`].
@@ -31,6 +32,7 @@ mod drivers;
 mod edge;
 mod filters;
 mod live;
+mod name;
 mod node;
 mod open;
 mod options;

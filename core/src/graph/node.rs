@@ -1,11 +1,11 @@
 //! Nodes: a name, what answers requests, and what is told of them.
 
-use super::build::{filter_name, name_of, named_below};
 use super::edge::{Edge, User};
 use super::filters::{self, Filter};
+use super::name::{filter_name, name_of, named_below};
 use super::open::{Inherited, take_detect_zeroes, take_discard, unmap_without_discard};
 use super::options::Options;
-use super::permission::{Claim, Permissions};
+use super::permission::Claim;
 use super::root::Root;
 use crate::bitmap::BitmapSet;
 use crate::format::{DetectZeroes, Layer};
@@ -18,7 +18,7 @@ use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// Locks outside of this program that follow a node's permissions: those of a file.
 pub trait Locks: Send + Sync + fmt::Debug {
@@ -85,7 +85,8 @@ impl Settings {
         let discard = take_discard(options)?;
         let detect_zeroes = take_detect_zeroes(options, Some(true))?;
         Ok(Self {
-            active: options.take_flag("active")?.unwrap_or(old.active),
+            // What is below an inactive node is so too.
+            active: options.take_flag("active")?.unwrap_or(true) && old.active,
             read_only: options.take_flag("read-only")?.unwrap_or(old.read_only),
             auto_read_only: options.take_flag("auto-read-only")?.unwrap_or(old.auto_read_only),
             discard: discard.unwrap_or(old.discard),
@@ -94,6 +95,18 @@ impl Settings {
             no_flush: options.take_flag("cache.no-flush")?.unwrap_or(old.no_flush),
             force_share: options.take_flag("force-share")?.unwrap_or(old.force_share),
         })
+    }
+
+    /// What a child of that name gets of them where nothing else is said of it.
+    pub(super) fn of_child(self, name: &str) -> Self {
+        let is_backing = name == "backing";
+        Self {
+            read_only: is_backing || self.read_only,
+            auto_read_only: !is_backing && self.auto_read_only,
+            discard: !is_backing,
+            detect_zeroes: DetectZeroes::Off,
+            ..self
+        }
     }
 
     /// Refuses what makes no sense together.
@@ -105,6 +118,11 @@ impl Settings {
             let what = "force-share=on can only be used with read-only images";
             return Err(Error::invalid(what));
         }
+        self.check_zeroes()
+    }
+
+    /// The part of [`check`](Self::check) that is about zeroes.
+    pub(super) fn check_zeroes(&self) -> Result<()> {
         match self.detect_zeroes {
             DetectZeroes::Unmap if !self.discard => Err(unmap_without_discard()),
             _ => Ok(()),
@@ -140,8 +158,12 @@ pub struct Node {
     children: RwLock<Vec<Arc<Edge>>>,
     /// The newest first.
     parents: Mutex<Vec<Weak<Edge>>>,
+    /// How often an edge of its was pointed to another node.
+    pointed: AtomicU32,
     /// Somebody added it by name, and has to remove it.
     owned: AtomicBool,
+    /// The node that it was opened with, and follows when that is opened again.
+    opened_with: Mutex<Weak<Node>>,
     /// Why it could be opened for reading only, where it was asked for writing where possible
     /// (`auto-read-only`).
     only_read: Mutex<Option<String>>,
@@ -198,7 +220,9 @@ impl Node {
             body: RwLock::new(new.body),
             children: RwLock::new(new.children),
             parents: Mutex::default(),
+            pointed: AtomicU32::new(0),
             owned: AtomicBool::new(false),
+            opened_with: Mutex::default(),
             only_read: Mutex::default(),
             bitmaps: Arc::default(),
             locked: Mutex::new(Claim::NONE),
@@ -269,6 +293,19 @@ impl Node {
         self.children.read().clone()
     }
 
+    /// The same in the order in which they became its children, the newest last.
+    #[must_use]
+    pub fn children_by_age(&self) -> Vec<Arc<Edge>> {
+        let mut children = self.children();
+        children.sort_by_key(|edge| edge.pointed());
+        children
+    }
+
+    /// Numbers a time at which an edge of its is pointed to another node.
+    pub(super) fn count_pointed(&self) -> u32 {
+        self.pointed.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
     /// What it shows where it has nothing of its own: the image below, or what a filter filters.
     #[must_use]
     pub fn below(&self) -> Option<Arc<Self>> {
@@ -315,6 +352,28 @@ impl Node {
 
     pub(super) fn set_owned(&self, owned: bool) {
         self.owned.store(owned, Ordering::Release);
+    }
+
+    /// True where it was opened with `user`, as its options or its image described it.
+    pub(super) fn was_opened_with(&self, user: &Arc<Self>) -> bool {
+        self.opened_with.lock().ptr_eq(&Arc::downgrade(user))
+    }
+
+    /// The node that it was opened with.
+    pub(super) fn opened_with(&self) -> Option<Arc<Self>> {
+        self.opened_with.lock().upgrade()
+    }
+
+    /// The name that it has as a child of the node that it was opened with, where it still is one.
+    pub(super) fn place_below_user(self: &Arc<Self>) -> Option<String> {
+        let children = self.opened_with()?.children();
+        let is_this =
+            |edge: &&Arc<Edge>| edge.target().is_some_and(|node| Arc::ptr_eq(&node, self));
+        children.iter().find(is_this).map(|edge| edge.name().into())
+    }
+
+    pub(super) fn set_opened_with(&self, user: &Arc<Self>) {
+        *self.opened_with.lock() = Arc::downgrade(user);
     }
 
     /// Where it tells what happens.
@@ -505,6 +564,9 @@ impl Node {
         let settings = self.active_settings()?;
         let (device, is_image) = self.parts();
         let _recording = (!is_image).then(|| self.bitmaps.record(offset, len));
+        if settings.discard {
+            self.before_write(offset.saturating_add(len));
+        }
         if !is_image && !settings.discard {
             return Ok(());
         }
@@ -593,8 +655,7 @@ impl Node {
         let above = (!self.parents.lock().is_empty()).then_some(above);
         match self.settings().active {
             true => edge.wanted(above, self.is_writable()),
-            // It minds nothing that others do meanwhile.
-            false => Claim { shared: Permissions::all(), ..edge.role().claim_unused(false) },
+            false => edge.wanted_inactive(),
         }
     }
 }

@@ -371,12 +371,7 @@ impl Options {
         }
         while let Some(key) = rest.first().map(ToOwned::to_owned) {
             match key.split_once('.') {
-                None => {
-                    if let Some(value) = rest.0.remove(&key) {
-                        parts.push(format!("{}: {}", Value::from(key), quoted(&value)));
-                    }
-                }
-                Some((child, _)) => {
+                Some((child, _)) if !is_flat(&key) => {
                     let own = rest.0.remove(child);
                     if let Ok(ChildOptions::Inline(below)) = rest.take_child(child) {
                         parts.push(format!("{}: {}", Value::from(child), below.to_json()));
@@ -385,10 +380,20 @@ impl Options {
                         parts.push(format!("{}: {}", Value::from(child), quoted(&own)));
                     }
                 }
+                _ => {
+                    if let Some(value) = rest.0.remove(&key) {
+                        parts.push(format!("{}: {}", Value::from(key), quoted(&value)));
+                    }
+                }
             }
         }
         format!("{{{}}}", parts.join(", "))
     }
+}
+
+/// True for options of a driver itself that have dots in their names: no child's.
+pub(super) fn is_flat(name: &str) -> bool {
+    matches!(name.split_once('.'), Some(("inject-error" | "set-state", _)))
 }
 
 fn quoted(value: &OptionValue) -> String {

@@ -174,11 +174,12 @@ impl Role {
     }
 }
 
-/// Looks whether the users of one node get along. The newest user comes first.
+/// Looks whether the users of one node get along. The newest user comes first: what it does not let
+/// others do is looked at first.
 pub(super) fn agree(node: &str, users: &[(&Edge, Claim)]) -> Result<()> {
-    for (i, (first, a)) in users.iter().enumerate() {
-        for (j, (second, b)) in users.iter().enumerate() {
-            let conflict = a.taken - b.shared;
+    for (i, (keeper, kept)) in users.iter().enumerate() {
+        for (j, (taker, wanted)) in users.iter().enumerate() {
+            let conflict = wanted.taken - kept.shared;
             if i != j && !conflict.is_empty() {
                 return Err(Error::new(
                     ErrorKind::InUse,
@@ -186,8 +187,8 @@ pub(super) fn agree(node: &str, users: &[(&Edge, Claim)]) -> Result<()> {
                         "Permission conflict on node '{node}': permissions '{}' are both required \
                          by {} and unshared by {}.",
                         conflict.in_words(),
-                        first.describe(node),
-                        second.describe(node),
+                        taker.describe(node),
+                        keeper.describe(node),
                     ),
                 ));
             }

@@ -71,7 +71,9 @@ impl BlockDevice for PointInTime {
     }
 
     fn set_len(&self, len: u64, preallocation: Preallocation) -> BoxFuture<'_, Result<()>> {
-        Box::pin(async move { self.access()?.set_len(len, preallocation).await })
+        let _ = (len, preallocation);
+        let refused = Error::unsupported("Image format driver does not support resize");
+        Box::pin(core::future::ready(Err(refused)))
     }
 
     fn info(&self) -> BoxFuture<'_, Result<DeviceInfo>> {

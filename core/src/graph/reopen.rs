@@ -3,7 +3,7 @@
 //! What is not said goes back to what it would be in `blockdev-add`. Requests wait meanwhile; the old
 //! body of an image has made everything durable before the new one looks at the file.
 
-use super::build::{Builder, refuse_cycle};
+use super::build::{Builder, refuse_cycle, refuse_rest};
 use super::edge::Edge;
 use super::filters::{self, Change};
 use super::live::{Graph, no_node};
@@ -12,7 +12,7 @@ use super::open::{Inherited, OpenedNode};
 use super::options::{ChildOptions, OptionValue, Options};
 use super::permission::Claim;
 use crate::format::{FormatName, OpenOptions};
-use crate::io::Access;
+use crate::io::{Access, Capabilities};
 use crate::{Error, ErrorKind, Result};
 use alloc::borrow::ToOwned;
 use alloc::format;
@@ -20,6 +20,9 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::str::FromStr;
+
+/// Options that nothing is opened again with, not even with the values they have.
+const NEVER_CHANGE: [&str; 2] = ["force-share", "aio-max-batch"];
 
 /// What one node is to become.
 struct Planned {
@@ -32,6 +35,8 @@ struct Planned {
     image: Option<OpenOptions>,
     /// What changes of a filter.
     change: Option<Change>,
+    /// What comes from the host is opened anew.
+    anew: bool,
 }
 
 /// What one node was.
@@ -58,13 +63,29 @@ impl Graph {
         let mut found: Vec<(Arc<Node>, Options)> = Vec::new();
         for options in list {
             let node = self.named(&options)?;
-            // Of a node that is named twice the last word counts.
-            found.retain(|(other, _)| !Arc::ptr_eq(other, &node));
-            found.push((node, options));
+            // Of a node that is named twice the last word counts, in the place of the first.
+            let along = found.iter().any(|(user, _)| goes_along(&node, user));
+            match found.iter_mut().find(|(other, _)| Arc::ptr_eq(other, &node)) {
+                Some((_, known)) => known.merge(options),
+                // What is opened again along with another one keeps what is not said anew.
+                None if along => {
+                    let mut all = node.options();
+                    for child in node.children().iter().filter(|c| options.has_child(c.name())) {
+                        all.remove_child(child.name());
+                    }
+                    all.merge(options);
+                    found.push((node, all));
+                }
+                None => found.push((node, options)),
+            }
         }
+        let named: Vec<Arc<Node>> = found.iter().map(|(node, _)| node.clone()).collect();
         let mut plans = Vec::new();
         for (node, options) in found {
-            plans.push(self.plan(node, options).await?);
+            let plan = self.plan(node.clone(), options).await?;
+            let settings = plan.settings;
+            plans.push(plan);
+            self.plan_along(&node, settings, &named, &mut plans)?;
         }
         let mut drained = Vec::new();
         for plan in &plans {
@@ -95,27 +116,36 @@ impl Graph {
     async fn plan(&self, node: Arc<Node>, given: Options) -> Result<Planned> {
         let mut options = given.clone();
         let name = options.take_text("node-name").unwrap_or_default();
-        if node.options().has("force-share") && !options.has("force-share") {
+        // A child that was opened with its user carries discards out.
+        let discard = node.place_below_user().is_some_and(|name| name != "backing");
+        let inherited = Settings { discard, ..Settings::default() };
+        let settings = Settings::take(&mut options, inherited)?;
+        settings.check_zeroes()?;
+        if node.options().has("force-share") && !given.has("force-share") {
             return Err(cannot_reset("force-share"));
         }
-        let settings = Settings::take(&mut options, Settings::default())?;
-        if !settings.active && node.options().has("active") {
+        if node.options().has("active") {
             return Err(cannot_reset("active"));
         }
         let becomes_inactive = !settings.active && node.settings().active;
         let settings = Settings { active: node.settings().active, ..settings };
         let driver = options.take_string("driver").unwrap_or_default();
         let children = node.children();
+        let image = match (node.image(), FormatName::from_str(&driver)) {
+            (Some(image), Ok(format)) if driver == node.driver() => {
+                let builder = Builder::new(self);
+                let base = builder.take_image_options(format, &mut options, settings)?;
+                image.driver().check_options(&base)?;
+                Some((format, base))
+            }
+            _ => None,
+        };
         if !filters::can_reopen(node.driver()) {
-            return Err(Error::unsupported(format!(
-                "Block format '{}' used by node '{name}' does not support reopening files",
-                node.driver()
-            )));
+            return Err(cannot_reopen(&node));
         }
-        if node.image().is_none() && node.driver() != "preallocate" {
+        if node.image().is_none() {
             refuse_reset(&node, &options)?;
         }
-        settings.check()?;
         let child = |name: &str| children.iter().find(|edge| edge.name() == name).cloned();
         let names_backing = match node.image() {
             Some(image) => image.driver().describe().await?.backing.is_some(),
@@ -136,9 +166,7 @@ impl Graph {
             if let Some(wanted) = wanted.filter(|_| child(name).is_none()) {
                 let found = self.find(wanted).ok_or_else(|| no_node("", wanted))?;
                 let (driver, own) = (node.driver(), node.name());
-                if name == "file" {
-                    refuse_cycle(&found, name, &node)?;
-                }
+                refuse_cycle(&found, name, &node)?;
                 if name == "backing" && filters::filtered(driver).is_some() {
                     return Err(Error::invalid(format!(
                         "'{own}' is a {driver} filter node that does not support a backing child"
@@ -183,17 +211,21 @@ impl Graph {
             }
             edges.push((edge.clone(), wanted));
         }
+        if let Some(name) = NEVER_CHANGE.into_iter().find(|name| given.has(name)) {
+            return Err(cannot_change(name));
+        }
         if becomes_inactive {
             return Err(cannot_change("active"));
         }
         if driver != node.driver() {
             return Err(cannot_change("driver"));
         }
-        let image = match FormatName::from_str(&driver) {
-            Ok(format) if node.image().is_some() => {
-                Some(Builder::new(self).image_options(format, &mut options, settings)?)
+        let image = match image {
+            Some((format, base)) => {
+                refuse_rest(format, &options)?;
+                Some(base)
             }
-            _ => {
+            None => {
                 for option in unchangeable(&options) {
                     if node.options().get(&option) != options.get(&option) {
                         return Err(cannot_change(&option));
@@ -207,7 +239,94 @@ impl Graph {
         if along && !node.options().has("data-file") && !given.has_child("data-file") {
             return Err(cannot_reset("driver"));
         }
-        Ok(Planned { node, options: given, settings, edges, image, change })
+        Ok(Planned { node, options: given, settings, edges, image, change, anew: true })
+    }
+
+    /// What is to become of what was opened with a node: it follows the node where nothing else was said
+    /// of it. Those that are `named` have plans of their own.
+    fn plan_along(
+        &self,
+        node: &Arc<Node>,
+        settings: Settings,
+        named: &[Arc<Node>],
+        plans: &mut Vec<Planned>,
+    ) -> Result<()> {
+        let mut todo = Vec::from([(node.clone(), settings)]);
+        while let Some((user, settings)) = todo.pop() {
+            let mut below = Vec::new();
+            for edge in user.children() {
+                let Some(node) = edge.target().filter(|node| node.was_opened_with(&user)) else {
+                    continue;
+                };
+                if named.iter().any(|other| Arc::ptr_eq(other, &node)) {
+                    continue;
+                }
+                refuse_said(&node)?;
+                let old = node.settings();
+                let mut new = Settings::take(&mut node.options(), settings.of_child(edge.name()))?;
+                new.active = old.active;
+                // It was found out whether it can be written to.
+                new.read_only |= new.auto_read_only && old.read_only;
+                if new != old {
+                    plans.push(self.plan_settings(&node, new)?);
+                }
+                below.push((node, new));
+            }
+            todo.extend(below.into_iter().rev());
+        }
+        Ok(())
+    }
+
+    /// A node that is opened again with the options it has.
+    fn plan_settings(&self, node: &Arc<Node>, settings: Settings) -> Result<Planned> {
+        let (old, how) = (node.settings().inherited(), settings.inherited());
+        let is_writable = node.device().capabilities().contains(Capabilities::WRITE);
+        let becomes_writable = how.access == Access::ReadWrite && !is_writable;
+        let image = match node.image() {
+            Some(_) => {
+                let format = FormatName::from_str(node.driver())?;
+                let mut own = node.own_options()?;
+                Some(Builder::new(self).image_options(format, &mut own, settings)?)
+            }
+            None => None,
+        };
+        Ok(Planned {
+            node: node.clone(),
+            options: node.options(),
+            settings,
+            edges: Vec::new(),
+            image,
+            change: None,
+            anew: becomes_writable || Inherited { access: old.access, ..how } != old,
+        })
+    }
+
+    /// Opens a node for reading only, or for writing too, and what was opened with it.
+    ///
+    /// # Errors
+    /// `InUse` and `Denied` for permissions that cannot be had, `InvalidInput` for a node that cannot be
+    /// opened again, and those of opening: all are as they were then.
+    pub(super) async fn set_read_only(&self, node: &Arc<Node>, read_only: bool) -> Result<()> {
+        let old = node.settings();
+        if old.read_only == read_only {
+            return Ok(());
+        }
+        refuse_said(node)?;
+        let new = Settings { read_only, ..old };
+        let mut plans = Vec::from([self.plan_settings(node, new)?]);
+        self.plan_along(node, new, &[], &mut plans)?;
+        let mut drained = Vec::new();
+        for plan in &plans {
+            drained.push(self.drain(&plan.node).await);
+        }
+        let mut undo = Vec::new();
+        let result = self.apply(plans, &mut undo).await;
+        if result.is_err() {
+            // What cannot be undone has failed for reasons of its own: the first error says more.
+            let _ = self.restore(undo).await;
+        }
+        drop(drained);
+        result
     }
 
     async fn apply(&self, plans: Vec<Planned>, undo: &mut Vec<Was>) -> Result<()> {
@@ -265,7 +384,7 @@ impl Graph {
                     .await?;
                 node.take_body(image)
             }
-            None if self.protocols.has_driver(node.driver()) => {
+            None if plan.anew && self.protocols.has_driver(node.driver()) => {
                 self.open_protocol_again(node, plan.options.clone(), plan.settings).await
             }
             None => Ok(()),
@@ -358,6 +477,18 @@ impl Graph {
     }
 }
 
+/// True where `node` was opened with `user`, or with something that was.
+fn goes_along(node: &Arc<Node>, user: &Arc<Node>) -> bool {
+    let mut next = node.opened_with();
+    while let Some(above) = next {
+        if Arc::ptr_eq(&above, user) {
+            return true;
+        }
+        next = above.opened_with();
+    }
+    false
+}
+
 /// True where the options say nothing that is not so already.
 fn says_the_same(options: &Options, node: &Node) -> bool {
     let now = node.options();
@@ -393,6 +524,29 @@ fn refuse_reset(node: &Node, options: &Options) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Refuses to open a node again, with the options it has, of which somebody said what cannot be said anew.
+pub(super) fn refuse_said(node: &Node) -> Result<()> {
+    let options = node.options();
+    if options.has("active") {
+        return Err(cannot_reset("active"));
+    }
+    if !filters::can_reopen(node.driver()) {
+        return Err(cannot_reopen(node));
+    }
+    match NEVER_CHANGE.into_iter().find(|name| options.has(name)) {
+        Some(name) => Err(cannot_change(name)),
+        None => Ok(()),
+    }
+}
+
+fn cannot_reopen(node: &Node) -> Error {
+    Error::unsupported(format!(
+        "Block format '{}' used by node '{}' does not support reopening files",
+        node.driver(),
+        node.name()
+    ))
 }
 
 fn cannot_reset(option: &str) -> Error {

@@ -288,7 +288,7 @@ impl Graph {
     /// replaced. Nothing may be under way.
     fn tie(&self, node: &Arc<Node>, chain: &Chain) -> Result<Arc<CopyBeforeWrite>> {
         let place = self.reserve(None)?;
-        let user = User::Coming { name: place.name.clone(), writable: true };
+        let user = User::Coming { name: place.name.clone(), writable: true, active: true };
         let file = Edge::new("file", Role::CopiedBeforeWrite, user.clone());
         let target = Edge::new("target", Role::CopyTarget, user);
         let mut moves = Moves::default();

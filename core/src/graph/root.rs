@@ -73,6 +73,11 @@ impl Root {
         &self.gate
     }
 
+    /// The node, where it can be written to but for its being inactive.
+    fn waiting(&self) -> Option<Arc<Node>> {
+        self.node().filter(|node| !node.settings().active && node.is_writable())
+    }
+
     /// What it wants to do with its node, and lets others do.
     pub(super) fn wanted(&self) -> Claim {
         *self.wanted.lock()
@@ -181,7 +186,12 @@ impl BlockDevice for Root {
     }
 
     fn capabilities(&self) -> Capabilities {
-        self.edge.capabilities()
+        let all = self.edge.capabilities();
+        // Who may write to it finds out later whether it is active then.
+        match self.waiting() {
+            Some(_) => all | Capabilities::WRITE,
+            None => all,
+        }
     }
 
     fn read(&self, offset: u64, len: u64) -> BoxFuture<'_, Result<Segments>> {
@@ -215,6 +225,9 @@ impl BlockDevice for Root {
     fn flush(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             let _inside = self.gate.enter().await;
+            if let Some(node) = self.waiting() {
+                node.refuse_inactive()?;
+            }
             self.edge.flush().await
         })
     }

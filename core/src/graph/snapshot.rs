@@ -6,6 +6,7 @@ use super::filters::{Filter, filtered};
 use super::live::Graph;
 use super::node::{Node, Settings};
 use super::options::{OptionValue, Options};
+use super::permission::{Claim, Permissions};
 use crate::format::FormatName;
 use crate::image::{NewImage, OptionSet, create};
 use crate::{Error, ErrorKind, Result};
@@ -45,7 +46,8 @@ impl Graph {
     pub(super) async fn put_on_top(&self, node: &Arc<Node>, overlay: &Arc<Node>) -> Result<()> {
         self.refuse_busy(node)?;
         let in_use = || Error::new(ErrorKind::InUse, "The overlay is already in use");
-        if overlay.parents().iter().any(|edge| !edge.claim().taken.is_empty()) {
+        let is_read = |claim: Claim| claim.taken.contains(Permissions::CONSISTENT_READ);
+        if overlay.parents().iter().any(|edge| is_read(edge.claim())) {
             return Err(in_use());
         }
         if filtered(overlay.driver()).is_some() {
@@ -56,6 +58,7 @@ impl Graph {
             return Err(Error::unsupported("The overlay does not support backing images"));
         };
         if !overlay.parents().is_empty() {
+            refuse_cycle(node, "backing", overlay)?;
             return Err(in_use());
         }
         if backing.target().is_some() {
@@ -82,6 +85,12 @@ impl Graph {
             Ok(()) => match self.set_read_only(node, true).await {
                 Err(error)
                     if moved_not_all(node, &backing) && error.kind() == ErrorKind::Denied =>
+                {
+                    Ok(())
+                }
+                // What cannot be opened again stays as it is.
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) =>
                 {
                     Ok(())
                 }
@@ -202,29 +211,6 @@ impl Graph {
         opened.device.flush().await
     }
 
-    /// Opens a node for reading only, or for writing too. Nothing may be under way.
-    pub(super) async fn set_read_only(&self, node: &Arc<Node>, read_only: bool) -> Result<()> {
-        let old = node.settings();
-        if old.read_only == read_only {
-            return Ok(());
-        }
-        let new = Settings { read_only, ..old };
-        node.set_settings(new);
-        let mut undo = Restored { graph: self, node, settings: Some(old) };
-        self.refresh()?;
-        let mut closed = Ok(());
-        if let Some(image) = node.image() {
-            closed = image.close().await;
-            if closed.is_err() && !read_only {
-                return closed;
-            }
-            // One that cannot be written to any more is only read, too.
-            self.open_image_again(node, new).await?;
-        }
-        undo.settings = None;
-        closed
-    }
-
     /// Opens the image of a node again over the same children.
     pub(super) async fn open_image_again(
         &self,
@@ -270,23 +256,6 @@ impl Graph {
             }
         }
         Ok(())
-    }
-}
-
-/// Settings that a node gets back where its change fails or is given up midway.
-struct Restored<'a> {
-    graph: &'a Graph,
-    node: &'a Node,
-    settings: Option<Settings>,
-}
-
-impl Drop for Restored<'_> {
-    fn drop(&mut self) {
-        if let Some(settings) = self.settings.take() {
-            self.node.set_settings(settings);
-            // It was so before.
-            let _ = self.graph.refresh();
-        }
     }
 }
 

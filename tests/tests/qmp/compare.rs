@@ -1,6 +1,7 @@
 //! What two daemons said, held against each other.
 
 use super::client;
+use super::generate::command;
 use super::talk::{self, Talk};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -45,11 +46,13 @@ pub(crate) fn compare(lines: &[String], theirs: &Talk, ours: &Talk) -> Verdict {
         if their == our || same_but_late(&their, &our) {
             continue;
         }
-        if let Some(reason) = known(&their, &our) {
+        let before = &lines[..i.saturating_sub(2).min(lines.len())];
+        let reason = known(line, &their, &our).or_else(|| forgets(before, &their, &our));
+        if let Some(reason) = reason.or_else(|| lengths(before, line, &their, &our)) {
             return Verdict::Known(reason);
         }
         let mut out = String::new();
-        for line in &lines[..i.saturating_sub(2).min(lines.len())] {
+        for line in before {
             out.push_str(&format!("  {line}\n"));
         }
         out.push_str(&format!("> {line}\n"));
@@ -81,8 +84,9 @@ pub(crate) fn compare(lines: &[String], theirs: &Talk, ours: &Talk) -> Verdict {
         }
         _ => (name, text),
     };
-    let [theirs, ours] =
-        talk::images(theirs, ours).map(|told| told.into_iter().map(plain).collect::<Vec<_>>());
+    let mut told = talk::images(theirs, ours);
+    leave_lengths_of_files(&mut told);
+    let [theirs, ours] = told.map(|told| told.into_iter().map(plain).collect::<Vec<_>>());
     if theirs != ours {
         let differ: Vec<String> = theirs
             .iter()
@@ -96,6 +100,26 @@ pub(crate) fn compare(lines: &[String], theirs: &Talk, ours: &Talk) -> Verdict {
     Verdict::Same
 }
 
+/// How far a file reaches behind what is in it is each program's own, and so is the length of an image
+/// that was put on top of the file itself.
+fn leave_lengths_of_files(told: &mut [Vec<(String, String)>; 2]) {
+    let over_file = |text: &str| text.lines().any(|line| line == "backing file format: file");
+    let plain = |text: &str| {
+        let kept = text.lines().filter(|line| !line.starts_with("virtual size: "));
+        let sound = |line: &str| match line.starts_with("check ") {
+            true => line.split(", ").next().unwrap_or_default().to_owned(),
+            false => line.to_owned(),
+        };
+        kept.map(sound).collect::<Vec<_>>().join("\n")
+    };
+    let [theirs, ours] = told;
+    for ((_, their), (_, our)) in theirs.iter_mut().zip(ours) {
+        if over_file(their) && over_file(our) {
+            (*their, *our) = (plain(their), plain(our));
+        }
+    }
+}
+
 /// Jobs run beside the monitor: their events come before or after the answer.
 fn same_but_late(theirs: &[Value], ours: &[Value]) -> bool {
     let (mut a, mut b) = (theirs.to_vec(), ours.to_vec());
@@ -105,13 +129,86 @@ fn same_but_late(theirs: &[Value], ours: &[Value]) -> bool {
     a == b
 }
 
+/// The reference lets an image that was put on top of another one's file get longer than its header
+/// says: what is written there is lost when it is opened again. Here such a write fails.
+fn forgets(before: &[String], theirs: &[Value], ours: &[Value]) -> Option<&'static str> {
+    let said = |list: &[Value]| {
+        list.first().and_then(|value| value["client"][0].as_str().map(str::to_owned))
+    };
+    let (their, our) = (said(theirs)?, said(ours)?);
+    let overlay = before.iter().filter_map(|line| command(line));
+    let has_overlay = { overlay }.any(|name| name.starts_with("blockdev-snapshot"));
+    let fails = our == "write failed: Invalid argument" && their.starts_with("wrote ");
+    (has_overlay && fails)
+        .then_some("the reference loses what is written past the end of an overlay")
+}
+
+/// How long an image's file gets, and where in it what is written goes, is each program's own: raw nodes
+/// and overlays over such a file show its length, and its threshold is passed by one only.
+fn lengths(
+    before: &[String],
+    line: &str,
+    theirs: &[Value],
+    ours: &[Value],
+) -> Option<&'static str> {
+    if command(line).is_some_and(|command| command == "query-named-block-nodes") {
+        let plain = |list: &[Value]| {
+            let mut list = list.to_vec();
+            let nodes =
+                list.iter_mut().filter_map(|answer| answer.get_mut("return")?.as_array_mut());
+            for node in nodes.flatten().filter(|node| shows_a_file(node)) {
+                node["image"]["virtual-size"] = Value::Null;
+            }
+            list
+        };
+        let same = plain(theirs) == plain(ours);
+        return same.then_some("the length of an image's file is each program's own");
+    }
+    let passed = |value: &Value| {
+        let name = value["data"]["node-name"].as_str().unwrap_or_default();
+        value["event"] == "BLOCK_WRITE_THRESHOLD" && before.iter().any(|line| is_file(line, name))
+    };
+    let plain =
+        |list: &[Value]| list.iter().filter(|value| !passed(value)).cloned().collect::<Vec<_>>();
+    let is_request = command(line).is_none();
+    let same = is_request && plain(theirs) == plain(ours);
+    same.then_some("where in its file an image writes is each program's own")
+}
+
+fn shows_a_file(node: &Value) -> bool {
+    node["drv"] == "raw" || node["image"]["backing-filename-format"] == "file"
+}
+
+/// True where a line describes a file under that name.
+fn is_file(line: &str, name: &str) -> bool {
+    fn within(value: &Value, name: &str) -> bool {
+        match value {
+            Value::Object(members) => {
+                let found = value["driver"] == "file" && value["node-name"] == name;
+                found || members.values().any(|value| within(value, name))
+            }
+            _ => false,
+        }
+    }
+    serde_json::from_str(line).is_ok_and(|value: Value| within(&value, name))
+}
+
 /// Differences that are meant.
-fn known(theirs: &[Value], ours: &[Value]) -> Option<&'static str> {
+fn known(line: &str, theirs: &[Value], ours: &[Value]) -> Option<&'static str> {
     let text = |list: &[Value]| {
         let error = list.iter().find_map(|value| value.get("error")?.get("desc")?.as_str());
         error.unwrap_or_default().to_owned()
     };
     let (their, our) = (text(theirs), text(ours));
+    let is = |name: &str| command(line).is_some_and(|command| command == name);
+    let passed =
+        |list: &[Value]| list.iter().any(|value| value["event"] == "BLOCK_WRITE_THRESHOLD");
+    if is("blockdev-create") && passed(ours) && !passed(theirs) {
+        return Some("what an image is made in is emptied first, all of it");
+    }
+    if is("blockdev-reopen") && their.is_empty() && our == "Image is not in qcow2 format" {
+        return Some("an image is read anew from another file: the reference keeps its tables");
+    }
     if their.is_empty() && our.ends_with("not supported yet, only 'nbd' is") {
         return Some("only exports by NBD are there");
     }
@@ -128,12 +225,26 @@ fn known(theirs: &[Value], ours: &[Value]) -> Option<&'static str> {
     }
     for (begin, end, reason) in [
         ("Cannot change the option '", "'", "of several options that cannot change one is named"),
+        (
+            "Option '",
+            "' cannot be reset to its default value",
+            "of several options that cannot be reset one is named",
+        ),
         ("Parameter '", "' is unexpected", "of several unexpected members the first is named"),
     ] {
         let alike = |text: &str| text.starts_with(begin) && text.ends_with(end);
         if alike(&their) && alike(&our) && their != our {
             return Some(reason);
         }
+    }
+    if their.starts_with("Could not read qcow2 header") && our.ends_with("would create a cycle") {
+        return Some("the reference reads from the node that is being opened");
+    }
+    if their.starts_with("Cannot meet constraints with ")
+        && our.is_empty()
+        && line.contains(r#""direct":true"#)
+    {
+        return Some("a file around the host's cache takes requests of any length");
     }
     if their == "Unknown driver 'blkreplay'" {
         return Some("the reference was built without a driver that ours has");

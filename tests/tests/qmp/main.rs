@@ -70,7 +70,8 @@ fn sequences(world: &talk::World, theirs: &str, ours: &str, wanted: fn(&str) -> 
     let (mut requests, mut unsteady) = (0, Vec::new());
     for case in 0..cases {
         let mut rng = Rng::new(seed.wrapping_mul(1_000_003).wrapping_add(case));
-        let mut lines = generate::sequence(&mut rng, length);
+        let mut lines = Vec::from_iter(generate::scripted(case));
+        lines.extend(generate::sequence(&mut rng, length));
         lines.retain(|line| wanted(line));
         let both = || {
             std::thread::scope(|scope| {

@@ -17,6 +17,15 @@ use alloc::vec::Vec;
 /// Length of the key of the AES method.
 const AES_KEY_LEN: usize = 16;
 
+/// How an image is encrypted; `None` for one that is not.
+pub(super) fn format_of(header: &Header) -> Option<EncryptionFormat> {
+    match header.crypt {
+        CryptMethod::None => None,
+        CryptMethod::Aes => Some(EncryptionFormat::Aes),
+        CryptMethod::Luks { .. } => Some(EncryptionFormat::Luks),
+    }
+}
+
 /// What the key makes of an image: how it is encrypted, and the passphrase that was used.
 pub(super) async fn unlock(
     env: &Env,
@@ -24,16 +33,14 @@ pub(super) async fn unlock(
     header: &Header,
     options: &OpenOptions,
 ) -> Result<(Option<Encryption>, Option<Secret>)> {
-    let (format, numbering) = match header.crypt {
-        CryptMethod::None => {
-            options.encryption.check(None)?;
-            options.key.refuse_for_plain()?;
-            return Ok((None, None));
-        }
-        CryptMethod::Aes => (EncryptionFormat::Aes, Numbering::Guest),
-        CryptMethod::Luks { .. } => (EncryptionFormat::Luks, Numbering::Host),
+    let Some(format) = format_of(header) else {
+        options.key.refuse_for_plain()?;
+        return Ok((None, None));
     };
-    options.encryption.check(Some(format))?;
+    let numbering = match format {
+        EncryptionFormat::Aes => Numbering::Guest,
+        EncryptionFormat::Luks => Numbering::Host,
+    };
     let Some(secret) = options.key.secret(format)? else {
         return Ok((Some(Encryption::new(None, numbering)), None));
     };

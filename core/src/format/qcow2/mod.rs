@@ -419,6 +419,10 @@ impl Driver for Qcow2 {
         Some(self)
     }
 
+    fn check_options(&self, options: &crate::format::OpenOptions) -> Result<()> {
+        open::check_options(&self.header, options).map(drop)
+    }
+
     fn check_amend(&self, options: &Amendment) -> Result<()> {
         self.check_amendment(options)
     }

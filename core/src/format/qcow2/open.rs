@@ -6,6 +6,7 @@ use super::claims::{Limbo, RangeLocks};
 use super::discards::Discards;
 use super::header::Header;
 use super::layout::{self as l, Autoclear, Compatible, Incompatible};
+use super::options::CacheSizes;
 use super::overlap::Guard;
 use super::snapshot::{self, Snapshot, SnapshotTable};
 use super::{L1, Qcow2};
@@ -43,18 +44,7 @@ pub(in crate::format) async fn open(
         let what = "Image does not contain a reference count table";
         return Err(Error::corrupt(what).in_format("qcow2"));
     }
-    let cache_sizes = options.qcow2.cache.sizes(&header)?;
-    if options.lazy_refcounts == Some(true) && header.version < 3 {
-        return Err(Error::invalid(
-            "Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level",
-        ));
-    }
-    if let Some(mistake) = &options.qcow2.overlap_mistake {
-        return Err(Error::invalid(mistake.clone()));
-    }
-    if options.qcow2.discard.no_unref && header.version < 3 {
-        return Err(Error::invalid("discard-no-unref is only supported since qcow2 version 3"));
-    }
+    let cache_sizes = check_options(&header, options)?;
     let (encryption, secret) = super::encryption::unlock(env, file, &header, options).await?;
     let data = open_data_file(env, &header, filename, options).await?;
     let (mut snapshots, mut snapshot_table) = match snapshot::read_table(file, &header).await {
@@ -171,6 +161,27 @@ pub(in crate::format) async fn open(
         driver.load_bitmaps().await?;
     }
     Ok(OpenedFormat { driver: Box::new(driver), data, backing })
+}
+
+/// Refuses options that contradict one another or the image.
+///
+/// # Errors
+/// `InvalidInput`.
+pub(super) fn check_options(header: &Header, options: &OpenOptions) -> Result<CacheSizes> {
+    let sizes = options.qcow2.cache.sizes(header)?;
+    if options.lazy_refcounts == Some(true) && header.version < 3 {
+        return Err(Error::invalid(
+            "Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level",
+        ));
+    }
+    if let Some(mistake) = &options.qcow2.overlap_mistake {
+        return Err(Error::invalid(mistake.clone()));
+    }
+    if options.qcow2.discard.no_unref && header.version < 3 {
+        return Err(Error::invalid("discard-no-unref is only supported since qcow2 version 3"));
+    }
+    options.encryption.check(super::encryption::format_of(header))?;
+    Ok(sizes)
 }
 
 /// Reads and checks the header cluster.

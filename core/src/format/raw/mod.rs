@@ -44,6 +44,13 @@ fn sectors(file: &Device) -> u64 {
 }
 
 pub(super) fn open(file: &Device, part: OpenOptions) -> Result<OpenedFormat> {
+    check(file, part)?;
+    let driver = Raw { file: file.clone(), part };
+    Ok(OpenedFormat { driver: Box::new(driver), data: None, backing: None })
+}
+
+/// Refuses a part that the file does not have.
+fn check(file: &Device, part: OpenOptions) -> Result<()> {
     let len = sectors(file);
     let refuse = |what| Err(Error::invalid(what));
     if part.offset > len {
@@ -64,8 +71,7 @@ pub(super) fn open(file: &Device, part: OpenOptions) -> Result<OpenedFormat> {
             ));
         }
     }
-    let driver = Raw { file: file.clone(), part };
-    Ok(OpenedFormat { driver: Box::new(driver), data: None, backing: None })
+    Ok(())
 }
 
 impl Driver for Raw {
@@ -77,6 +83,10 @@ impl Driver for Raw {
         let rest = sectors(&self.file).saturating_sub(self.part.offset);
         let whole = rest.checked_next_multiple_of(SECTOR).unwrap_or(u64::MAX - (SECTOR - 1));
         self.part.size.unwrap_or(whole)
+    }
+
+    fn check_options(&self, options: &super::OpenOptions) -> Result<()> {
+        check(&self.file, options.raw)
     }
 
     fn geometry(&self) -> Geometry {

@@ -29,7 +29,7 @@ fn what_another_program_has_is_not_written_to() {
     assert!(world.sim.block_on(root.discard(0, 65536)).is_err());
     let resize = world.sim.block_on(world.graph.resize(&a, 2 * SIZE)).unwrap_err();
     assert_eq!(resize.what(), "Permission 'resize' unavailable on inactive node");
-    world.sim.block_on(root.flush()).unwrap();
+    assert!(world.sim.block_on(root.flush()).is_err(), "who writes is told that it is another's");
     let after = world.sim.block_on(below.device().read(0, below.device().len())).unwrap();
     assert!(after.to_bytes() == file, "not a byte of the file has changed");
 
@@ -296,4 +296,94 @@ fn zeroes_and_discards_hide_what_an_image_does_not_name() {
         let zero = matches!(at, 1000..4000 | 100_000..300_000 | 524_288..589_824);
         assert_eq!(*byte, if zero { 0 } else { 7 }, "at {at}");
     }
+}
+
+/// It claims nothing: whoever writes goes on, and it can be opened over what is only read.
+#[test]
+fn an_inactive_node_is_opened_over_what_others_write_to() {
+    let world = World::new(1);
+    let a = world.image("a");
+    let root = world.attach(&a, true).unwrap();
+    let second = "{'driver': 'qcow2', 'node-name': 'n', 'file': 'file-a'}";
+    world.add(second).unwrap_err();
+    let n = world.add(&second.replace("'n',", "'n', 'active': false,")).unwrap();
+    world.write(&root, 0, 1);
+    assert!(set_active(&world, Some(&n), true).unwrap_err().starts_with("Permission conflict"));
+    assert!(!n.settings().active);
+    let over_read_only = "{'driver': 'qcow2', 'node-name': 'r', 'active': false, 'file': \
+                          {'driver': 'file', 'filename': 'b', 'read-only': true}}";
+    world.add(over_read_only).unwrap();
+}
+
+/// What was opened with a node is inactive with it, but for its file: that was there before.
+#[test]
+fn what_is_opened_with_an_inactive_node_is_inactive() {
+    let world = World::new(1);
+    world
+        .add(
+            "{'driver': 'qcow2', 'node-name': 'n', 'active': false, 'file': {'driver': 'file', \
+             'node-name': 'f', 'filename': 'on-base'}, 'backing': {'driver': 'qcow2', \
+             'node-name': 'b', 'active': true, 'file': {'driver': 'file', 'node-name': 'g', \
+             'filename': 'base'}}}",
+        )
+        .unwrap();
+    let active = |name: &str| world.graph.find(name).unwrap().settings().active;
+    assert_eq!(["n", "f", "b", "g"].map(active), [false, true, false, false]);
+}
+
+#[test]
+fn what_was_opened_with_a_node_is_opened_again_with_it() {
+    let world = World::new(1);
+    let a = world.image("a");
+    let root = world.attach(&a, true).unwrap();
+    world.write(&root, 0, 1);
+    let file = world.graph.find("file-a").unwrap();
+    world.sim.block_on(world.graph.detach(&root)).unwrap();
+    let with = |rest: &str| {
+        alloc::format!("{{'driver': 'qcow2', 'node-name': 'a', 'file': 'file-a'{rest}}}")
+    };
+    world.reopen(&[&with(", 'read-only': true, 'cache': {'no-flush': true}")]).unwrap();
+    assert!(file.settings().read_only && file.settings().no_flush);
+    world.reopen(&[&with("")]).unwrap();
+    assert!(!file.settings().read_only && !file.settings().no_flush);
+    let root = world.attach(&a, true).unwrap();
+    world.write(&root, 512, 2);
+    assert_eq!((world.byte(&root, 0), world.byte(&root, 512)), (1, 2));
+    // What was said of it by itself stays.
+    let b = "{'driver': 'qcow2', 'node-name': 'b', 'file': {'driver': 'file', 'filename': 'b', \
+             'node-name': 'file-b', 'read-only': false}}";
+    world.add(b).unwrap();
+    let b = "{'driver': 'qcow2', 'node-name': 'b', 'file': 'file-b', 'read-only': true}";
+    world.reopen(&[b]).unwrap();
+    assert!(!world.graph.find("file-b").unwrap().settings().read_only);
+}
+
+#[test]
+fn what_is_said_of_a_node_twice_counts_together() {
+    let world = World::new(1);
+    let a = world.image("a");
+    let with = |rest: &str| {
+        alloc::format!("{{'driver': 'qcow2', 'node-name': 'a', 'file': 'file-a'{rest}}}")
+    };
+    world.reopen(&[&with(", 'discard': 'unmap'"), &with(", 'detect-zeroes': 'unmap'")]).unwrap();
+    assert!(a.settings().discard);
+    let first = with(", 'l2-cache-entry-size': 1000");
+    let error = world.reopen(&[&first, &with(", 'backing': 'nope'")]).unwrap_err();
+    assert!(error.starts_with("L2 cache entry size"), "{error}");
+    assert!(a.settings().discard, "nothing has changed");
+}
+
+#[test]
+fn a_node_that_was_said_to_be_active_cannot_be_opened_again() {
+    let world = World::new(1);
+    let add = "{'driver': 'qcow2', 'node-name': 'n', 'active': true, 'file': {'driver': 'file', \
+               'node-name': 'f', 'filename': 'a'}}";
+    let n = world.add(add).unwrap();
+    let again = "{'driver': 'qcow2', 'node-name': 'n', 'file': 'f', 'active': true}";
+    let error = "Option 'active' cannot be reset to its default value";
+    assert_eq!(world.reopen(&[again]).unwrap_err(), error);
+    // Under an overlay it stays what it is.
+    let overlay = world.image("b");
+    world.sim.block_on(world.graph.snapshot(&n, &overlay)).unwrap();
+    assert!(!n.settings().read_only);
 }

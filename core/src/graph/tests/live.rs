@@ -74,7 +74,7 @@ fn users_of_one_node_have_to_get_along() {
     };
     let image_uses = "node 'a' (uses node 'file-a' as 'file' child)";
     let root_uses = "an unnamed block device (uses node 'file-a' as 'root' child)";
-    assert_eq!(world.attach(&file, true).unwrap_err(), conflict("write", root_uses, image_uses));
+    assert_eq!(world.attach(&file, true).unwrap_err(), conflict("resize", image_uses, root_uses));
     assert_eq!(world.attach(&file, false).unwrap_err(), conflict("resize", image_uses, root_uses));
     let second = "{'driver': 'qcow2', 'node-name': 'b', 'read-only': true, 'file': 'file-a'}";
     assert_eq!(

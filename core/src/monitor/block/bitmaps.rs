@@ -37,6 +37,8 @@ impl BlockCommands {
                 return Err(QmpError::generic("Granularity must be power of 2 and at least 512"));
             }
             Some(asked) => u64::from(asked),
+            // What comes from the host has no clusters.
+            None if node.image().is_none() && node.children().is_empty() => default_granularity(0),
             None => default_granularity(device.limits().granularity),
         };
         let bitmap = DirtyBitmap::new(&add.name, device.len(), granularity)?;

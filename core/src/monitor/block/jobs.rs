@@ -2,10 +2,10 @@
 
 use super::query::none;
 use super::{BlockCommands, nothing, options_of, told};
-use crate::format::FormatName;
+use crate::format::{Backing, DataSource, FormatName, KeySource, OpenOptions};
 use crate::graph::{ChildOptions, Claim, Graph, Node, Options, Permissions, Root};
 use crate::image::{OptionSet, amend_encryption, amend_encryption_options, create};
-use crate::io::{BoxFuture, Device, Growing};
+use crate::io::{Access, BoxFuture, Device, Growing};
 use crate::job::{Job, JobOptions, JobVerb};
 use crate::monitor::{QmpError, QmpResult};
 use crate::qapi::{
@@ -184,7 +184,10 @@ async fn create_image(graph: &Graph, format: FormatName, mut options: Options) -
         let device = place(&root);
         let data_device = data_root.as_ref().map(place);
         let runtime = &graph.env().runtime;
-        let made = create(runtime, &device, data_device.as_ref(), &image).await;
+        let made = match create(runtime, &device, data_device.as_ref(), &image).await {
+            Ok(()) => can_be_opened(graph, format, device, &file.filename()).await,
+            failed => failed,
+        };
         match data_root {
             Some(root) => made.and(graph.detach(&root).await),
             None => made,
@@ -207,6 +210,24 @@ async fn amend_image(
     amend_encryption(&image, &options).await
 }
 
+/// Looks whether an image that was made is there: not everything keeps what is written to it.
+async fn can_be_opened(
+    graph: &Graph,
+    format: FormatName,
+    device: Device,
+    filename: &str,
+) -> Result<()> {
+    let look = OpenOptions {
+        format: Some(format),
+        access: Access::ReadOnly,
+        backing: Backing::Ignore,
+        data_file: DataSource::Ignore,
+        key: KeySource::Ignore,
+        ..OpenOptions::default()
+    };
+    crate::format::open(graph.env(), device, filename, look).await.map(drop)
+}
+
 /// The node that an image is made in.
 fn target(graph: &Graph, given: ChildOptions) -> Result<Arc<Node>> {
     match given {
@@ -221,9 +242,8 @@ fn target(graph: &Graph, given: ChildOptions) -> Result<Arc<Node>> {
 }
 
 async fn attach(graph: &Graph, node: &Arc<Node>) -> Result<Arc<Root>> {
-    let changing = Permissions::WRITE | Permissions::RESIZE;
-    let taken = Permissions::CONSISTENT_READ | changing;
-    graph.attach("", node, Claim { taken, shared: Permissions::all() - changing }).await
+    let taken = Permissions::WRITE | Permissions::RESIZE;
+    graph.attach("", node, Claim { taken, shared: Permissions::all() }).await
 }
 
 /// Secrets by their IDs.

@@ -1,7 +1,6 @@
 //! Commands that add, change and remove nodes.
 
 use super::{BlockCommands, nothing, options_of};
-use crate::ErrorKind;
 use crate::format::BackingRef;
 use crate::graph::Node;
 use crate::monitor::{QmpError, QmpResult};
@@ -102,7 +101,7 @@ impl BlockCommands {
             return Err(QmpError::generic("Need a root block node"));
         }
         let node = self.graph.lookup(None, Some(&image_node_name))?;
-        let Some(below) = node.child("backing") else {
+        let Some(below) = node.below() else {
             return Err(QmpError::generic(
                 "not allowing backing file change on an image without a backing file",
             ));
@@ -116,14 +115,7 @@ impl BlockCommands {
             }
         }
         let name = BackingRef { name: backing_file, format: Some(below.driver().into()) };
-        let changed = self.graph.set_backing_name(&node, name).await;
-        changed.map_err(|e| match e.kind() {
-            ErrorKind::Bug => e.into(),
-            _ => QmpError::generic(format!(
-                "Could not change backing file of '{device}': {}",
-                e.what()
-            )),
-        })?;
+        self.graph.set_backing_name(&node, name).await?;
         Ok(nothing())
     }
 }

@@ -93,7 +93,7 @@ impl BlockCommands {
                 r#type: XDbgBlockGraphNodeType::BlockDriver,
                 name: node.name().to_string(),
             });
-            for edge in node.children().iter().rev() {
+            for edge in node.children_by_age().iter().rev() {
                 edges.extend(graph.edge(id, edge));
             }
         }

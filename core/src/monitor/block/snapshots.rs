@@ -21,6 +21,7 @@ impl BlockCommands {
     pub(super) async fn blockdev_snapshot(&self, arguments: Arguments) -> QmpResult<Value> {
         let BlockdevSnapshot { node, overlay } = parse(arguments)?;
         let node = self.graph.by_any_name(&node)?;
+        self.graph.refuse_busy(&node)?;
         let overlay = self.graph.by_any_name(&overlay)?;
         self.graph.snapshot(&node, &overlay).await?;
         Ok(nothing())
@@ -76,11 +77,11 @@ impl BlockCommands {
         if !node.settings().active {
             return Err(no_snapshots(&node, &device));
         }
-        let (image, list) = snapshots(&node, &device)?;
+        let image = with_snapshots(&node).ok_or_else(|| no_snapshots(&node, &device))?;
         if name.is_empty() {
             return Err(QmpError::generic("Name is empty"));
         }
-        if list.iter().any(|known| known.name == name) {
+        if snapshots_of(&image)?.iter().any(|known| known.name == name) {
             return Err(QmpError::generic(format!(
                 "Snapshot with name '{name}' already exists on device '{device}'"
             )));
@@ -110,7 +111,8 @@ impl BlockCommands {
         if id.is_none() && name.is_none() {
             return Err(QmpError::generic("Name or id must be provided"));
         }
-        let (image, list) = snapshots(&node, &device).map_err(|_| no_list())?;
+        let image = with_snapshots(&node).ok_or_else(no_list)?;
+        let list = snapshots_of(&image)?;
         let matches = |known: &&SnapshotInfo| {
             id.as_ref().is_none_or(|id| known.id == *id)
                 && name.as_ref().is_none_or(|name| known.name == *name)
@@ -145,21 +147,23 @@ impl BlockCommands {
 }
 
 /// The image in which a node's snapshots are: its own, or that of what it passes on.
-fn snapshots(node: &Arc<Node>, device: &str) -> QmpResult<(Arc<Layer>, Vec<SnapshotInfo>)> {
+fn with_snapshots(node: &Arc<Node>) -> Option<Arc<Layer>> {
     let mut below = Some(node.clone());
     while let Some(next) = below {
-        if let Some(image) = next.image()
-            && let Some(snapshots) = image.driver().snapshots()
-        {
-            if image.data_file().is_some() {
-                return Err(no_list());
-            }
-            let list = snapshots.list();
-            return Ok((image, list));
+        if let Some(image) = next.image().filter(|image| image.driver().snapshots().is_some()) {
+            return Some(image);
         }
         below = next.primary();
     }
-    Err(no_snapshots(node, device))
+    None
+}
+
+/// The snapshots of an image. One with a data file has none.
+fn snapshots_of(image: &Layer) -> QmpResult<Vec<SnapshotInfo>> {
+    match image.driver().snapshots() {
+        Some(snapshots) if image.data_file().is_none() => Ok(snapshots.list()),
+        _ => Err(no_list()),
+    }
 }
 
 fn no_snapshots(node: &Node, device: &str) -> QmpError {

@@ -90,6 +90,7 @@ impl BlockCommands {
             }
             TransactionAction::BlockdevSnapshot(snapshot) => {
                 let node = self.graph.by_any_name(&snapshot.node)?;
+                self.graph.refuse_busy(&node)?;
                 let overlay = self.graph.by_any_name(&snapshot.overlay)?;
                 self.graph.snapshot(&node, &overlay).await?;
                 Undo::Overlaid(node, overlay)

@@ -124,6 +124,8 @@ struct Shown {
     node: Arc<Node>,
     source: Source,
     device: Device,
+    /// What is done with it.
+    taken: Permissions,
 }
 
 impl Served {
@@ -212,7 +214,7 @@ impl Exports {
         }
         let shown = self.show(&options).await?;
         let added = match &options.r#type {
-            BlockExportOptionsBranch::Nbd(nbd) => self.add_nbd(&options, nbd, &shown),
+            BlockExportOptionsBranch::Nbd(nbd) => self.add_nbd(&options, nbd, &shown).await,
             BlockExportOptionsBranch::VhostUserBlk(disk) => {
                 self.add_vhost_user_blk(&options, disk, &shown).await
             }
@@ -258,24 +260,19 @@ impl Exports {
         if options.allow_inactive != Some(true) && !node.settings().active {
             self.graph.set_active(Some(&node), true).await?;
         }
-        if let Some(backend) = backend {
-            if writable && backend.is_read_only() {
-                return Err(QmpError::generic("Cannot export read-only device as writable"));
-            }
-            let source = Source::Backend(Arc::new(backend.enter()));
-            return Ok(Shown { node, source, device: backend });
-        }
         let read = Permissions::CONSISTENT_READ;
         let mut taken = if writable { read | Permissions::WRITE } else { read };
         if let BlockExportOptionsBranch::Fuse(file) = &options.r#type {
             taken.set(Permissions::RESIZE, file.growable == Some(true));
         }
-        let shared = match &options.r#type {
-            // A client of NBD cannot be told of a new length.
-            BlockExportOptionsBranch::Nbd(_) => Permissions::all() - Permissions::RESIZE,
-            _ => Permissions::all(),
-        };
-        let claim = Claim { taken, shared };
+        if let Some(backend) = backend {
+            if writable && backend.is_read_only() {
+                return Err(QmpError::generic("Cannot export read-only device as writable"));
+            }
+            let source = Source::Backend(Arc::new(backend.enter()));
+            return Ok(Shown { node, source, device: backend, taken });
+        }
+        let claim = Claim { taken, shared: Permissions::all() };
         // Of a node that is inactive nothing is done until it is active.
         let root = match node.settings().active {
             true => self.graph.attach("", &node, claim).await?,
@@ -288,7 +285,7 @@ impl Exports {
         if options.allow_inactive != Some(true) {
             root.stay_active();
         }
-        Ok(Shown { node, device: root.clone(), source: Source::Node(root) })
+        Ok(Shown { node, device: root.clone(), source: Source::Node(root), taken })
     }
 
     /// Ends the use of what an export showed.

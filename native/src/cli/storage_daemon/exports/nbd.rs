@@ -1,11 +1,11 @@
 //! The NBD server of a daemon, and exports through it.
 
-use super::{Exports, Running, Shown, address, in_words};
+use super::{Exports, Running, Shown, Source, address, in_words};
 use crate::cli::nbd::listen::Listening;
 use crate::export::RemoveMode;
 use crate::export::nbd::{NbdServer, ServerOptions};
 use sectora_core::bitmap::DirtyBitmap;
-use sectora_core::graph::{Graph, Node};
+use sectora_core::graph::{Claim, Graph, Node, Permissions};
 use sectora_core::io::BoxFuture;
 use sectora_core::monitor::{QmpError, QmpResult};
 use sectora_core::nbd::{BitmapContext, Export, ExportOptions};
@@ -115,7 +115,7 @@ impl Exports {
     }
 
     /// Serves what a root shows.
-    pub(super) fn add_nbd(
+    pub(super) async fn add_nbd(
         &self,
         options: &BlockExportOptions,
         nbd: &BlockExportOptionsNbd,
@@ -132,6 +132,11 @@ impl Exports {
         }
         if server.exports().iter().any(|export| export.name() == name) {
             return Err(QmpError::generic(format!("NBD server already has export named '{name}'")));
+        }
+        if let Source::Node(root) = &shown.source {
+            // A client cannot be told of a new length.
+            let shared = Permissions::all() - Permissions::RESIZE;
+            self.graph.set_claim(root, Claim { taken: shown.taken, shared }).await?;
         }
         let mut bitmaps = Vec::new();
         for wanted in nbd.bitmaps.iter().flatten() {
@@ -162,7 +167,7 @@ impl Exports {
         wanted: &BlockDirtyBitmapOrStr,
         writable: bool,
     ) -> QmpResult<Arc<DirtyBitmap>> {
-        let (name, found) = match wanted {
+        let (name, what, found) = match wanted {
             BlockDirtyBitmapOrStr::Local(name) => {
                 let mut next = Some(node.clone());
                 let mut found = None;
@@ -170,18 +175,19 @@ impl Exports {
                     found = node.bitmaps().get(name);
                     next = node.child("backing").or_else(|| node.child("file"));
                 }
-                (name, found)
+                (name, format!("Bitmap '{name}' is not found"), found)
             }
             BlockDirtyBitmapOrStr::External(other) => {
                 let node = self
                     .graph
                     .find(&other.node)
                     .ok_or_else(|| QmpError::generic(format!("Node '{}' not found", other.node)))?;
-                (&other.name, node.bitmaps().get(&other.name))
+                let what = format!("Dirty bitmap '{}' not found", other.name);
+                (&other.name, what, node.bitmaps().get(&other.name))
             }
         };
         let Some(bitmap) = found else {
-            return Err(QmpError::generic(format!("Bitmap '{name}' is not found")));
+            return Err(QmpError::generic(what));
         };
         bitmap.check_usable()?;
         if !writable && bitmap.status().recording {
