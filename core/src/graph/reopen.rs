@@ -52,6 +52,42 @@ struct Was {
     change: Option<Change>,
 }
 
+/// What nodes were, and get back where their change fails or is given up midway.
+struct Undo<'a> {
+    graph: &'a Graph,
+    was: Vec<Was>,
+}
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        if !self.was.is_empty() {
+            // An image that was closed meanwhile stays closed: opening takes time.
+            let _ = self.graph.put_back(&core::mem::take(&mut self.was));
+        }
+    }
+}
+
+impl Undo<'_> {
+    /// The change is made, or nothing has changed.
+    async fn end<T>(mut self, result: Result<T>) -> Result<T> {
+        let was = core::mem::take(&mut self.was);
+        if result.is_err() {
+            // What cannot be undone has failed for reasons of its own: the first error says more.
+            let _ = self.graph.restore(was).await;
+        }
+        result
+    }
+}
+
+/// What follows where an image cannot be closed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum FailedClose {
+    /// Nothing is changed.
+    Ends,
+    /// It is opened again all the same: one that cannot be written to any more is only read, too.
+    IsTold,
+}
+
 impl Graph {
     /// Opens nodes again with these options, each with the name of its node.
     ///
@@ -91,12 +127,7 @@ impl Graph {
         for plan in &plans {
             drained.push(self.drain(&plan.node).await);
         }
-        let mut undo = Vec::new();
-        let result = self.apply(plans, &mut undo).await;
-        if result.is_err() {
-            // What cannot be undone has failed for reasons of its own: the first error says more.
-            let _ = self.restore(undo).await;
-        }
+        let result = self.carry_out(plans, FailedClose::Ends).await;
         drop(drained);
         result.and(self.sweep().await)
     }
@@ -319,17 +350,26 @@ impl Graph {
         for plan in &plans {
             drained.push(self.drain(&plan.node).await);
         }
-        let mut undo = Vec::new();
-        let result = self.apply(plans, &mut undo).await;
-        if result.is_err() {
-            // What cannot be undone has failed for reasons of its own: the first error says more.
-            let _ = self.restore(undo).await;
-        }
+        let on_failed = if read_only { FailedClose::IsTold } else { FailedClose::Ends };
+        let result = self.carry_out(plans, on_failed).await;
         drop(drained);
         result
     }
 
-    async fn apply(&self, plans: Vec<Planned>, undo: &mut Vec<Was>) -> Result<()> {
+    /// Makes nodes what is planned, or leaves them what they were.
+    async fn carry_out(&self, plans: Vec<Planned>, on_failed: FailedClose) -> Result<()> {
+        let mut undo = Undo { graph: self, was: Vec::new() };
+        let result = self.apply(plans, &mut undo.was, on_failed).await;
+        undo.end(result).await?
+    }
+
+    /// Gives how images were closed, where that is told.
+    async fn apply(
+        &self,
+        plans: Vec<Planned>,
+        undo: &mut Vec<Was>,
+        on_failed: FailedClose,
+    ) -> Result<Result<()>> {
         for plan in &plans {
             let edges = plan.edges.iter().map(|(edge, _)| (edge.clone(), edge.target())).collect();
             let node = plan.node.clone();
@@ -358,10 +398,15 @@ impl Graph {
                 plan.node.name_filter_again();
             }
         }
+        let mut closed = Ok(());
         for was in undo.iter_mut() {
             if let Some(image) = &was.body.image {
                 was.closed = true;
-                image.close().await?;
+                let result = image.close().await;
+                match on_failed {
+                    FailedClose::Ends => result?,
+                    FailedClose::IsTold => closed = closed.and(result),
+                }
             }
         }
         // The bodies that images stand on come first.
@@ -372,7 +417,7 @@ impl Graph {
             self.open_again(plan).await?;
             plan.node.name_again().await?;
         }
-        Ok(())
+        Ok(closed)
     }
 
     async fn open_again(&self, plan: &Planned) -> Result<()> {
@@ -446,6 +491,15 @@ impl Graph {
 
     /// Makes nodes what they were.
     async fn restore(&self, undo: Vec<Was>) -> Result<()> {
+        self.put_back(&undo)?;
+        for was in undo.iter().rev().filter(|was| was.closed) {
+            self.open_image_again(&was.node, was.settings).await?;
+        }
+        Ok(())
+    }
+
+    /// The same without opening anything.
+    fn put_back(&self, undo: &[Was]) -> Result<()> {
         for was in undo.iter().rev() {
             was.node.set_settings(was.settings);
             was.node.set_options(was.options.clone());
@@ -453,7 +507,7 @@ impl Graph {
                 edge.point(target.clone());
             }
         }
-        for was in &undo {
+        for was in undo {
             let new = was.node.body();
             if let (Some(new), Some(old)) = (&new.locks, &was.body.locks)
                 && !Arc::ptr_eq(new, old)
@@ -469,11 +523,7 @@ impl Graph {
                 was.node.name_filter_again();
             }
         }
-        self.refresh()?;
-        for was in undo.iter().rev().filter(|was| was.closed) {
-            self.open_image_again(&was.node, was.settings).await?;
-        }
-        Ok(())
+        self.refresh()
     }
 }
 
