@@ -13,6 +13,12 @@ const PATTERNS = [
 ];
 const DEPTHS = [1, 16, 64];
 const CONNECTIONS = [1, 4];
+/** So long requests take that a group of throttles lets through at its limit; ratios say nothing there. */
+const LIMITED = 5;
+const LIMITS = [
+  [`${2000 * LIMITED} reads of 4 KiB at 2000/s`, "iops-total=2000", ["--bs=4k", `--io_size=${2000 * LIMITED * 4}k`]],
+  [`${64 * LIMITED} MiB of reads at 64 MiB/s`, `bps-total=${64 << 20}`, ["--bs=64k", `--io_size=${64 * LIMITED}m`]],
+];
 
 /** All of them; none where fio lacks its NBD engine. */
 export function exportCases({ folder, full, mib, program }) {
@@ -22,6 +28,7 @@ export function exportCases({ folder, full, mib, program }) {
     return [];
   }
   const socket = join(folder, "export.sock");
+  const fio = ["fio", "--name=x", "--ioengine=nbd", `--uri=nbd+unix:///d?socket=${socket}`, "--norandommap", "--group_reporting", "--output-format=json"];
   const images = { raw: join(folder, "export.raw"), qcow2: join(folder, "export.qcow2") };
   let made = false;
   // Both daemons write to the same image in turn: it is allocated, so that it stays as it is.
@@ -33,13 +40,14 @@ export function exportCases({ folder, full, mib, program }) {
     execFileSync("sync");
     made = true;
   };
-  const serve = (format) => (side) => {
+  const serve = (format, top = []) => (side) => {
     const daemon = side === "ours" ? [program, "storage-daemon"] : ["qemu-storage-daemon"];
     const words = [
       ["--blockdev", `file,node-name=f,filename=${images[format]},discard=unmap`],
       ["--blockdev", `${format},node-name=d,file=f,discard=unmap`],
+      ...top,
       ["--nbd-server", `addr.type=unix,addr.path=${socket}`],
-      ["--export", "nbd,id=e,node-name=d,name=d,writable=on"],
+      ["--export", `nbd,id=e,node-name=${top.length ? "t" : "d"},name=d,writable=on`],
     ].flat();
     const child = spawn(daemon[0], [...daemon.slice(1), ...words], { stdio: "ignore" });
     while (!existsSync(socket)) {
@@ -62,10 +70,7 @@ export function exportCases({ folder, full, mib, program }) {
           for (const connections of CONNECTIONS) {
             const share = Math.floor(mib / connections);
             const command = () => [
-              "fio",
-              "--name=x",
-              "--ioengine=nbd",
-              `--uri=nbd+unix:///d?socket=${socket}`,
+              ...fio,
               `--rw=${mode}${direction}`,
               `--bs=${block}`,
               `--iodepth=${depth}`,
@@ -73,9 +78,6 @@ export function exportCases({ folder, full, mib, program }) {
               `--size=${share}m`,
               `--offset_increment=${share}m`,
               `--io_size=${Math.floor(amounts[at] / connections)}m`,
-              "--norandommap",
-              "--group_reporting",
-              "--output-format=json",
             ];
             cases.push({
               name: `export of ${format}: ${words} ${direction}, depth ${depth}, ${connections} conn.`,
@@ -83,12 +85,23 @@ export function exportCases({ folder, full, mib, program }) {
               serve: serve(format),
               ours: command,
               theirs: command,
-              seconds: (text) => JSON.parse(text.slice(text.indexOf("{"))).jobs[0][direction].runtime / 1000,
+              seconds: runtime(direction),
             });
           }
         }
       }
     }
   }
+  for (const [words, limit, flags] of LIMITS) {
+    const command = () => [...fio, "--rw=randread", "--iodepth=16", `--size=${mib}m`, ...flags];
+    const group = ["--object", `throttle-group,id=g,limits.${limit}`];
+    const top = [group, ["--blockdev", "throttle,node-name=t,throttle-group=g,file=d"]];
+    cases.push({ name: `throttle group: ${words} in ${LIMITED} s`, fresh: make, serve: serve("raw", top), ours: command, theirs: command, seconds: runtime("read") });
+  }
   return cases;
+}
+
+/** What fio says its requests took, in seconds. */
+function runtime(direction) {
+  return (text) => JSON.parse(text.slice(text.indexOf("{"))).jobs[0][direction].runtime / 1000;
 }

@@ -237,8 +237,9 @@ pub struct Amendment {
     pub data_file: Option<String>,
     /// Whether the external data file is a raw image of its own.
     pub data_file_raw: Option<bool>,
-    /// A backing file or its format was named: that is changed elsewhere.
-    pub backing: bool,
+    /// The backing file and its format, where one of them was named: they are changed elsewhere, and
+    /// can only be what they are.
+    pub backing: Option<BackingRef>,
     /// Options of the encryption, names without `encrypt.`, and values.
     pub encryption: Vec<(String, String)>,
 }

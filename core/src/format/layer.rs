@@ -297,6 +297,8 @@ impl Layer {
         // Neither holes nor places mean anything to who cannot decrypt what is there.
         let encrypted = self.driver.encryption().is_some();
         let refines = raw && !encrypted && self.driver.refines_extents().await?;
+        let file_name = self.file_name().await?;
+        let child_name = |child| self.child_name(child, &file_name);
         let mut at = start;
         for piece in &mapping.pieces {
             if out.len() >= MAX_EXTENTS {
@@ -304,11 +306,12 @@ impl Layer {
             }
             let extent = |flags, host| Extent { start: at, len: piece.len, flags, depth: 0, host };
             let host = |child: Child, offset| {
-                (!encrypted).then(|| HostRange { file: self.child_name(child), offset })
+                (!encrypted).then(|| HostRange { file: child_name(child), offset })
             };
             match piece.place {
                 Place::Raw { child, offset } if refines => {
-                    for e in self.refined(child, offset, at, piece.len).await? {
+                    for e in self.refined((child, child_name(child)), offset, at, piece.len).await?
+                    {
                         push(&mut out, e);
                     }
                 }
@@ -338,9 +341,14 @@ impl Layer {
     }
 
     /// Splits a raw piece by what the device below knows of it.
-    async fn refined(&self, child: Child, host: u64, guest: u64, len: u64) -> Result<Vec<Extent>> {
+    async fn refined(
+        &self,
+        (child, file): (Child, Arc<str>),
+        host: u64,
+        guest: u64,
+        len: u64,
+    ) -> Result<Vec<Extent>> {
         let device = self.child(child);
-        let file = self.child_name(child);
         let dense = self.driver.name() != "raw";
         let mut out = Vec::new();
         let mut done = 0;
@@ -409,10 +417,18 @@ impl Layer {
         Ok(out)
     }
 
-    fn child_name(&self, child: Child) -> Arc<str> {
+    /// The name of the file that the image is in: the image's own, but for one that is described.
+    async fn file_name(&self) -> Result<Arc<str>> {
+        match self.filename.starts_with("json:") {
+            true => Ok(Arc::from(self.file.info().await?.filename)),
+            false => Ok(self.filename.clone()),
+        }
+    }
+
+    fn child_name(&self, child: Child, file_name: &Arc<str>) -> Arc<str> {
         match (child, &self.data) {
             (Child::Data, Some(data)) => data.filename.clone(),
-            _ => self.filename.clone(),
+            _ => file_name.clone(),
         }
     }
 

@@ -285,7 +285,10 @@ impl OptionSet {
             size: self.size(),
             data_file: text("data_file"),
             data_file_raw: flag("data_file_raw"),
-            backing: self.get("backing_file").or(self.get("backing_fmt")).is_some(),
+            backing: self.get("backing_file").or(self.get("backing_fmt")).map(|_| BackingRef {
+                name: text("backing_file").unwrap_or_default(),
+                format: text("backing_fmt"),
+            }),
             encryption: encryption.collect(),
         }
     }

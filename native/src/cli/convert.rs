@@ -183,9 +183,6 @@ pub(super) fn run(args: Args) -> Outcome {
         return Ok(0);
     }
     let (sources, target) = match &args.filenames[..] {
-        [_, _, _, ..] if args.snapshot.is_some() => {
-            return Err(Failure::new("No support for concatenating multiple snapshot"));
-        }
         [sources @ .., target] if !sources.is_empty() => (sources, target),
         _ => return Err(Failure::new("Must specify image file name")),
     };
@@ -323,13 +320,16 @@ impl Job<'_> {
         };
         let (mut parts, mut layers) = (Vec::new(), Vec::new());
         for name in self.sources {
-            let snapshot = self.args.snapshot.as_deref();
+            let snapshot = self.args.snapshot.as_deref().filter(|_| self.sources.len() == 1);
             let layer = open_state(self.host, name, how.clone(), snapshot).await?;
             layers.push(layer.clone());
             let device: Device = layer;
             // Disks are whole sectors long.
             let len = device.len().next_multiple_of(512);
             parts.push(Part { device, start: 0, len });
+        }
+        if parts.len() > 1 && self.args.snapshot.is_some() {
+            return Err(Failure::new("No support for concatenating multiple snapshot"));
         }
         if parts.len() > 1 && self.args.backing.is_some() {
             return Err(Failure::new(

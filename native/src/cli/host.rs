@@ -167,6 +167,11 @@ impl Host {
         Self { image_opts, ..self }
     }
 
+    /// The same for images that others may not use.
+    pub(super) fn unshared(&self) -> Self {
+        Self { locking: Locking::Auto, ..self.clone() }
+    }
+
     /// Opens files as this command does.
     pub(super) fn opener(&self, cache: Cache) -> FileOpener {
         FileOpener {
@@ -293,6 +298,7 @@ impl Host {
             let device = remote.open(access).await?;
             return Ok(Named { device, filename: remote.canonical(), file: None });
         }
+        FileOpener::path(name)?;
         self.check_share(access)?;
         if shown(name).is_empty() {
             return Err(Error::invalid("The 'file' block driver requires a file name"));

@@ -99,7 +99,8 @@ impl Job<'_> {
             metadata_only: args.backing_unsafe,
             ..Opening::to_read(args.format.as_deref(), cache)
         };
-        let image = self.host.open(self.filename, how).await?;
+        // The image itself is written: `--force-share` is for what it stands on.
+        let image = self.host.unshared().open(self.filename, how).await?;
         let compressed = image.capabilities().contains(Capabilities::COMPRESSED);
         if args.compress && !compressed {
             return Err(Failure::new("Compression not supported for this file format"));

@@ -8,6 +8,7 @@ mod fuse;
 mod hostile;
 mod lines;
 mod load;
+mod loops;
 mod monitor;
 mod nbd;
 mod python;
@@ -29,13 +30,14 @@ const REFERENCE: &str = "qemu-storage-daemon";
 const FUSE: &str = "fuse";
 
 fn main() {
-    let tests: [Test; 32] = [
+    let tests: [Test; 33] = [
         ("backends::a_stopped_backend_holds_its_clients", backends::stopped, &[]),
         ("backends::errors_are_told_or_not", backends::told, &[]),
         ("backends::commands_for_people", backends::people, &[]),
         ("backends::without_devices_nothing_of_it_is_there", backends::absent, &[]),
         ("descriptors::files_and_sockets_are_handed_over", descriptors::over, &[]),
         ("descriptors::of_the_line_and_absent_unless_asked_for", descriptors::asked, &[]),
+        ("loops::block_devices_are_nodes_as_the_reference_has_them", loops::devices, &[REFERENCE]),
         ("hostile::monitors_survive_what_is_sent_to_them", hostile::monitors, &[]),
         ("hostile::exports_survive_what_is_sent_to_them", hostile::clients, &[]),
         ("hostile::no_ring_comes_of_a_snapshot", hostile::rings, &[]),

@@ -176,7 +176,9 @@ fn lengths(
 }
 
 fn shows_a_file(node: &Value) -> bool {
-    node["drv"] == "raw" || node["image"]["backing-filename-format"] == "file"
+    node["drv"] == "raw"
+        || node["drv"] == "snapshot-access"
+        || node["image"]["backing-filename-format"] == "file"
 }
 
 /// True where a line describes a file under that name.

@@ -11,7 +11,7 @@ use super::map::Entry;
 use super::options::OverlapChecks;
 use super::write::put;
 use super::{Qcow2, refcount};
-use crate::format::Amendment;
+use crate::format::{Amendment, BackingRef};
 use crate::io::{WriteFlags, ZeroFlags};
 use crate::{Error, Result};
 use alloc::format;
@@ -122,9 +122,10 @@ impl Qcow2 {
                 ));
             }
         };
-        if o.backing {
+        if version < 3 && refcount_order.is_some_and(|order| order != V2_REFCOUNT_ORDER) {
             return Err(invalid(
-                "Cannot amend the backing file\nYou can use 'qemu-img rebase' instead.",
+                "Refcount widths other than 16 bits require compatibility level 1.1 or above (use \
+                 compat=1.1 or greater)",
             ));
         }
         if o.data_file.is_some() && self.data.is_none() {
@@ -132,15 +133,18 @@ impl Qcow2 {
                 "data-file can only be set for images that use an external data file",
             ));
         }
+        let named = |name: &String| BackingRef {
+            name: name.clone(),
+            format: header.backing_format.clone(),
+        };
+        if o.backing.is_some() && o.backing != header.backing_name.as_ref().map(named) {
+            return Err(invalid(
+                "Cannot amend the backing file\nYou can use 'qemu-img rebase' instead.",
+            ));
+        }
         if version < 3 && o.lazy_refcounts == Some(true) {
             return Err(invalid(
                 "Lazy refcounts only supported with compatibility level 1.1 and above (use \
-                 compat=1.1 or greater)",
-            ));
-        }
-        if version < 3 && refcount_order.is_some_and(|order| order != V2_REFCOUNT_ORDER) {
-            return Err(invalid(
-                "Refcount widths other than 16 bits require compatibility level 1.1 or above (use \
                  compat=1.1 or greater)",
             ));
         }

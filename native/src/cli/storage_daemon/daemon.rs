@@ -32,7 +32,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 /// What was not sent this long after the end began is not sent at all.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// What the daemon has beyond the reference's, where it is asked for.
 #[derive(Clone, Copy, Debug)]
