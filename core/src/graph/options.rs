@@ -4,7 +4,7 @@
 //! options. Whoever opens a node takes those it knows; what is left is somebody's mistake.
 
 use crate::image::{SizeError, parse_size};
-use crate::{Error, Result, json};
+use crate::{Error, ErrorKind, Result, json};
 use alloc::borrow::ToOwned;
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -300,6 +300,18 @@ impl Options {
                 Err(Error::invalid(format!("Value '{text}' is too large for parameter '{name}'")))
             }
             Err(_) => Err(Error::invalid(format!("Parameter '{name}' expects a number"))),
+        }
+    }
+
+    /// Takes `pr-manager`, a manager of persistent reservations: there are none.
+    ///
+    /// # Errors
+    /// `NotFound` where one is named.
+    pub fn take_pr_manager(&mut self) -> Result<()> {
+        let missing = |id| format!("No persistent reservation manager with id '{id}'");
+        match self.take_text("pr-manager").map(missing) {
+            Some(what) => Err(Error::new(ErrorKind::NotFound, what)),
+            None => Ok(()),
         }
     }
 

@@ -207,10 +207,7 @@ impl Nodes {
             "native" => Some(Aio::Native),
             _ => AioArg::from_str(word, false).ok().map(Aio::from),
         })?;
-        if let Some(id) = options.take_text("pr-manager") {
-            let what = format!("No persistent reservation manager with id '{id}'");
-            return Err(Error::new(ErrorKind::NotFound, what));
-        }
+        options.take_pr_manager()?;
         if aio != Some(Aio::Native) || how.direct {
             check_kind(driver, &filename)?;
         }

@@ -106,6 +106,7 @@ impl Attached {
         let Some(filename) = options.take_text("filename") else {
             return Err(Error::invalid("The 'file' block driver requires a file name"));
         };
+        options.take_pr_manager()?;
         let locking = options.take_word("locking", |word| match word {
             "off" => Some(false),
             "on" | "auto" => Some(true),
