@@ -20,6 +20,7 @@
 //!   (see `settle`).
 
 mod space;
+mod turn;
 
 use super::buffer::{ALIGN, Buffer};
 use super::error::os;
@@ -40,6 +41,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
+use turn::Turns;
 
 /// The longest read or write that is taken.
 const MAX_TRANSFER: u32 = 1 << 30;
@@ -72,7 +74,7 @@ pub(super) struct RawFile {
     solo: Option<Solo>,
     /// Whose turn it is to write in place. The kernel lets one thread at a time write to a file
     /// through the page cache, and has the others spin: here they wait without using a processor.
-    writing: tokio::sync::Mutex<()>,
+    writing: Turns,
 }
 
 /// Whether the page cache takes writes at the speed of memory.
@@ -136,7 +138,7 @@ impl RawFile {
         let solo = (ring.is_none() && direct.is_some()).then(Solo::default);
         let ring = ring.map_or_else(OnceLock::new, OnceLock::from);
         let (lacks, known, pace) = (Lacks::default(), Mutex::default(), Pace::new());
-        let writing = tokio::sync::Mutex::new(());
+        let writing = Turns::default();
         Self { handle, writable, no_flush, direct, ring, lacks, known, pace, solo, writing }
     }
 
@@ -347,7 +349,7 @@ impl RawFile {
         while done < data.len() {
             let left = data.len() - done;
             let result = if left <= IN_PLACE && self.pace.is_fast() {
-                let _turn = self.writing.lock().await;
+                let _turn = self.writing.take().await;
                 let start = Instant::now();
                 let result = self.handle.write(&self.handle.file, &data, done, offset);
                 self.pace.took(start.elapsed(), left);
