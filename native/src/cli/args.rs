@@ -211,9 +211,14 @@ pub(super) fn parse_number(text: &str) -> Result<u64, SizeError> {
 /// Protocols that new disks can be made in, which are raw images then.
 const PROTOCOLS: [&str; 2] = ["file", "host_device"];
 
+/// True where `name` is a protocol that disks can be made in.
+pub(super) fn is_protocol(name: &str) -> bool {
+    PROTOCOLS.contains(&name)
+}
+
 /// The format called `name`, as one that images can be created in; a protocol's is raw.
 pub(super) fn target_format(name: &str) -> Result<FormatName, Failure> {
-    if PROTOCOLS.contains(&name) {
+    if is_protocol(name) {
         return Ok(FormatName::Raw);
     }
     let format = name.parse().map_err(|_| Failure::new(format!("Unknown file format '{name}'")))?;

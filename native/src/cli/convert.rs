@@ -4,7 +4,9 @@
 //! killed leaves what was there before. With `-n` an image that exists is written in place.
 
 use super::args::wants_option_help;
-use super::args::{Cache, HostArgs, bytes, check_target, option_help, option_set, target_format};
+use super::args::{
+    Cache, HostArgs, bytes, check_target, is_protocol, option_help, option_set, target_format,
+};
 use super::create::NewTarget;
 use super::failure::{Failure, Outcome, reason, told};
 use super::host::{Host, Opening, Threads, block_on};
@@ -448,7 +450,7 @@ impl Job<'_> {
             true => self.args.target_format.as_deref(),
             false => match self.format_name() {
                 // What is in a protocol's file is raw.
-                protocol @ ("file" | "host_device") => {
+                protocol if is_protocol(protocol) => {
                     check_kind(protocol, self.target)
                         .map_err(|e| Failure::opening(self.target, &e))?;
                     Some("raw")

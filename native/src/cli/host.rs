@@ -10,7 +10,9 @@ use super::output::{complain, warn, warn_of_guess};
 use super::signal;
 use crate::protocol::{NameOpener, Remote};
 use crate::runtime::NativeRuntime;
-use crate::storage::{Aio, FileDevice, FileOpener, FileOptions, Locking, let_thread_wait};
+use crate::storage::{
+    Aio, FORCE_SHARE, FileDevice, FileOpener, FileOptions, Locking, let_thread_wait,
+};
 use sectora_core::Error;
 use sectora_core::format::{
     Backing, BackingRef, DataSource, DriverEvent, Env, FormatName, KeySource, Layer, NotFreed,
@@ -56,9 +58,6 @@ where
     };
     started.map_err(|e| Failure::new(format!("cannot start: {e}")))?
 }
-
-/// Why an image that others may change is not opened to be written.
-pub(super) const FORCE_SHARE: &str = "force-share=on can only be used with read-only images";
 
 /// What the name of an image says of its backing file.
 pub(super) enum NamedBacking {

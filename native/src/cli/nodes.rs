@@ -2,12 +2,11 @@
 
 use super::args::AioArg;
 use super::fdset::FdSets;
-use super::host::FORCE_SHARE;
 use super::objects::Objects;
 use crate::protocol::nbd::{NbdDevice, NbdOptions, Server};
 use crate::storage::{
-    self, Aio, Create, FileDevice, FileOpener, FileOptions, Locking, check_kind, fdset_number,
-    is_device,
+    self, Aio, Create, FORCE_SHARE, FileDevice, FileOpener, FileOptions, Locking, check_kind,
+    fdset_number, is_device,
 };
 use clap::ValueEnum;
 use sectora_core::crypto::Secret;

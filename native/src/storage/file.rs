@@ -101,13 +101,14 @@ impl FileOptions {
         match self.locking {
             Locking::Off => Ok(None),
             Locking::Auto => Ok(Some(claim)),
-            Locking::Share if self.writes() => {
-                Err(Error::invalid("force-share=on can only be used with read-only images"))
-            }
+            Locking::Share if self.writes() => Err(Error::invalid(FORCE_SHARE)),
             Locking::Share => Ok(Some(Claim { taken: claim.taken, ..Claim::NONE })),
         }
     }
 }
+
+/// Why an image that others may change is not opened to be written.
+pub(crate) const FORCE_SHARE: &str = "force-share=on can only be used with read-only images";
 
 /// The number of the set of descriptors that `name` names, where it names one.
 pub(crate) fn fdset_number(name: &str) -> Option<Result<i64>> {

@@ -32,8 +32,8 @@ mod uring;
 mod work;
 
 pub use error::{OsError, is_broken_pipe, os_error};
-pub(crate) use file::fdset_number;
 pub use file::{Aio, Create, FileDevice, FileOptions};
+pub(crate) use file::{FORCE_SHARE, fdset_number};
 pub use lock::Locking;
 pub use opener::FileOpener;
 pub(crate) use opener::{check_kind, is_device};
