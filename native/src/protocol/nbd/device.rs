@@ -1,7 +1,8 @@
 //! An export as a device.
 
 use super::address::NbdOptions;
-use super::link::{Command, Connected, Reply, Shared, can, establish, run};
+use super::link::{Command, Connected, Shared, can, establish, run};
+use super::reply::Reply;
 use crate::storage::settle::{Orphans, settling};
 use crate::storage::solo::{self, Solo};
 use sectora_core::io::{

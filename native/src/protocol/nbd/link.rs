@@ -9,17 +9,18 @@
 //! connection is back.
 
 use super::address::NbdOptions;
+use super::reply::{InFlight, Reply, violation};
 use super::stream::{NbdStream, handshake};
 use crate::runtime::spin::Spin;
 use crate::storage::settle::Completer;
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use sectora_core::io::{Segment, Segments};
+use sectora_core::io::Segments;
 use sectora_core::nbd::Channel;
 use sectora_core::nbd::client::{Context, ExportInfo, Greeted};
 use sectora_core::nbd::layout::{MAX_PAYLOAD, TransmissionFlags, command};
-use sectora_core::nbd::message::{ChunkBody, Mode, ReplyHeader, Request, error_kind};
+use sectora_core::nbd::message::{Mode, ReplyHeader, Request};
 use sectora_core::sync::Mutex;
 use sectora_core::{Error, ErrorKind, Result};
 use slab::Slab;
@@ -39,18 +40,8 @@ const MAX_IN_FLIGHT: usize = 256;
 const MAX_WAITING: usize = 4 << 20;
 /// A thread waits no longer than this for a reply.
 const LONGEST_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
-/// The most pieces that the reply to one read comes in.
-const MAX_PIECES: usize = 1 << 17;
 /// The longest pause between two attempts to connect.
 const LONGEST_PAUSE: Duration = Duration::from_secs(16);
-
-/// What a request comes to.
-#[derive(Debug)]
-pub(super) enum Reply {
-    Done,
-    Data(Segments),
-    Status(Vec<(u64, u64)>),
-}
 
 /// A request and who waits for it.
 pub(super) struct Command {
@@ -224,16 +215,6 @@ pub(super) async fn establish(options: &NbdOptions) -> Result<Connected> {
     Ok(Connected { channel, info, mode, context })
 }
 
-/// A request on its way.
-struct InFlight {
-    command: Command,
-    cookie: u64,
-    pieces: Vec<(u64, Segment)>,
-    covered: u64,
-    status: Option<Vec<(u64, u64)>>,
-    error: Option<Error>,
-}
-
 /// What came of waiting.
 enum Step {
     /// There are bytes to look at.
@@ -345,10 +326,6 @@ async fn until_closed(shared: &Shared, until: Instant) {
     .await;
 }
 
-fn violation(what: String) -> Error {
-    Error::corrupt(what).in_format("nbd")
-}
-
 impl Link {
     fn new(connected: Connected) -> Self {
         let (in_flight, spin) = (Slab::new(), Spin::default());
@@ -446,14 +423,7 @@ impl Link {
             let channel = &mut self.connected.channel;
             channel.put_request(&command.request, self.connected.mode);
             channel.put_data(&command.payload);
-            entry.insert(InFlight {
-                command,
-                cookie,
-                pieces: Vec::new(),
-                covered: 0,
-                status: None,
-                error: None,
-            });
+            entry.insert(InFlight::new(command, cookie));
         }
         false
     }
@@ -540,13 +510,7 @@ impl Link {
         let (done, key) = match *header {
             ReplyHeader::Simple { error, cookie } => {
                 let key = self.key(cookie)?;
-                let one = &mut self.in_flight[key];
-                if error != 0 {
-                    one.error = Some(failed(error, ""));
-                } else if !payload.is_empty() {
-                    one.covered = payload.len() as u64;
-                    one.pieces.push((one.command.request.offset, Segment::Data(payload)));
-                }
+                self.in_flight[key].simple(error, payload);
                 (true, key)
             }
             ReplyHeader::Chunk { done, kind, cookie, .. } => {
@@ -568,95 +532,6 @@ impl Link {
             command.done.complete(result);
         }
         Ok(())
-    }
-}
-
-/// An error that the server told.
-fn failed(number: u32, message: &str) -> Error {
-    let (kind, words) = error_kind(number);
-    match message.is_empty() {
-        true => Error::new(kind, words),
-        false => Error::new(kind, format!("{words} (server reported: {message})")),
-    }
-}
-
-impl InFlight {
-    fn chunk(&mut self, kind: u16, payload: &Bytes, context: Option<&Context>) -> Result<()> {
-        let request = &self.command.request;
-        let end = request.offset + request.len;
-        let inside = |offset: u64, len: u64| {
-            offset >= request.offset && offset.checked_add(len).is_some_and(|e| e <= end)
-        };
-        let body = ChunkBody::decode(kind, payload)?;
-        let (offset, piece) = match (body, request.command) {
-            (ChunkBody::None, _) => return Ok(()),
-            (ChunkBody::Error { error, message }, _) => {
-                self.error.get_or_insert_with(|| failed(error, &message));
-                return Ok(());
-            }
-            (ChunkBody::Data { offset }, command::READ) => {
-                (offset, Segment::Data(payload.slice(8..)))
-            }
-            (ChunkBody::Hole { offset, len }, command::READ) => (offset, Segment::Zero(len)),
-            (ChunkBody::Status { context: id, extents }, command::BLOCK_STATUS) => {
-                if context.is_none_or(|context| context.id != id) || self.status.is_some() {
-                    return Err(violation(format!("a status in context {id}, not asked for")));
-                }
-                self.status = Some(extents);
-                return Ok(());
-            }
-            _ => return Err(violation(format!("a chunk of type {kind} to another request"))),
-        };
-        self.covered = self.covered.saturating_add(piece.len());
-        if !inside(offset, piece.len())
-            || self.covered > request.len
-            || self.pieces.len() >= MAX_PIECES
-        {
-            return Err(violation(format!(
-                "{offset:#x}+{:#x} in reply to a read of {:#x}+{:#x}",
-                piece.len(),
-                request.offset,
-                request.len
-            )));
-        }
-        self.pieces.push((offset, piece));
-        Ok(())
-    }
-
-    /// The result for whoever waits, or an error for which the connection has to end.
-    fn finish(mut self) -> Result<(Command, Result<Reply>)> {
-        if let Some(error) = self.error.take() {
-            return Ok((self.command, Err(error)));
-        }
-        let request = self.command.request;
-        let reply = match request.command {
-            command::READ => {
-                self.pieces.sort_by_key(|(offset, _)| *offset);
-                let mut data = Segments::new();
-                for (offset, piece) in self.pieces {
-                    if offset != request.offset + data.len() {
-                        return Err(violation(format!(
-                            "data at {offset:#x} overlaps or lacks some"
-                        )));
-                    }
-                    data.push(piece);
-                }
-                if data.len() != request.len {
-                    return Err(violation(format!(
-                        "{:#x} bytes in reply to a read of {:#x}",
-                        data.len(),
-                        request.len
-                    )));
-                }
-                Reply::Data(data)
-            }
-            command::BLOCK_STATUS => match self.status.take() {
-                Some(extents) => Reply::Status(extents),
-                None => return Err(violation("no status in reply to a request for it".to_owned())),
-            },
-            _ => Reply::Done,
-        };
-        Ok((self.command, Ok(reply)))
     }
 }
 

@@ -7,6 +7,7 @@
 //! | `stream` | sockets and encrypted sockets as the core's streams; connecting |
 //! | `tls` | certificates from a directory as QEMU lays them out |
 //! | `link` | a connection: sends requests, sorts replies, connects again |
+//! | `reply` | what a request is told, piece by piece |
 //! | `device` | the device |
 //!
 //! Requests are pipelined: as many as the callers have. Names and options are the schema's
@@ -16,6 +17,7 @@ mod address;
 mod device;
 mod link;
 mod options;
+mod reply;
 mod stream;
 pub mod tls;
 
