@@ -65,13 +65,31 @@ where
         .thread_name("sectora")
         .enable_all()
         .build()?;
+    Ok(run(tokio, main))
+}
+
+/// As [`block_on`], with nothing to start up: all tasks run on the calling thread.
+///
+/// # Errors
+/// Where the host has no descriptors to give.
+pub fn block_on_this_thread<F, T>(main: impl FnOnce(NativeRuntime) -> F) -> std::io::Result<T>
+where
+    F: Future<Output = T>,
+{
+    Ok(run(tokio::runtime::Builder::new_current_thread().enable_all().build()?, main))
+}
+
+fn run<F: Future>(
+    tokio: tokio::runtime::Runtime,
+    main: impl FnOnce(NativeRuntime) -> F,
+) -> F::Output {
     let host = {
         let _inside = tokio.enter();
         NativeRuntime::current()
     };
     let result = tokio.block_on(main(host));
     tokio.shutdown_background();
-    Ok(result)
+    result
 }
 
 fn cores() -> NonZeroUsize {

@@ -9,7 +9,7 @@ use super::objects::Objects;
 use super::output::{complain, warn, warn_of_guess};
 use super::signal;
 use crate::protocol::{NameOpener, Remote};
-use crate::runtime::NativeRuntime;
+use crate::runtime;
 use crate::storage::{
     Aio, FORCE_SHARE, FileDevice, FileOpener, FileOptions, Locking, let_thread_wait,
 };
@@ -40,20 +40,10 @@ where
     F: Future<Output = Outcome>,
 {
     let started = match threads {
-        Threads::PerCore => {
-            crate::runtime::block_on(|runtime| signal::interruptible(command(runtime.into())))
-        }
+        Threads::PerCore => runtime::block_on(|host| signal::interruptible(command(host.into()))),
         Threads::One => {
-            tokio::runtime::Builder::new_current_thread().enable_all().build().map(|tokio| {
-                let runtime = {
-                    let _inside = tokio.enter();
-                    NativeRuntime::current()
-                };
-                let_thread_wait();
-                let result = tokio.block_on(signal::interruptible(command(runtime.into())));
-                tokio.shutdown_background();
-                result
-            })
+            let_thread_wait();
+            runtime::block_on_this_thread(|host| signal::interruptible(command(host.into())))
         }
     };
     started.map_err(|e| Failure::new(format!("cannot start: {e}")))?

@@ -5,14 +5,16 @@
 //! a call that waits (its end is handed to a kernel thread first), and any request pays for the
 //! way to another thread and back. So, once requests have been seen to come one by one, they are
 //! done in place by threads that may wait (a connection's own, a command that does one thing). Now
-//! and then one is not, all the same: done in place, none could ever be seen to overlap. A write that
-//! finds nothing in flight goes to a thread of the pool then, never to the ring.
+//! and then one is not, all the same: done in place, none could ever be seen to overlap. A write goes
+//! to a thread of the pool then, not to the ring.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// After so many requests one by one it is taken for a habit.
 const HABIT: u32 = 16;
+/// After so many they may be, as well as be the first of many.
+const FEW: u32 = 2;
 /// Of so many, one shows whether it still is.
 const PROBE: u32 = 32;
 /// The longest request that a thread waits for in place, in bytes.
@@ -43,8 +45,8 @@ pub(crate) struct Solo {
 #[derive(Debug)]
 pub(crate) struct Turn<'a> {
     solo: &'a Solo,
-    /// Nothing else was in flight.
-    pub(crate) is_first: bool,
+    /// Nothing else is in flight, nor was when those before it began.
+    pub(crate) is_single: bool,
     /// It has all for itself, as those before it had.
     pub(crate) is_alone: bool,
 }
@@ -53,14 +55,13 @@ impl Solo {
     /// A request begins.
     pub(crate) fn enter(&self) -> Turn<'_> {
         let is_first = self.in_flight.fetch_add(1, Ordering::Relaxed) == 0;
-        let is_alone = if is_first {
-            let streak = self.streak.fetch_add(1, Ordering::Relaxed);
-            streak >= HABIT && !streak.is_multiple_of(PROBE)
-        } else {
+        if !is_first {
             self.streak.store(0, Ordering::Relaxed);
-            false
-        };
-        Turn { solo: self, is_first, is_alone }
+            return Turn { solo: self, is_single: false, is_alone: false };
+        }
+        let streak = self.streak.fetch_add(1, Ordering::Relaxed);
+        let is_alone = streak >= HABIT && !streak.is_multiple_of(PROBE);
+        Turn { solo: self, is_single: streak >= FEW, is_alone }
     }
 }
 

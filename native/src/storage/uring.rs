@@ -7,10 +7,17 @@
 //!
 //! Completions are collected by a task that waits on the ring's descriptor in the tokio runtime
 //! the ring was first used in, and by a thread where there is no runtime, or once it has gone.
+//!
+//! An operation is handed to the kernel as it comes, but for those of the thread that collects:
+//! what its tasks begin before the collector has its turn is handed over at once, in one call. A
+//! direct write of 4 KiB, 32 in flight, then costs 10 µs of processor time instead of 16. Looking
+//! for completions for a while before sleeping saved nothing: there is no processor to spare for it
+//! while the kernel's threads finish the writes.
 
 use super::handle::{Called, Handle, MAX_CALL, pieces};
 use super::settle::{Completer, Settling, settling};
 use super::work::{Outcome, Work};
+use futures_util::task::AtomicWaker;
 use io_uring::{IoUring, opcode, squeue, types};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -18,18 +25,21 @@ use sectora_core::sync::Mutex;
 use slab::Slab;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::ThreadId;
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::runtime::Handle as Tokio;
+use tokio::runtime::{Handle as Tokio, RuntimeFlavor};
 
-/// Entries of the submission queue. Each is handed to the kernel as it is filled in, so this only
-/// sizes the completion queue, which has twice as many.
+/// Entries of the submission queue; the completion queue has twice as many.
 const ENTRIES: u32 = 64;
+/// So many are handed to the kernel without waiting for more.
+const BATCH: usize = 32;
 /// Operations in flight; further ones wait their turn. No more than the completion queue holds.
 const IN_FLIGHT: usize = 128;
 /// The completion that carries it is nobody's: it only wakes the collector.
@@ -46,12 +56,16 @@ struct Shared {
     /// The ring's descriptor, as long as `queue` lives.
     fd: RawFd,
     closing: AtomicBool,
+    /// Wakes the collector to hand over what is queued.
+    submitter: AtomicWaker,
 }
 
 struct Queue {
     ring: IoUring,
+    /// The thread whose runtime, of this one thread, the collector is a task of.
+    home: Option<ThreadId>,
     flight: Slab<Flight>,
-    /// What the kernel has not taken from the submission queue yet: nothing, but for a moment.
+    /// What the kernel has not taken from the submission queue yet.
     queued: Vec<usize>,
     waiting: VecDeque<(Arc<Handle>, Work, Completer<Outcome>)>,
     /// The kernel refuses the ring for good: it is never entered again, so that what it has not
@@ -95,9 +109,13 @@ impl Ring {
         let fd = ring.as_raw_fd();
         let flight = Slab::with_capacity(16);
         let (queued, waiting) = (Vec::new(), VecDeque::new());
-        let queue = Mutex::new(Queue { ring, flight, queued, waiting, broken: None });
-        let shared = Arc::new(Shared { queue, fd, closing: AtomicBool::new(false) });
-        match Tokio::try_current() {
+        let tokio = Tokio::try_current();
+        let is_home = |tokio: &Tokio| tokio.runtime_flavor() == RuntimeFlavor::CurrentThread;
+        let home = tokio.as_ref().is_ok_and(is_home).then(|| std::thread::current().id());
+        let queue = Mutex::new(Queue { ring, home, flight, queued, waiting, broken: None });
+        let (closing, submitter) = (AtomicBool::new(false), AtomicWaker::new());
+        let shared = Arc::new(Shared { queue, fd, closing, submitter });
+        match tokio {
             Ok(tokio) => {
                 let collector = Collector(Some(shared.clone()));
                 tokio.spawn(collector.run());
@@ -114,9 +132,15 @@ impl Ring {
         let mut queue = self.shared.queue.lock();
         if queue.flight.len() < IN_FLIGHT && queue.waiting.is_empty() {
             queue.begin(handle.clone(), work, completer);
-            let refused = queue.refused();
-            drop(queue);
-            refused.into_iter().for_each(Refused::complete);
+            if queue.is_home() && queue.queued.len() < BATCH {
+                drop(queue);
+                self.shared.submitter.wake();
+            } else {
+                queue.submit();
+                let refused = queue.refused();
+                drop(queue);
+                refused.into_iter().for_each(Refused::complete);
+            }
         } else {
             queue.waiting.push_back((handle.clone(), work, completer));
         }
@@ -160,20 +184,24 @@ impl Refused {
 }
 
 impl Queue {
-    /// Gives an operation to the kernel. False where there is no room, and it waits.
+    /// Queues an operation for the kernel. False where there is no room, and it waits.
     fn begin(&mut self, handle: Arc<Handle>, work: Work, completer: Completer<Outcome>) -> bool {
         let key = self.flight.insert(Flight { handle, work, pieces: Pieces::default(), completer });
         let entry = Self::entry(&mut self.flight[key]).user_data(key as u64);
         if push(&mut self.ring, &entry).is_ok() {
             self.queued.push(key);
-            self.submit();
             true
         } else {
-            // The kernel is so short of memory that the queue is full.
+            // The kernel is so short of memory that it does not empty the queue.
             let Flight { handle, work, completer, .. } = self.flight.remove(key);
             self.waiting.push_front((handle, work, completer));
             false
         }
+    }
+
+    /// True on the thread that has the collector among its tasks.
+    fn is_home(&self) -> bool {
+        self.home.is_some_and(|home| home == std::thread::current().id())
     }
 
     /// Takes out what a broken ring will never begin.
@@ -248,6 +276,15 @@ impl Queue {
 }
 
 impl Shared {
+    /// Hands over what is queued.
+    fn submit(&self) {
+        let mut queue = self.queue.lock();
+        queue.submit();
+        let refused = queue.refused();
+        drop(queue);
+        refused.into_iter().for_each(Refused::complete);
+    }
+
     /// Completes what has settled and begins what waited. True where the ring is at its end.
     fn collect(&self) -> bool {
         loop {
@@ -270,6 +307,7 @@ impl Shared {
                     break;
                 }
             }
+            queue.submit();
             let refused = queue.refused();
             let idle = queue.flight.is_empty() && queue.waiting.is_empty();
             drop(queue);
@@ -321,8 +359,13 @@ impl Collector {
             unsafe { AsyncFd::register_with_interest(RingFd(shared.clone()), Interest::READABLE) };
         let Ok(fd) = fd else { return };
         loop {
+            let ready = poll_fn(|cx| {
+                shared.submitter.register(cx.waker());
+                shared.submit();
+                fd.poll_read_ready(cx)
+            });
             // Readiness is cleared before looking: what comes later makes it ready again.
-            match fd.readable().await {
+            match ready.await {
                 Ok(mut ready) => ready.clear_ready(),
                 Err(_) => return,
             }
@@ -337,6 +380,7 @@ impl Collector {
 impl Drop for Collector {
     fn drop(&mut self) {
         if let Some(shared) = self.0.take() {
+            shared.queue.lock().home = None;
             // Without a thread to give, what is in flight settles unseen.
             let _ = shared.collect_on_thread();
         }

@@ -31,7 +31,7 @@ use super::failure::{Failure, Outcome};
 use super::objects::Objects;
 use super::output::{Program, QEMU_IMG_VERSION, complain, print};
 use super::words::trace;
-use crate::runtime::NativeRuntime;
+use crate::runtime::block_on_this_thread;
 use commands::{Command, Verb};
 pub(super) use disk::LiveNode;
 use disk::Settings;
@@ -164,17 +164,8 @@ pub(super) fn run(program: Program, words: &[String]) -> Outcome {
     }
     // One thread, as the order of what is printed matters. Signals end the program as they do any:
     // what was not flushed is as after a crash.
-    let tokio = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Failure::new(format!("cannot start: {e}")))?;
-    let runtime = {
-        let _inside = tokio.enter();
-        NativeRuntime::current()
-    };
-    let result = tokio.block_on(session(program, runtime.into(), objects, plan));
-    tokio.shutdown_background();
-    result
+    block_on_this_thread(|runtime| session(program, runtime.into(), objects, plan))
+        .map_err(|e| Failure::new(format!("cannot start: {e}")))?
 }
 
 async fn session(

@@ -172,8 +172,8 @@ impl RawFile {
         if is_alone && solo::thread_may_wait() && len <= Some(solo::MAX_WAIT) {
             return Ok(work.run(&self.handle));
         }
-        let is_first = turn.as_ref().is_some_and(|turn| turn.is_first);
-        let on_thread = is_first && matches!(work, Work::Write { .. });
+        let is_single = turn.as_ref().is_some_and(|turn| turn.is_single);
+        let on_thread = is_single && matches!(work, Work::Write { .. });
         let work = match self.ring() {
             None => work,
             Some(_) if on_thread => work,
