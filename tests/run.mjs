@@ -29,6 +29,8 @@ const PROGRAMS = [
   { program: "nbdinfo", package: "libnbd-bin", for: "the other side of NBD" },
   { program: "nbdkit", package: "nbdkit", for: "the other side of NBD" },
   { program: "fio", package: "fio", for: "the load of the benches" },
+  { program: "mkfs.xfs", package: "xfsprogs", for: "the layout of new files" },
+  { program: "mkfs.btrfs", package: "btrfs-progs", for: "the layout of new files" },
   { program: "openssl", package: "openssl", for: "certificates of the tests of encryption" },
   { program: "python3", package: "python3-venv", for: "a QMP client of others, which its test installs" },
   { program: "chromium", package: "chromium", for: "the tests of package and page in a browser" },

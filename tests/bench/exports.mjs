@@ -14,7 +14,7 @@ const PATTERNS = [
 const DEPTHS = [1, 16, 64];
 const CONNECTIONS = [1, 4];
 /** So long requests take that a group of throttles lets through at its limit; ratios say nothing there. */
-const LIMITED = 5;
+const LIMITED = 10;
 const LIMITS = [
   [`${2000 * LIMITED} reads of 4 KiB at 2000/s`, "iops-total=2000", ["--bs=4k", `--io_size=${2000 * LIMITED * 4}k`]],
   [`${64 * LIMITED} MiB of reads at 64 MiB/s`, `bps-total=${64 << 20}`, ["--bs=64k", `--io_size=${64 * LIMITED}m`]],

@@ -566,6 +566,7 @@ impl BlockDevice for HostDevice {
             driver: "file",
             filename: self.name.clone(),
             actual_size: (allocated >= 0.0).then_some(allocated as u64),
+            ..DeviceInfo::default()
         })))
     }
 }

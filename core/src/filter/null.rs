@@ -209,6 +209,7 @@ impl BlockDevice for Null {
             driver: self.driver.name(),
             filename: self.driver.filename().to_string(),
             actual_size: Some(0),
+            ..DeviceInfo::default()
         })))
     }
 }

@@ -648,7 +648,12 @@ impl BlockDevice for Layer {
                 Err(e) => return Err(e),
             };
             let filename = self.filename.to_string();
-            Ok(DeviceInfo { driver: self.driver.name(), filename, actual_size })
+            Ok(DeviceInfo {
+                driver: self.driver.name(),
+                filename,
+                actual_size,
+                ..DeviceInfo::default()
+            })
         })
     }
 

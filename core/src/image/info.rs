@@ -68,6 +68,7 @@ async fn child(name: &str, device: &Device) -> Result<BlockChildInfo> {
 /// What is told of something that is no image: a file, a connection.
 pub(crate) async fn info_of_device(device: &dyn BlockDevice) -> Result<BlockNodeInfo> {
     let info = device.info().await?;
+    let file = ImageInfoSpecificFile { extent_size_hint: info.extent_size_hint };
     let is_file = matches!(info.driver, "file" | "host_device");
     Ok(BlockNodeInfo {
         filename: info.filename,
@@ -75,7 +76,7 @@ pub(crate) async fn info_of_device(device: &dyn BlockDevice) -> Result<BlockNode
         virtual_size: device.len().checked_next_multiple_of(SECTOR).unwrap_or(u64::MAX),
         actual_size: info.actual_size,
         dirty_flag: tells_more(info.driver).then_some(false),
-        format_specific: is_file.then(|| ImageInfoSpecific::File(ImageInfoSpecificFile::default())),
+        format_specific: is_file.then_some(ImageInfoSpecific::File(file)),
         ..BlockNodeInfo::default()
     })
 }

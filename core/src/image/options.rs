@@ -381,6 +381,19 @@ impl OptionSet {
         self.get("size").and_then(|size| size.parse().ok())
     }
 
+    /// Whether blocks of the file are to stay where they are when they are written again. Like
+    /// [`extent_size_hint`](Self::extent_size_hint) it is for whoever makes the file.
+    #[must_use]
+    pub fn nocow(&self) -> bool {
+        self.is_on("nocow")
+    }
+
+    /// The unit in which the file system is to allocate, in bytes; 0 leaves that to it.
+    #[must_use]
+    pub fn extent_size_hint(&self) -> Option<u64> {
+        self.get("extent_size_hint").and_then(|hint| hint.parse().ok())
+    }
+
     fn is_on(&self, name: &str) -> bool {
         self.get(name) == Some("on")
     }
@@ -400,12 +413,6 @@ impl OptionSet {
     /// `InvalidInput` for values that the format does not have, and secrets that there are not;
     /// `Unsupported` for what this engine cannot do.
     pub fn image_with(&self, secrets: &dyn Secrets) -> Result<NewImage> {
-        if self.is_on("nocow") {
-            return Err(Error::unsupported("nocow=on is not supported"));
-        }
-        if self.get("extent_size_hint").is_some_and(|hint| hint != "0") {
-            return Err(Error::unsupported("extent_size_hint is not supported"));
-        }
         let size = self.size().unwrap_or(0);
         match self.format {
             FormatName::Raw => {
@@ -587,8 +594,6 @@ mod tests {
             ("encrypt.format=luks,encrypt.cipher-alg=x", "Parameter 'cipher-alg' does not accept"),
             ("encrypt.format=aes,encrypt.iter-time=1", "'encrypt.iter-time' is unexpected"),
             ("encryption=on,encrypt.format=aes", "can't be used at the same time"),
-            ("nocow=on", "not supported"),
-            ("extent_size_hint=1M", "not supported"),
         ] {
             let mut set = OptionSet::new(FormatName::Qcow2).unwrap();
             let error = set.add(list).and_then(|()| set.image()).unwrap_err();

@@ -7,7 +7,6 @@ use super::{
 use crate::{Error, Result};
 use alloc::boxed::Box;
 use alloc::format;
-use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::future::ready;
@@ -73,7 +72,7 @@ impl BlockDevice for Closed {
     }
 
     fn info(&self) -> BoxFuture<'_, Result<DeviceInfo>> {
-        let info = DeviceInfo { driver: "closed", filename: String::new(), actual_size: None };
+        let info = DeviceInfo { driver: "closed", ..DeviceInfo::default() };
         Box::pin(ready(Ok(info)))
     }
 }

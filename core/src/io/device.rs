@@ -90,6 +90,8 @@ pub struct DeviceInfo {
     pub filename: String,
     /// The space it takes on the host, where the host can tell.
     pub actual_size: Option<u64>,
+    /// The unit in which its file system was asked to allocate, in bytes.
+    pub extent_size_hint: Option<u64>,
 }
 
 /// Whatever can be read and written by offset.

@@ -253,6 +253,11 @@ impl BlockDevice for MemoryDevice {
     fn info(&self) -> BoxFuture<'_, Result<DeviceInfo>> {
         let taken = self.state.lock().pages.len() as u64 * PAGE;
         let filename: String = self.name.to_string();
-        Box::pin(ready(Ok(DeviceInfo { driver: "memory", filename, actual_size: Some(taken) })))
+        Box::pin(ready(Ok(DeviceInfo {
+            driver: "memory",
+            filename,
+            actual_size: Some(taken),
+            ..DeviceInfo::default()
+        })))
     }
 }

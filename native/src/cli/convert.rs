@@ -7,7 +7,7 @@ use super::args::wants_option_help;
 use super::args::{
     Cache, HostArgs, bytes, check_target, is_protocol, option_help, option_set, target_format,
 };
-use super::create::NewTarget;
+use super::create::{NewTarget, file_layout};
 use super::failure::{Failure, Outcome, reason, told};
 use super::host::{Host, Opening, Threads, block_on};
 use super::output::{complain_as, print, stands_in, warn};
@@ -305,6 +305,7 @@ impl Job<'_> {
                 self.host,
                 self.target,
                 options.image_with(&self.host.objects).map_err(Failure::from).map_err(named)?,
+                &file_layout(&options),
                 self.target_cache,
             )
             .map_err(named)?;

@@ -6,8 +6,8 @@ use super::args::wants_option_help;
 use super::args::{Cache, HostArgs, bytes, check_target, option_help, option_set, target_format};
 use super::failure::{Failure, Outcome};
 use super::host::{Host, Opening, Threads, block_on};
-use super::output::print;
-use crate::storage::{Create, FileOptions, Target, TargetOptions};
+use super::output::{print, warn};
+use crate::storage::{Create, FileDevice, FileLayout, FileOptions, Target, TargetOptions};
 use sectora_core::format::{DataFile, KeySource};
 use sectora_core::image::{NewImage, OptionSet, create};
 use sectora_core::io::{Access, BlockDevice, Device, Preallocation, ZeroFlags, combine_path};
@@ -133,7 +133,8 @@ async fn make(
         print(&format!("Formatting '{filename}', fmt={} {options}\n", args.format))?;
     }
     check_target(&args.format, filename)?;
-    let new = NewTarget::new(host, filename, options.image_with(&host.objects)?, Cache::default())?;
+    let image = options.image_with(&host.objects)?;
+    let new = NewTarget::new(host, filename, image, &file_layout(&options), Cache::default())?;
     new.create(host).await?;
     new.commit().await
 }
@@ -166,11 +167,20 @@ impl NewTarget {
         host: &Host,
         filename: &str,
         image: NewImage,
+        layout: &FileLayout,
         cache: Cache,
     ) -> Result<Self, Failure> {
         image.check()?;
+        layout.check()?;
         let options = TargetOptions { file: file_options(host, cache), sync: !cache.no_flush };
-        let file = Target::new(filename, &options)?;
+        let make = |name: &str| {
+            let target = Target::new(name, &options)?;
+            if !target.is_in_place() {
+                lay_out(target.device(), layout);
+            }
+            Ok::<_, Failure>(target)
+        };
+        let file = make(filename)?;
         let data_file = match &image {
             NewImage::Qcow2(qcow2) => qcow2.data_file.as_ref(),
             _ => None,
@@ -178,7 +188,7 @@ impl NewTarget {
         let data_file = data_file
             .map(|data| {
                 let name = combine_path(filename, &data.name);
-                Ok::<_, Failure>((Target::new(&name, &options)?, Arc::from(name)))
+                Ok::<_, Failure>((make(&name)?, Arc::from(name)))
             })
             .transpose()?;
         Ok(Self { image, file, data_file })
@@ -248,6 +258,22 @@ impl NewTarget {
         }
         self.file.commit().await?;
         Ok(())
+    }
+}
+
+/// What the options of a new image ask of the file system.
+pub(super) fn file_layout(options: &OptionSet) -> FileLayout {
+    let plain = FileLayout { nocow: options.nocow(), ..FileLayout::default() };
+    match options.extent_size_hint() {
+        Some(extent_size_hint) => FileLayout { extent_size_hint, ..plain },
+        None => plain,
+    }
+}
+
+/// Asks for `layout`; a file system that refuses is none to fail for.
+pub(super) fn lay_out(file: &FileDevice, layout: &FileLayout) {
+    if let Err(e) = file.lay_out(layout) {
+        warn(&e.to_string());
     }
 }
 

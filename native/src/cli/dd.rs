@@ -1,7 +1,7 @@
 //! `dd`: copies a run of blocks of an image into a new one.
 
 use super::args::{Cache, HostArgs, MAX_INT, MAX_OFFSET, bytes_in, number};
-use super::create::NewTarget;
+use super::create::{NewTarget, file_layout};
 use super::failure::{Failure, Outcome};
 use super::host::{Host, Opening, Threads, block_on, shown};
 use super::output::{complain_as, stands_in};
@@ -114,7 +114,8 @@ async fn copy(
     let named = |f: Failure| f.context(&format!("{target}: error while creating output image"));
     let mut options = OptionSet::new(format)?;
     options.set("size", &len.to_string())?;
-    let new = NewTarget::new(host, target, options.image()?, cache).map_err(named)?;
+    let new = NewTarget::new(host, target, options.image()?, &file_layout(&options), cache)
+        .map_err(named)?;
     new.create(host).await.map_err(named)?;
     if range.is_none() {
         complain_as(&format!("{source}: cannot skip to specified offset"));

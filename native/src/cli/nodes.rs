@@ -1,12 +1,13 @@
 //! Images named by options: `--image-opts` and `json:` names.
 
 use super::args::AioArg;
+use super::create::lay_out;
 use super::fdset::FdSets;
 use super::objects::Objects;
 use crate::protocol::nbd::{NbdDevice, NbdOptions, Server};
 use crate::storage::{
-    self, Aio, Create, FORCE_SHARE, FileDevice, FileOpener, FileOptions, Locking, check_kind,
-    fdset_number, is_device,
+    self, Aio, Create, FORCE_SHARE, FileDevice, FileLayout, FileOpener, FileOptions, Locking,
+    check_kind, fdset_number, is_device,
 };
 use clap::ValueEnum;
 use sectora_core::crypto::Secret;
@@ -148,12 +149,21 @@ impl Protocols for Nodes {
                 "full" => Some(Preallocation::Full),
                 _ => None,
             })?;
+            let mut layout = FileLayout {
+                nocow: options.take_flag("nocow")?.unwrap_or_default(),
+                ..FileLayout::default()
+            };
+            if let Some(hint) = options.take_size("extent-size-hint")? {
+                layout.extent_size_hint = hint;
+            }
+            layout.check()?;
             let how = FileOptions {
                 create: Create::Truncate,
                 claim: Some(Claim::image(Access::ReadWrite)),
                 ..FileOptions::new(Access::ReadWrite)
             };
             let file = FileDevice::open(&filename, &how)?;
+            lay_out(&file, &layout);
             file.set_len(size, preallocation.unwrap_or_default()).await?;
             file.flush().await
         })

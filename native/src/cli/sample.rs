@@ -11,6 +11,7 @@ use super::host::{Host, Opening, Threads, block_on};
 use super::info;
 use super::output::{human_size, print};
 use crate::runtime::fill_random;
+use crate::storage::FileLayout;
 use sectora_core::format::{FormatName, OpenOptions, Repair, open};
 use sectora_core::image::{self, ConvertOptions, Mapper, NewImage, no_progress};
 use sectora_core::io::{Access, BlockDevice, Device, MemoryDevice, WriteFlags};
@@ -58,7 +59,7 @@ impl Drop for Folder {
 async fn convert(host: &Host, disk: &Device, name: &str) -> Result<(), Failure> {
     let image = NewImage::with_defaults(FormatName::Qcow2, disk.len())
         .ok_or_else(|| Failure::unsupported("qcow2 in this build"))?;
-    let new = NewTarget::new(host, name, image, Cache::default())?;
+    let new = NewTarget::new(host, name, image, &FileLayout::default(), Cache::default())?;
     new.create(host).await?;
     let options = OpenOptions {
         format: Some(FormatName::Qcow2),

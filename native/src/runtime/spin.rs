@@ -5,8 +5,8 @@
 //! waits make it worth while, as QEMU's I/O threads do (`poll-max-ns`): the time grows while answers
 //! come soon and shrinks to nothing while they do not.
 //!
-//! Looking keeps a processor busy. No more threads of the process do it at the same time than
-//! leaves one processor to whoever is waited for.
+//! Looking keeps a processor busy. A thread does so only while there is a processor for each thread
+//! of the process that is awake, as far as they come by here, and one for whoever is waited for.
 
 use super::cores;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,14 +17,15 @@ const MOST: Duration = Duration::from_micros(50);
 /// Where looking begins.
 const LEAST: Duration = Duration::from_micros(4);
 
-/// Threads that look.
-static LOOKING: AtomicUsize = AtomicUsize::new(0);
+/// Threads that are awake: those that look, and those that have found something since.
+static AWAKE: AtomicUsize = AtomicUsize::new(0);
 
 /// What has been seen of the waits for one peer.
 #[derive(Debug, Default)]
 pub(crate) struct Spin {
     /// How long to look.
     time: Duration,
+    awake: Option<Awake>,
 }
 
 impl Spin {
@@ -35,18 +36,27 @@ impl Spin {
         sleep: impl FnOnce() -> T,
     ) -> T {
         let start = Instant::now();
-        let found = self.look(start, look).unwrap_or_else(sleep);
+        let found = self.look(start, look).unwrap_or_else(|| {
+            self.rest();
+            sleep()
+        });
+        self.awake.get_or_insert_with(Awake::begin);
         self.learn(start.elapsed());
         found
     }
 
-    fn look<T>(&self, start: Instant, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    /// The thread goes on to other things.
+    pub(crate) fn rest(&mut self) {
+        self.awake = None;
+    }
+
+    fn look<T>(&mut self, start: Instant, mut look: impl FnMut() -> Option<T>) -> Option<T> {
         let found = look();
         if found.is_some() || self.time.is_zero() {
             return found;
         }
-        let _turn = Turn::take()?;
-        while start.elapsed() < self.time {
+        self.awake.get_or_insert_with(Awake::begin);
+        while AWAKE.load(Ordering::Relaxed) < cores().get() && start.elapsed() < self.time {
             std::hint::spin_loop();
             let found = look();
             if found.is_some() {
@@ -69,21 +79,20 @@ impl Spin {
     }
 }
 
-/// Leave to look, until dropped.
-struct Turn;
+/// A thread that is awake, until dropped.
+#[derive(Debug)]
+struct Awake;
 
-impl Turn {
-    fn take() -> Option<Self> {
-        let most = cores().get() - 1;
-        let taken = LOOKING
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < most).then_some(n + 1));
-        taken.is_ok().then(|| Self)
+impl Awake {
+    fn begin() -> Self {
+        AWAKE.fetch_add(1, Ordering::Relaxed);
+        Self
     }
 }
 
-impl Drop for Turn {
+impl Drop for Awake {
     fn drop(&mut self) {
-        LOOKING.fetch_sub(1, Ordering::Relaxed);
+        AWAKE.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -235,6 +235,10 @@ impl FileDevice {
         &self.file.handle().name
     }
 
+    pub(super) fn os_file(&self) -> &File {
+        &self.file.handle().file
+    }
+
     /// True for a file in a file system, false for a device.
     #[must_use]
     pub fn is_regular(&self) -> bool {

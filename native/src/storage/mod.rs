@@ -5,6 +5,7 @@
 //! | [`FileDevice`] | an open file; reads, writes and flushes by io_uring or threads ([`Aio`]) |
 //! | [`FileOptions`] | how it is opened: access, cache, creation, locking |
 //! | [`FileOpener`] | opens by name, for the engine ([`Opener`](sectora_core::io::Opener)) |
+//! | [`FileLayout`] | what a file system is asked for when a file is made |
 //! | [`Locking`] | locks that QEMU understands |
 //! | [`Target`] | a new file that appears under its name only when it is complete |
 //! | [`SequentialSink`] | a pipe or terminal, written in order |
@@ -14,12 +15,13 @@
 //! future is dropped, `uring` and `threads` run operations, `buffer` is the memory they read into.
 //!
 //! Invariants: whatever the kernel may still look at is owned by the operation, not by its future;
-//! `unsafe` is in `uring` (and one `ioctl` in `handle`) alone; nothing here knows image formats.
+//! `unsafe` is in `uring` (and the `ioctl`s of `handle` and `layout`) alone; nothing here knows image formats.
 
 mod buffer;
 pub(crate) mod error;
 mod file;
 mod handle;
+mod layout;
 mod lock;
 mod opener;
 mod raw;
@@ -34,6 +36,7 @@ mod work;
 pub use error::{OsError, is_broken_pipe, os_error};
 pub use file::{Aio, Create, FileDevice, FileOptions};
 pub(crate) use file::{FORCE_SHARE, fdset_number};
+pub use layout::FileLayout;
 pub use lock::Locking;
 pub use opener::FileOpener;
 pub(crate) use opener::{check_kind, is_device};

@@ -9,6 +9,7 @@ mod bitmaps;
 mod changing;
 mod compacting;
 mod devices;
+mod layout;
 mod promises;
 mod reading;
 mod repair;
@@ -19,7 +20,8 @@ use libtest_mimic::{Arguments, Trial};
 
 fn main() {
     let skipped = !setup::have_reference_tools();
-    let against_reference: [(&str, fn()); 10] = [
+    let against_reference: [(&str, fn()); 11] = [
+        ("files_are_laid_out_as_the_reference_lays_them_out", layout::is_as_asked),
         ("block_devices_are_used_as_the_reference_uses_them", devices::like_files),
         ("reading_verbs_print_what_the_reference_prints", reading::every_verb_on_every_image),
         ("ranges_and_formats_are_understood_alike", reading::options_of_reading_verbs),

@@ -170,7 +170,7 @@ impl BlockDevice for SnapshotAccess {
 
     fn info(&self) -> BoxFuture<'_, Result<DeviceInfo>> {
         let filename = String::new();
-        let info = DeviceInfo { driver: "snapshot-access", filename, actual_size: None };
+        let info = DeviceInfo { driver: "snapshot-access", filename, ..DeviceInfo::default() };
         Box::pin(ready(Ok(info)))
     }
 }

@@ -539,7 +539,7 @@ impl BlockDevice for Quorum {
     }
 
     fn info(&self) -> BoxFuture<'_, Result<DeviceInfo>> {
-        let info = DeviceInfo { driver: "quorum", filename: String::new(), actual_size: None };
+        let info = DeviceInfo { driver: "quorum", ..DeviceInfo::default() };
         Box::pin(ready(Ok(info)))
     }
 }

@@ -398,6 +398,6 @@ impl BlockDevice for NbdDevice {
 
     fn info(&self) -> BoxFuture<'_, Result<DeviceInfo>> {
         let filename = self.filename.clone();
-        Box::pin(ready(Ok(DeviceInfo { driver: "nbd", filename, actual_size: None })))
+        Box::pin(ready(Ok(DeviceInfo { driver: "nbd", filename, ..DeviceInfo::default() })))
     }
 }

@@ -346,6 +346,7 @@ impl Link {
             }
         }
         self.connected.channel.stream_mut().look(false);
+        spin.rest();
         self.spin = spin;
     }
 

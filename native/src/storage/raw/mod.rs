@@ -25,6 +25,7 @@ mod turn;
 use super::buffer::{ALIGN, Buffer};
 use super::error::os;
 use super::handle::{Called, Handle, Kind};
+use super::layout::extent_size_hint;
 use super::solo::{self, Solo};
 use super::threads;
 use super::uring::Ring;
@@ -547,6 +548,7 @@ impl BlockDevice for RawFile {
                 filename: self.handle.name.to_string(),
                 // Counted in units of 512, whatever the file system's blocks are.
                 actual_size: u64::try_from(stat.st_blocks).ok().map(|n| n.saturating_mul(512)),
+                extent_size_hint: extent_size_hint(&self.handle.file),
             })
         })
     }
