@@ -9,7 +9,7 @@ use super::args::{
 };
 use super::create::NewTarget;
 use super::failure::{Failure, Outcome, reason, told};
-use super::host::{Host, Opening, Threads, block_on};
+use super::host::{Host, Opening, Threads, block_on, driver_name};
 use super::output::{complain_as, print, stands_in, warn};
 use super::progress::{Meter, ProgressArgs};
 use super::snapshot::{SnapshotParam, open_state};
@@ -205,11 +205,11 @@ pub(super) fn run(args: Args) -> Outcome {
 }
 
 /// Refuses a target that cannot have the bitmaps that are to be copied.
-fn keeps_bitmaps(target: &Layer, bitmaps: Option<&Arc<Layer>>) -> Result<(), Failure> {
+async fn keeps_bitmaps(target: &Layer, bitmaps: Option<&Arc<Layer>>) -> Result<(), Failure> {
     if bitmaps.is_none() || target.driver().supports_bitmaps() {
         return Ok(());
     }
-    let name = target.driver().name();
+    let name = driver_name(target).await?;
     Err(Failure::new(format!("Format driver '{name}' does not support bitmaps")))
 }
 
@@ -436,7 +436,7 @@ impl Job<'_> {
         let env = self.host.env(self.target_cache);
         let target = open(&env, new.file(), self.target, options).await;
         let target = target.map_err(|e| Failure::opening(self.target, &e))?;
-        keeps_bitmaps(&target, bitmaps.as_ref())?;
+        keeps_bitmaps(&target, bitmaps.as_ref()).await?;
         let options = ConvertOptions { target_is_zero: new.is_zero(), ..self.options };
         self.copy(source, target, options, bitmaps).await
     }
@@ -464,8 +464,9 @@ impl Job<'_> {
             image_opts: Some(self.args.target_image_opts),
             ..Opening::to_read(None, self.target_cache)
         };
-        let target = self.host.open(self.target, how).await?;
-        keeps_bitmaps(&target, bitmaps.as_ref())?;
+        // `--force-share` is for the sources.
+        let target = self.host.unshared().open(self.target, how).await?;
+        keeps_bitmaps(&target, bitmaps.as_ref()).await?;
         if self.options.compress && !target.capabilities().contains(Capabilities::COMPRESSED) {
             return Err(Failure::new("Compression not supported for this file format"));
         }

@@ -380,6 +380,14 @@ pub(super) struct Named {
     pub(super) file: Option<Arc<FileDevice>>,
 }
 
+/// The name of what an image is read by: of a file without a format, that of what opens files.
+pub(super) async fn driver_name(layer: &Layer) -> Result<&'static str, Failure> {
+    match layer.is_bare() {
+        true => Ok(layer.file().info().await?.driver),
+        false => Ok(layer.driver().name()),
+    }
+}
+
 /// Says on standard error what happens to an image, and to those below it, without being asked for:
 /// what has happened so far, and everything from now on.
 pub(super) fn tell_events(layer: &Layer) {
