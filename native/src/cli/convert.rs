@@ -15,6 +15,7 @@ use super::progress::{Meter, ProgressArgs};
 use super::snapshot::{SnapshotParam, open_state};
 use crate::storage::{SequentialSink, check_kind};
 use sectora_core::format::{FormatName, Layer, OpenOptions, open};
+use sectora_core::graph;
 use sectora_core::image::{self, ConvertOptions, OptionSet};
 use sectora_core::io::{
     Access, BlockDevice, Capabilities, Concat, Device, ExtentFlags, Part, Salvage,
@@ -282,19 +283,19 @@ impl Job<'_> {
     async fn run(self) -> Result<(), Failure> {
         let (source, layers) = self.open_sources().await?;
         if self.args.no_create {
-            Cache::target(&self.args.target_cache)?;
             let bitmaps = self.source_bitmaps(&layers).await?;
+            Cache::target(&self.args.target_cache)?;
             return self.write_existing(&source, bitmaps).await;
         }
         self.args.format()?;
         let options = self.target_options(&source)?;
+        let bitmaps = self.source_bitmaps(&layers).await?;
         let image = options.image_with(&self.host.objects).map_err(Failure::from);
         let image = image.and_then(|image| Ok(image.check().map(|()| image)?));
         let image = image.and_then(|_| check_target(self.format_name(), self.target));
         image.map_err(|f| f.context(&self.converting()))?;
-        Cache::target(&self.args.target_cache)?;
-        let bitmaps = self.source_bitmaps(&layers).await?;
         if self.target == "-" {
+            Cache::target(&self.args.target_cache)?;
             if bitmaps.is_some() {
                 return Err(Failure::unsupported("writing bitmaps to standard output"));
             }
@@ -309,6 +310,7 @@ impl Job<'_> {
             )
             .map_err(named)?;
             new.create(self.host).await.map_err(named)?;
+            Cache::target(&self.args.target_cache)?;
             self.write_new(&source, &new, bitmaps).await?;
             new.commit().await.map_err(named)
         }
@@ -431,6 +433,7 @@ impl Job<'_> {
             access: Access::ReadWrite,
             data_file: new.data_file().into(),
             key: new.key(),
+            by_options: Some(graph::by_options()),
             ..OpenOptions::default()
         };
         let env = self.host.env(self.target_cache);

@@ -159,7 +159,13 @@ impl Job<'_> {
         };
         let opened = self.host.open(&full, how).await;
         let what = format!("Could not open new backing file '{name}'");
-        opened.map_err(|f| f.beginning(&format!("Could not open '{full}'"), &what))
+        let new = opened.map_err(|f| f.beginning(&format!("Could not open '{full}'"), &what))?;
+        // What is written to it would show in itself.
+        let real = |layer: &Layer| Path::new(shown(layer.filename())).canonicalize().ok();
+        match real(&new).is_some_and(|file| real(image) == Some(file)) {
+            true => Err(Failure::new(format!("{what}: it is the image itself"))),
+            false => Ok(new),
+        }
     }
 
     async fn copy(

@@ -38,6 +38,7 @@ pub(crate) fn rebased() {
         ("top.qcow2", "over.qcow2", "raw", true),
         ("top.qcow2", "short.qcow2", "qcow2", true),
         ("top.qcow2", ALONE, "qcow2", true),
+        ("top.qcow2", "top.qcow2", "raw", false),
         ("raw.qcow2", "five.raw", "raw", true),
         ("raw.qcow2", "five.raw", "qcow2", false),
         ("sub/low.qcow2", "short.qcow2", "qcow2", true),
