@@ -162,7 +162,8 @@ impl Job<'_> {
         let new = opened.map_err(|f| f.beginning(&format!("Could not open '{full}'"), &what))?;
         // What is written to it would show in itself.
         let real = |layer: &Layer| Path::new(shown(layer.filename())).canonicalize().ok();
-        match real(&new).is_some_and(|file| real(image) == Some(file)) {
+        let is_itself = real(&new).is_some_and(|file| real(image) == Some(file));
+        match is_itself && self.args.backing_format.is_some() {
             true => Err(Failure::new(format!("{what}: it is the image itself"))),
             false => Ok(new),
         }
