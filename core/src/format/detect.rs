@@ -5,7 +5,7 @@ use super::{Backing, BackingRef, Driver, Env, KeySource, Layer, OpenOptions};
 use crate::io::{
     Access, BoxFuture, Capabilities, Device, DeviceExt, ReadOnly, Reference, ReferenceKind,
 };
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -226,12 +226,18 @@ pub(crate) async fn open_chain(
         _ => None,
     };
     let bitmaps = opened.driver.bitmaps().unwrap_or_default();
+    let filename: Arc<str> = Arc::from(filename);
+    let file_name = match filename.starts_with("json:") {
+        true => file_name(&file).await?.unwrap_or_else(|| filename.clone()),
+        false => filename.clone(),
+    };
     Ok(Arc::new(Layer {
         driver: opened.driver,
         bitmaps,
         data: opened.data,
         below,
-        filename: Arc::from(filename),
+        filename,
+        file_name,
         runtime: env.runtime.clone(),
         access: options.access,
         discard: options.discard,
@@ -240,6 +246,15 @@ pub(crate) async fn open_chain(
         guessed_raw: options.format.is_none() && format == FormatName::Raw,
         file,
     }))
+}
+
+/// The name of a file, where it can tell one.
+async fn file_name(file: &Device) -> Result<Option<Arc<str>>> {
+    match file.info().await {
+        Ok(info) => Ok(Some(Arc::from(info.filename))),
+        Err(e) if e.kind() == ErrorKind::Unsupported => Ok(None),
+        Err(e) => Err(e),
+    }
 }
 
 /// What opens the backing files that images name by options (`json:`):

@@ -183,6 +183,8 @@ pub struct Layer {
     pub(super) data: Option<DataFile>,
     pub(super) below: Option<Below>,
     pub(super) filename: Arc<str>,
+    /// The name of the file that the image is in: the image's own, but for one that is described.
+    pub(super) file_name: Arc<str>,
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) access: Access,
     /// The format was guessed from the contents, and the guess was "raw".
@@ -297,8 +299,6 @@ impl Layer {
         // Neither holes nor places mean anything to who cannot decrypt what is there.
         let encrypted = self.driver.encryption().is_some();
         let refines = raw && !encrypted && self.driver.refines_extents().await?;
-        let file_name = self.file_name().await?;
-        let child_name = |child| self.child_name(child, &file_name);
         let mut at = start;
         for piece in &mapping.pieces {
             if out.len() >= MAX_EXTENTS {
@@ -306,11 +306,12 @@ impl Layer {
             }
             let extent = |flags, host| Extent { start: at, len: piece.len, flags, depth: 0, host };
             let host = |child: Child, offset| {
-                (!encrypted).then(|| HostRange { file: child_name(child), offset })
+                (!encrypted).then(|| HostRange { file: self.child_name(child), offset })
             };
             match piece.place {
                 Place::Raw { child, offset } if refines => {
-                    for e in self.refined((child, child_name(child)), offset, at, piece.len).await?
+                    for e in
+                        self.refined((child, self.child_name(child)), offset, at, piece.len).await?
                     {
                         push(&mut out, e);
                     }
@@ -417,18 +418,10 @@ impl Layer {
         Ok(out)
     }
 
-    /// The name of the file that the image is in: the image's own, but for one that is described.
-    async fn file_name(&self) -> Result<Arc<str>> {
-        match self.filename.starts_with("json:") {
-            true => Ok(Arc::from(self.file.info().await?.filename)),
-            false => Ok(self.filename.clone()),
-        }
-    }
-
-    fn child_name(&self, child: Child, file_name: &Arc<str>) -> Arc<str> {
+    fn child_name(&self, child: Child) -> Arc<str> {
         match (child, &self.data) {
             (Child::Data, Some(data)) => data.filename.clone(),
-            _ => file_name.clone(),
+            _ => self.file_name.clone(),
         }
     }
 

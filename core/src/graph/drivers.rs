@@ -4,7 +4,7 @@ use super::open::Protocols;
 use super::options::{ChildOptions, Options};
 #[cfg(feature = "qcow2")]
 use crate::format::qcow2::{self, OverlapCheckMode, OverlapChecks};
-use crate::format::{EncryptionOptions, FormatName, KeySource, OpenOptions};
+use crate::format::{DataSource, EncryptionOptions, FormatName, KeySource, OpenOptions};
 use crate::{Error, Result};
 use alloc::borrow::ToOwned;
 use alloc::vec::Vec;
@@ -65,8 +65,10 @@ const KEY_SECRET: [&str; 1] = ["encrypt.key-secret"];
 #[cfg(feature = "qcow2")]
 fn take_encryption(options: &mut Options, base: &mut OpenOptions, protocols: &dyn Protocols) {
     let format = options.take_text("format");
-    // Who only looks at metadata has no use for a key; a check that is given one is told if it is wrong.
-    let useless = matches!(base.key, KeySource::Ignore) && !base.check;
+    // Who only describes an image has no use for a key; a check or a map that is given one is told if
+    // it is wrong.
+    let describes = matches!(base.data_file, DataSource::Ignore) && !base.check;
+    let useless = matches!(base.key, KeySource::Ignore) && describes;
     if let Some(id) = options.take_text("key-secret")
         && !useless
     {

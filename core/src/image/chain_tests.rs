@@ -187,7 +187,7 @@ impl Change {
         match self {
             Self::Commit { base, keep } => {
                 let file = files.get("top")?;
-                let is_base = |name: &str| name == *base;
+                let is_base = |_: &str, name: &str| name == *base;
                 let env = env(runtime, files);
                 let chain = CommitChain::open(&env, file, "top", None, &is_base).await?;
                 let chain = chain.ok_or_else(|| Error::bug("the base is there"))?;
@@ -426,7 +426,7 @@ fn a_rate_limit_takes_its_time() {
         let runtime = sim.handle();
         let world = World::new(&runtime, &mut Rng::new(3)).await;
         let files = world.memory();
-        let is_base = |name: &str| name == "mid";
+        let is_base = |_: &str, name: &str| name == "mid";
         let file = files.get("top").expect("there");
         let chain = CommitChain::open(&env(&runtime, &files), file, "top", None, &is_base).await;
         let chain = chain.expect("opens").expect("found");

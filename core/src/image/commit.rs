@@ -7,7 +7,6 @@ use crate::format::detect::{BACKING_FAILED, MAX_CHAIN, too_long};
 use crate::format::{Backing, BackingRef, Described, Env, FormatName, Layer, OpenOptions, open};
 use crate::io::{
     Access, BlockDevice, Device, Preallocation, Reference, ReferenceKind, Runtime, ZeroFlags,
-    combine_path,
 };
 use crate::{Error, Result};
 use alloc::format;
@@ -28,6 +27,10 @@ pub struct CommitOptions {
     pub rate: u64,
 }
 
+/// Whether an image is the one to commit to: the name of the image above it, and the name that stands
+/// there for it.
+pub type IsBase<'a> = &'a (dyn Fn(&str, &str) -> bool + Send + Sync);
+
 /// The layers of a chain from an image down to the one that its data is written into. Every file is
 /// open once: the image and the base to be written, what lies between to be read.
 #[derive(Debug)]
@@ -38,8 +41,9 @@ pub struct CommitChain {
 }
 
 impl CommitChain {
-    /// Opens the image in `file` and the images below it down to the first whose full name
-    /// `is_base` accepts. `None` where there is no such image.
+    /// Opens the image in `file` and the images below it down to the first that `is_base` accepts:
+    /// it is given the name of the image above and the name that this one has of it. `None` where
+    /// there is no such image.
     ///
     /// # Errors
     /// Those of opening each image, and `Denied` where one cannot be written to.
@@ -48,7 +52,7 @@ impl CommitChain {
         file: Device,
         filename: &str,
         format: Option<FormatName>,
-        is_base: &(dyn Fn(&str) -> bool + Send + Sync),
+        is_base: IsBase<'_>,
     ) -> Result<Option<Self>> {
         let options = OpenOptions {
             format,
@@ -69,7 +73,7 @@ impl CommitChain {
         env: &Env,
         top: Arc<Layer>,
         backing: Option<BackingRef>,
-        is_base: &(dyn Fn(&str) -> bool + Send + Sync),
+        is_base: IsBase<'_>,
     ) -> Result<Option<Self>> {
         let (mut layers, mut seen, mut given) = (Vec::from([top]), Vec::new(), backing);
         loop {
@@ -80,7 +84,7 @@ impl CommitChain {
                 None => above.driver().describe().await?.backing,
             };
             let Some(backing) = named else { return Ok(None) };
-            let found = is_base(&combine_path(&filename, &backing.name));
+            let found = is_base(&filename, &backing.name);
             seen.push(filename);
             // Each image of the chain says so of the one below it.
             let depth = layers.len();

@@ -28,7 +28,7 @@ mod walk;
 pub use amend::amend;
 pub use bitmap::{BitmapAction, bitmap, copy_bitmaps, persistent_bitmaps};
 pub use check::{Check, check};
-pub use commit::{CommitChain, CommitOptions, commit};
+pub use commit::{CommitChain, CommitOptions, IsBase, commit};
 pub use compact::{CompactOptions, Compacted, compact};
 pub use compare::{CompareError, CompareOptions, Difference, compare};
 pub use convert::{ConvertOptions, convert, stream};

@@ -1,8 +1,8 @@
 //! `amend`: changes what an image is like.
 
-use super::args::{Cache, HostArgs, check_list, option_list, wants_option_help};
+use super::args::{Cache, HostArgs, check_list, is_protocol, option_list, wants_option_help};
 use super::failure::{Failure, Outcome};
-use super::host::{Host, Opening, Threads, block_on};
+use super::host::{Host, Opening, Threads, block_on, driver_name};
 use super::output::print;
 use super::progress::{Meter, ProgressArgs};
 use sectora_core::Error;
@@ -52,6 +52,9 @@ pub(super) fn run(args: Args) -> Outcome {
     }
     let help = wants_option_help(&args.options);
     if let (true, Some(name)) = (help, &args.format) {
+        if is_protocol(name) {
+            return Err(cannot_amend(name));
+        }
         let format =
             name.parse().map_err(|_| Failure::new(format!("Unknown file format '{name}'")))?;
         return amend_help(format);
@@ -71,6 +74,9 @@ pub(super) fn run(args: Args) -> Outcome {
                 ..Opening::to_read(args.format.as_deref(), cache)
             };
             let image = host.open(filename, how).await?;
+            if image.is_bare() {
+                return Err(cannot_amend(driver_name(&image).await?));
+            }
             let format: FormatName = image.driver().name().parse()?;
             if help {
                 return amend_help(format);
@@ -116,11 +122,12 @@ fn options(format: FormatName, lists: &[String]) -> Result<OptionSet, Failure> {
     Ok(set)
 }
 
+fn cannot_amend(driver: &str) -> Failure {
+    Failure::new(format!("Format driver '{driver}' does not support option amendment"))
+}
+
 fn amend_help(format: FormatName) -> Outcome {
-    let Some(options) = amend_options(format) else {
-        let text = format!("Format driver '{format}' does not support option amendment");
-        return Err(Failure::new(text));
-    };
+    let options = amend_options(format).ok_or_else(|| cannot_amend(format.as_str()))?;
     print(&format!("Amend options for '{format}':\n{}", option_list(options.iter())))?;
     Ok(0)
 }

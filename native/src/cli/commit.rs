@@ -6,7 +6,7 @@ use super::host::{Host, NamedBacking, Opening, Threads, block_on, shown, tell_ev
 use super::output::print;
 use super::progress::{Meter, ProgressArgs};
 use sectora_core::image::{CommitChain, CommitOptions, commit};
-use sectora_core::io::{Access, combine_path};
+use sectora_core::io::{Access, combine_path, has_protocol};
 use std::path::Path;
 
 #[derive(Debug, clap::Args)]
@@ -94,9 +94,9 @@ async fn open(host: &Host, name: &str, args: &Args, cache: Cache) -> Result<Comm
         }
         _ => host.open(name, how).await?,
     };
-    let top_name = top.filename().to_owned();
     let base = args.base.as_deref();
-    let is_base = |found: &str| base.is_none_or(|base| means(&top_name, base, found));
+    let is_base =
+        |above: &str, recorded: &str| base.is_none_or(|base| means(above, base, recorded));
     let given = match named {
         NamedBacking::Nothing => None,
         NamedBacking::Unsaid => Some(None),
@@ -117,12 +117,12 @@ async fn open(host: &Host, name: &str, args: &Args, cache: Cache) -> Result<Comm
     })
 }
 
-/// True where `name`, given for an image of the chain of `top`, means the file `found`.
-pub(super) fn means(top: &str, name: &str, found: &str) -> bool {
-    let name = shown(name);
-    if name == found || combine_path(top, name) == found {
-        return true;
+/// True where `name` means the file that the image `above` calls `recorded`: both are taken from the
+/// folder of that image. A name with a protocol is only what is spelled like it.
+fn means(above: &str, name: &str, recorded: &str) -> bool {
+    if has_protocol(name) || has_protocol(recorded) {
+        return name == recorded;
     }
-    let real = |name: &str| Path::new(shown(name)).canonicalize().ok();
-    real(name).is_some_and(|name| real(found) == Some(name))
+    let real = |name: &str| Path::new(shown(&combine_path(above, name))).canonicalize().ok();
+    name == recorded || real(name).is_some_and(|name| real(recorded) == Some(name))
 }

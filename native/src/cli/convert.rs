@@ -9,12 +9,13 @@ use super::args::{
 };
 use super::create::{NewTarget, file_layout};
 use super::failure::{Failure, Outcome, reason, told};
-use super::host::{Host, Opening, Threads, block_on};
+use super::host::{Host, Opening, Threads, block_on, driver_name};
 use super::output::{complain_as, print, stands_in, warn};
 use super::progress::{Meter, ProgressArgs};
 use super::snapshot::{SnapshotParam, open_state};
 use crate::storage::{SequentialSink, check_kind};
 use sectora_core::format::{FormatName, Layer, OpenOptions, open};
+use sectora_core::graph;
 use sectora_core::image::{self, ConvertOptions, OptionSet};
 use sectora_core::io::{
     Access, BlockDevice, Capabilities, Concat, Device, ExtentFlags, Part, Salvage,
@@ -205,11 +206,11 @@ pub(super) fn run(args: Args) -> Outcome {
 }
 
 /// Refuses a target that cannot have the bitmaps that are to be copied.
-fn keeps_bitmaps(target: &Layer, bitmaps: Option<&Arc<Layer>>) -> Result<(), Failure> {
+async fn keeps_bitmaps(target: &Layer, bitmaps: Option<&Arc<Layer>>) -> Result<(), Failure> {
     if bitmaps.is_none() || target.driver().supports_bitmaps() {
         return Ok(());
     }
-    let name = target.driver().name();
+    let name = driver_name(target).await?;
     Err(Failure::new(format!("Format driver '{name}' does not support bitmaps")))
 }
 
@@ -282,19 +283,19 @@ impl Job<'_> {
     async fn run(self) -> Result<(), Failure> {
         let (source, layers) = self.open_sources().await?;
         if self.args.no_create {
-            Cache::target(&self.args.target_cache)?;
             let bitmaps = self.source_bitmaps(&layers).await?;
+            Cache::target(&self.args.target_cache)?;
             return self.write_existing(&source, bitmaps).await;
         }
         self.args.format()?;
         let options = self.target_options(&source)?;
+        let bitmaps = self.source_bitmaps(&layers).await?;
         let image = options.image_with(&self.host.objects).map_err(Failure::from);
         let image = image.and_then(|image| Ok(image.check().map(|()| image)?));
         let image = image.and_then(|_| check_target(self.format_name(), self.target));
         image.map_err(|f| f.context(&self.converting()))?;
-        Cache::target(&self.args.target_cache)?;
-        let bitmaps = self.source_bitmaps(&layers).await?;
         if self.target == "-" {
+            Cache::target(&self.args.target_cache)?;
             if bitmaps.is_some() {
                 return Err(Failure::unsupported("writing bitmaps to standard output"));
             }
@@ -310,6 +311,7 @@ impl Job<'_> {
             )
             .map_err(named)?;
             new.create(self.host).await.map_err(named)?;
+            Cache::target(&self.args.target_cache)?;
             self.write_new(&source, &new, bitmaps).await?;
             new.commit().await.map_err(named)
         }
@@ -432,12 +434,13 @@ impl Job<'_> {
             access: Access::ReadWrite,
             data_file: new.data_file().into(),
             key: new.key(),
+            by_options: Some(graph::by_options()),
             ..OpenOptions::default()
         };
         let env = self.host.env(self.target_cache);
         let target = open(&env, new.file(), self.target, options).await;
         let target = target.map_err(|e| Failure::opening(self.target, &e))?;
-        keeps_bitmaps(&target, bitmaps.as_ref())?;
+        keeps_bitmaps(&target, bitmaps.as_ref()).await?;
         let options = ConvertOptions { target_is_zero: new.is_zero(), ..self.options };
         self.copy(source, target, options, bitmaps).await
     }
@@ -465,8 +468,9 @@ impl Job<'_> {
             image_opts: Some(self.args.target_image_opts),
             ..Opening::to_read(None, self.target_cache)
         };
-        let target = self.host.open(self.target, how).await?;
-        keeps_bitmaps(&target, bitmaps.as_ref())?;
+        // `--force-share` is for the sources.
+        let target = self.host.unshared().open(self.target, how).await?;
+        keeps_bitmaps(&target, bitmaps.as_ref()).await?;
         if self.options.compress && !target.capabilities().contains(Capabilities::COMPRESSED) {
             return Err(Failure::new("Compression not supported for this file format"));
         }

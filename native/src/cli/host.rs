@@ -183,6 +183,9 @@ impl Host {
         if image_opts && how.format.is_some() {
             return Err(Failure::new("--image-opts and --format are mutually exclusive"));
         }
+        if image_opts && self.locking == Locking::Share && is_not_shared(name) {
+            return Err(Failure::new("--force-share/-U conflicts with image options"));
+        }
         self.open_named(name, how).await.map_err(|e| Failure::opening(name, &e))
     }
 
@@ -368,6 +371,20 @@ pub(super) struct Named {
     pub(super) filename: String,
     /// The same, where it is a file.
     pub(super) file: Option<Arc<FileDevice>>,
+}
+
+/// True where the options in `name` say that the image is not to be shared.
+pub(super) fn is_not_shared(name: &str) -> bool {
+    let options = Options::parse_list(name).options;
+    options.peek("force-share").is_some_and(|on| on != "on")
+}
+
+/// The name of what an image is read by: of a file without a format, that of what opens files.
+pub(super) async fn driver_name(layer: &Layer) -> Result<&'static str, Failure> {
+    match layer.is_bare() {
+        true => Ok(layer.file().info().await?.driver),
+        false => Ok(layer.driver().name()),
+    }
 }
 
 /// Says on standard error what happens to an image, and to those below it, without being asked for:

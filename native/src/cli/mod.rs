@@ -85,7 +85,13 @@ pub fn main() -> ExitCode {
     if args.is_empty() {
         args.push(program.name().into());
     }
-    let verb = if program == Program::QemuImg { 1 } else { 2 };
+    let mut verb = if program == Program::QemuImg { 1 } else { 2 };
+    // What is to be traced comes before it.
+    while let Some(word) = args.get(verb).map(|word| word.as_encoded_bytes())
+        && (word.starts_with(b"-T") || word.starts_with(b"--trace"))
+    {
+        verb += if matches!(word, b"-T" | b"--trace") { 2 } else { 1 };
+    }
     if args.get(verb).is_some_and(|verb| verb == "resize") {
         resize::mark_size(&mut args, verb + 1);
     }

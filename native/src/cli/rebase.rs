@@ -1,14 +1,14 @@
 //! `rebase`: gives an image another backing file.
 
 use super::args::{Cache, HostArgs};
-use super::commit::means;
 use super::failure::{Failure, Outcome};
-use super::host::{Host, Opening, Threads, block_on};
+use super::host::{Host, Opening, Threads, block_on, shown};
 use super::progress::{Meter, ProgressArgs};
 use sectora_core::ErrorKind;
 use sectora_core::format::{BackingRef, FormatName, Layer};
 use sectora_core::image::{RebaseOptions, rebase};
 use sectora_core::io::{Access, BlockDevice, Capabilities, Device, combine_path, has_protocol};
+use std::path::Path;
 use std::sync::Arc;
 
 #[derive(Debug, clap::Args)]
@@ -119,9 +119,9 @@ impl Job<'_> {
         };
         let new = match args.backing_unsafe || name.is_empty() {
             true => None,
-            false => Some(match self.in_chain(&image, name) {
-                Some(layer) => layer,
-                None => self.open_new(&image, name).await?,
+            false => Some(match format.and_then(|format| in_chain(&image, name, format)) {
+                Some((depth, layer)) => (layer, Some(depth)),
+                None => (self.open_new(&image, name).await?, None),
             }),
         };
         if !name.is_empty() && format.is_none() {
@@ -145,12 +145,6 @@ impl Job<'_> {
         }
     }
 
-    /// The image of the chain that the file `name` is: it is open, in whatever format it was.
-    fn in_chain(&self, image: &Arc<Layer>, name: &str) -> Option<Arc<Layer>> {
-        let mut chain = std::iter::successors(image.backing(), |layer| layer.backing());
-        chain.find(|layer| means(image.filename(), name, layer.filename())).cloned()
-    }
-
     async fn open_new(&self, image: &Layer, name: &str) -> Result<Arc<Layer>, Failure> {
         if image.filename().starts_with("json:") && !has_protocol(name) && !name.starts_with('/') {
             return Err(Failure::new(format!(
@@ -165,17 +159,24 @@ impl Job<'_> {
         };
         let opened = self.host.open(&full, how).await;
         let what = format!("Could not open new backing file '{name}'");
-        opened.map_err(|f| f.beginning(&format!("Could not open '{full}'"), &what))
+        let new = opened.map_err(|f| f.beginning(&format!("Could not open '{full}'"), &what))?;
+        // What is written to it would show in itself.
+        let real = |layer: &Layer| Path::new(shown(layer.filename())).canonicalize().ok();
+        let is_itself = real(&new).is_some_and(|file| real(image) == Some(file));
+        match is_itself && self.args.backing_format.is_some() {
+            true => Err(Failure::new(format!("{what}: it is the image itself"))),
+            false => Ok(new),
+        }
     }
 
     async fn copy(
         &self,
         image: &Arc<Layer>,
-        new: Option<Arc<Layer>>,
+        new: Option<(Arc<Layer>, Option<u32>)>,
         reference: Option<BackingRef>,
     ) -> Result<(), sectora_core::Error> {
-        let depth = new.as_ref().and_then(|new| self.depth_of(image, new.filename()));
-        let new: Option<Device> = new.map(|new| new as Device);
+        let depth = new.as_ref().and_then(|(_, depth)| *depth);
+        let new: Option<Device> = new.map(|(new, _)| new as Device);
         let options = RebaseOptions { compress: self.args.compress, depth };
         let meter = Meter::new(&self.args.progress, self.args.quiet);
         let tell = |done, total| meter.tell(done, total);
@@ -183,10 +184,20 @@ impl Job<'_> {
         meter.finish();
         done
     }
+}
 
-    /// How deep the file `name` lies in the chain of the image.
-    fn depth_of(&self, image: &Arc<Layer>, name: &str) -> Option<u32> {
-        let chain = std::iter::successors(image.backing(), |layer| layer.backing());
-        (1..).zip(chain).find(|(_, l)| means(image.filename(), name, l.filename())).map(|(d, _)| d)
-    }
+/// The image of the chain that will be found in the file `name` from then on, and how deep it lies:
+/// it is open. In another format the same file is another disk, and so it is in another place where
+/// the name is not taken from the folder of `image`.
+fn in_chain(image: &Layer, name: &str, format: FormatName) -> Option<(u32, Arc<Layer>)> {
+    let full = combine_path(image.filename(), name);
+    let real = |name: &str| Path::new(shown(name)).canonicalize().ok();
+    let means = |found: &str| {
+        shown(&full) == found || real(&full).is_some_and(|full| real(found) == Some(full))
+    };
+    let chain = std::iter::successors(image.backing(), |layer| layer.backing());
+    (1..)
+        .zip(chain)
+        .find(|(_, layer)| layer.driver().name() == format.as_str() && means(layer.filename()))
+        .map(|(depth, layer)| (depth, layer.clone()))
 }

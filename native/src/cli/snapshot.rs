@@ -3,7 +3,7 @@
 
 use super::args::{Cache, HostArgs};
 use super::failure::{Failure, Outcome, told};
-use super::host::{Host, Opening, Threads, block_on};
+use super::host::{Host, Opening, Threads, block_on, driver_name};
 use super::info::snapshot_list;
 use super::output::{self, Program, print};
 use sectora_core::format::{Layer, NewSnapshot, Snapshots};
@@ -224,7 +224,7 @@ pub(super) async fn open_snapshot(
         return Err(Failure::new(format!(
             "Failed to load snapshot: Block format '{}' used by device '' does not support \
              temporarily loading internal snapshots",
-            active.driver().name()
+            driver_name(active).await?
         )));
     };
     let list = snapshots.list();

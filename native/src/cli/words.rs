@@ -453,7 +453,9 @@ pub(super) fn trace(text: &str) -> Result<bool, Failure> {
         return Ok(true);
     }
     for name in names {
-        if !name.contains('*') && !name.starts_with('-') {
+        // A minus in front switches it off.
+        let name = name.strip_prefix('-').unwrap_or(&name);
+        if !name.contains('*') {
             warn(&format!("trace event '{name}' does not exist"));
         }
     }

@@ -6,6 +6,7 @@
 //! words; only their presence is compared.
 
 mod bitmaps;
+mod chains;
 mod changing;
 mod compacting;
 mod devices;
@@ -20,7 +21,7 @@ use libtest_mimic::{Arguments, Trial};
 
 fn main() {
     let skipped = !setup::have_reference_tools();
-    let against_reference: [(&str, fn()); 11] = [
+    let against_reference: [(&str, fn()); 12] = [
         ("files_are_laid_out_as_the_reference_lays_them_out", layout::is_as_asked),
         ("block_devices_are_used_as_the_reference_uses_them", devices::like_files),
         ("reading_verbs_print_what_the_reference_prints", reading::every_verb_on_every_image),
@@ -31,9 +32,11 @@ fn main() {
         ("bitmaps_are_copied_as_the_reference_copies_them", bitmaps::copied),
         ("repairs_say_and_leave_what_the_references_do", repair::repairs),
         ("images_change_in_place_as_the_reference_changes_them", changing::sequences),
+        ("bases_to_commit_to_are_found_alike", chains::committed),
         ("images_in_use_are_refused_alike", promises::images_in_use),
     ];
-    let own: [(&str, fn()); 9] = [
+    let own: [(&str, fn()); 10] = [
+        ("a_rebased_image_reads_as_before", chains::rebased),
         ("space_is_given_back_in_place", compacting::given_back),
         ("a_failed_copy_leaves_what_was_there", promises::failed_copy),
         ("a_stopped_copy_leaves_what_was_there", promises::stopped_copy),

@@ -200,6 +200,9 @@ impl Pair<'_> {
                 "the reference loses the snapshots of an image with autoclear bits, broken ones too",
             ));
         }
+        if !same && step == Step::Repair && their_code == 0 && self.only_ours_keeps_the_disk() {
+            return Err(Difference::Named("the reference's repair changes what the disk shows"));
+        }
         if !same {
             return Err(match reason(step, broken, &theirs, &ours) {
                 Some(reason) => Difference::Named(reason),
@@ -244,6 +247,16 @@ impl Pair<'_> {
         let ours = self.tools.top.path().join("ours");
         let (before, now) = (ours.join("before.raw"), ours.join("out.raw"));
         before.exists() && are_the_same(&before, &now)
+    }
+
+    /// True where the disk reads otherwise after the reference's repair, and after ours as before.
+    fn only_ours_keeps_the_disk(&self) -> bool {
+        let top = self.tools.top.path();
+        let (theirs, ours) =
+            (self.run("theirs", Step::ReadAgain), self.run("ours", Step::ReadAgain));
+        let read = theirs.code() == Some(0) && ours.code() == Some(0);
+        read && self.keeps_the_disk()
+            && !are_the_same(&top.join("ours/before.raw"), &top.join("theirs/out.raw"))
     }
 
     /// True where the header of an image with a data file says that it has none: the places of
@@ -375,6 +388,9 @@ fn reason(step: Step, broken: &str, theirs: &Answer, ours: &Answer) -> Option<&'
     }
     if we_fail && we_say(&["the bitmaps bit is set without a bitmaps extension"]) {
         return Some("the bitmaps bit without its extension, an error to the specification");
+    }
+    if we_fail && we_say(&["the key material ends at"]) {
+        return Some("an encryption header that is too short for its key slots");
     }
     if we_fail && we_say(&["reserved bits set"]) && !they_say(&["reserved bits set"]) {
         return Some("reserved bits of version 2, which the reference does not look at");

@@ -46,6 +46,8 @@ impl Worlds {
             "create -q -f qcow2 -o extended_l2=on -b base.raw -F raw ext.qcow2 2500k",
             "create -q -f qcow2 short.qcow2 1M",
             "create -q -f qcow2 -b short.qcow2 -F qcow2 over.qcow2 2M",
+            "create -q -f qcow2 sub/short.qcow2 1M",
+            "create -q -f qcow2 -b ../short.qcow2 -F qcow2 sub/low.qcow2",
             "create -q -u -f qcow2 -b gone.raw -F raw orphan.qcow2 1M",
             "create -q -f qcow2 snaps.qcow2 1M",
             "snapshot -c one snaps.qcow2",
@@ -70,6 +72,8 @@ impl Worlds {
             ("v2.qcow2", &["write -P 3 0 64k", "write -P 7 999k 3k"]),
             ("ext.qcow2", &["write -P 3 0 64k", "write -P 7 999k 3k", "write -z 100k 10k"]),
             ("short.qcow2", &["write -P 5 0 300k"]),
+            ("sub/short.qcow2", &["write -P 9 0 64k"]),
+            ("sub/low.qcow2", &["write -P 3 500k 100k"]),
             ("snaps.qcow2", &["write -P 8 0 100k"]),
             ("marks.qcow2", &["write -P 8 0 100k"]),
             ("data.qcow2", &["write -P 3 100k 64k", "write -z 500k 64k"]),
@@ -111,6 +115,24 @@ impl Worlds {
         assert!(status.success(), "cp");
         self.fresh.insert(name, marks(&folder));
         folder
+    }
+
+    /// True after rebasing an overlay, which is not to change what it reads, where it has changed
+    /// that there and has not here.
+    fn only_ours_reads_as_before(&self, line: &[String]) -> bool {
+        let asked = |word: &String| word == "-u" || word == "--backing-unsafe";
+        if line.first().is_none_or(|verb| verb != "rebase") || line.iter().any(asked) {
+            return false;
+        }
+        let reads_as_before = |folder: &Path| {
+            OVERLAYS.iter().all(|name| {
+                let before = self.top.path().join("before").join(name);
+                let args = ["compare", "-U", &before.to_string_lossy(), name];
+                sectora_tests::run(folder, "qemu-img", &args).status.success()
+            })
+        };
+        let copy = |name: &str| self.top.path().join(name);
+        reads_as_before(&copy("ours")) && !reads_as_before(&copy("theirs"))
     }
 
     pub(crate) fn differences(&mut self, line: &[String]) -> Verdict {
@@ -156,10 +178,22 @@ impl Worlds {
         if what.is_empty() {
             return Verdict::Same { success };
         }
+        if success && self.program == Program::Img && self.only_ours_reads_as_before(line) {
+            return Verdict::Known(
+                "a member of the chain rebased onto in another format reads otherwise there",
+            );
+        }
         let preallocates = line.first().is_some_and(|verb| verb == "resize")
             && line.iter().any(|word| word == "metadata" || word == "--preallocation=metadata");
         let content =
             |what: &String| what.contains("Content mismatch") && !what.contains("described");
+        let discards = line.iter().any(|word| word.contains("discard "))
+            && line
+                .iter()
+                .any(|word| word.contains("'backing':null") || word.ends_with("backing="));
+        if discards && success && what.iter().all(content) {
+            return Verdict::Known("a discard hides what is named below and is not open");
+        }
         if preallocates && success && what.iter().all(content) {
             return Verdict::Known("there new space may show what was in that place before");
         }
@@ -172,6 +206,17 @@ impl Worlds {
         ))
     }
 }
+
+/// Overlays are rebased by themselves or by options.
+const OVERLAYS: [&str; 7] = [
+    "mid.qcow2",
+    "top.qcow2",
+    "v2.qcow2",
+    "ext.qcow2",
+    "over.qcow2",
+    "described.qcow2",
+    "sub/low.qcow2",
+];
 
 /// Makes images whose second cluster, or whose only table, is nowhere, and one whose second cluster is
 /// no compressed data.
@@ -217,7 +262,10 @@ fn known(line: &[String]) -> Option<&'static str> {
     let target = line.last().map(String::as_str).unwrap_or_default();
     let sources = line.get(1..line.len().saturating_sub(1)).unwrap_or_default();
     match line.first().map(String::as_str) {
-        Some("convert") if sources.iter().any(|source| source == target) => {
+        Some("convert")
+            if (has("-U") || has("--force-share"))
+                && sources.iter().any(|source| stands_on(source, target)) =>
+        {
             Some("a source that is its own target is overwritten there while it is read")
         }
         Some("create" | "convert") if has("data_file=") && target_folder(line) => Some(
@@ -229,6 +277,18 @@ fn known(line: &[String]) -> Option<&'static str> {
         }
         _ => None,
     }
+}
+
+/// True where what is read of `image` is in the file `below` too.
+fn stands_on(image: &str, below: &str) -> bool {
+    let within = |names: &[&str]| names.iter().any(|name| image.contains(name));
+    image.contains(below)
+        || match below {
+            "base.raw" => within(&["mid", "top", "v2", "ext", "described"]),
+            "mid.qcow2" => within(&["top", "described"]),
+            "short.qcow2" => within(&["over", "low"]),
+            _ => false,
+        }
 }
 
 /// True where the line is about an image in another folder.
@@ -250,6 +310,14 @@ fn known_complaint(line: &[String], theirs: &str, ours: &str) -> Option<&'static
     }
     if ours.contains("Name the snapshot with") {
         return Some("long names of snapshot's actions, which end the reference with a fault");
+    }
+    let onto_itself = |target: &String| {
+        let others = &line[1..line.len() - 1];
+        line[0] == "rebase" && others.iter().any(|word| word.contains(target.as_str()))
+    };
+    let refused = ours.contains("Could not open new backing file");
+    if refused && theirs.is_empty() && line.last().is_some_and(onto_itself) {
+        return Some("an image rebased onto its own file, which is refused here");
     }
     let keyless = matches!(line.first().map(String::as_str), Some("check" | "map" | "measure"));
     let mapped = ours.is_empty() || ours.contains("external, encrypted or compressed clusters");
@@ -316,7 +384,7 @@ fn files(folder: &Path) -> BTreeMap<String, PathBuf> {
     for part in ["", "sub"] {
         for entry in fs::read_dir(folder.join(part)).expect("list") {
             let path = entry.expect("entry").path();
-            if path.is_file() {
+            if !path.is_dir() {
                 let name = path.strip_prefix(folder).expect("within").to_string_lossy();
                 out.insert(name.into_owned(), path.clone());
             }
@@ -337,7 +405,9 @@ fn images(model: &Path, ours: &Path) -> Vec<String> {
             what.push(format!("{name} is missing"));
             continue;
         };
-        if fs::read(path).expect("read") == fs::read(found).expect("read") {
+        // Nothing can be read of a socket.
+        let file = path.is_file() && found.is_file();
+        if !file || fs::read(path).expect("read") == fs::read(found).expect("read") {
             continue;
         }
         let info = |folder: &Path| {
@@ -367,7 +437,12 @@ fn images(model: &Path, ours: &Path) -> Vec<String> {
         if !same.status.success() {
             what.push(format!("{name}: {}", String::from_utf8_lossy(&same.stdout)));
         }
-        let check = sectora_tests::run(ours, "qemu-img", &["check", "-U", name]);
+        let mut args = vec!["check", "-U"];
+        if is_encrypted(found) {
+            args.extend(ENCRYPTED);
+        }
+        args.push(&b);
+        let check = sectora_tests::run(ours, "qemu-img", &args);
         // 63: there is nothing to check.
         if !matches!(check.status.code(), Some(0 | 63)) {
             what.push(format!("{name}: {}", String::from_utf8_lossy(&check.stdout)));

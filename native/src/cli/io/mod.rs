@@ -28,6 +28,7 @@ mod status;
 mod transfer;
 
 use super::failure::{Failure, Outcome};
+use super::host::is_not_shared;
 use super::objects::Objects;
 use super::output::{Program, QEMU_IMG_VERSION, complain, print};
 use super::words::trace;
@@ -161,6 +162,10 @@ pub(super) fn run(program: Program, words: &[String]) -> Outcome {
     }
     if plan.image_opts && plan.settings.format.is_some() {
         return Err(Failure::new("--image-opts and -f are mutually exclusive"));
+    }
+    let shared = plan.image_opts && plan.settings.force_share;
+    if shared && plan.file.as_deref().is_some_and(is_not_shared) {
+        return Err(Failure::new("-U conflicts with image options"));
     }
     // One thread, as the order of what is printed matters. Signals end the program as they do any:
     // what was not flushed is as after a crash.

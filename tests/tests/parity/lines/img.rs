@@ -6,6 +6,8 @@ use super::{Value, Verb};
 
 const IMAGES_AND_NONE: &[&str] = &["odd.raw", "v2.qcow2", "missing", "sub"];
 const NEW: &[&str] = &["new", "sub/new", "top.qcow2", "odd.raw"];
+const OVERWRITTEN: &[&str] =
+    &["top.qcow2", "short.qcow2", "ext.qcow2", "v2.qcow2", "data.qcow2", "marks.qcow2", "base.raw"];
 const NOT_NEW: &[&str] = &["nowhere/new", "sub"];
 const SIZES: &[&str] =
     &["0", "1", "512", "1000", "64k", "1M", "1.5M", "0x10000", "3145728", "2097153"];
@@ -107,7 +109,10 @@ const BACKING: Value = Of(
     &[
         "base.raw",
         "short.qcow2",
+        "file:short.qcow2",
+        "mid.qcow2",
         "",
+        "json:{'driver':'qcow2','file':{'driver':'file','filename':'mid.qcow2'},'backing':null}",
         r#"json:{"driver":"raw","file":{"driver":"file","filename":"base.raw"}}"#,
         "json:{'driver':'qcow2','file':{'driver':'file','filename':'short.qcow2'}}",
         "json:{'driver':'qcow2','file':{'driver':'file','filename':'short.qcow2'},'backing':null}",
@@ -240,6 +245,24 @@ pub(super) const VERBS: &[Verb] = &[
         ],
         words: &[READ, (NEW, NOT_NEW)],
     },
+    // Images that are there are written over.
+    Verb {
+        name: "convert",
+        options: &[
+            (&["-n"], Flag),
+            (&["-n"], Flag),
+            (&["-U", "--force-share"], Flag),
+            (&["-O"], FORMATS),
+            (&["-O"], Of(&["qcow2"], &["raw"])),
+            (&["-f"], FORMATS),
+            (&["-c"], Flag),
+            (&["-t"], CACHE),
+            (&["-S"], Of(&["0", "4k", "64k"], &["100"])),
+            (&["--bitmaps"], Flag),
+            (&["--salvage"], Flag),
+        ],
+        words: &[READ, (OVERWRITTEN, NOT_NEW)],
+    },
     Verb {
         name: "commit",
         options: &[
@@ -253,8 +276,15 @@ pub(super) const VERBS: &[Verb] = &[
             (
                 &["-b", "--base"],
                 Of(
-                    &["base.raw", "mid.qcow2", "./base.raw", DESCRIBED],
-                    &["missing", "top.qcow2", "", "json:{"],
+                    &[
+                        "base.raw",
+                        "mid.qcow2",
+                        "./base.raw",
+                        "@/base.raw",
+                        "../short.qcow2",
+                        DESCRIBED,
+                    ],
+                    &["missing", "top.qcow2", "", "json:{", "file:base.raw", "sub/../base.raw"],
                 ),
             ),
         ],

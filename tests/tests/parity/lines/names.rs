@@ -53,6 +53,8 @@ pub(in crate::lines) const OVERLAYS: &[&str] = &[
     "ext.qcow2",
     "over.qcow2",
     "described.qcow2",
+    // In its folder is another short.qcow2 than the one it stands on.
+    "sub/low.qcow2",
     "json:{'driver':'qcow2','file':{'driver':'file','filename':'top.qcow2'}}",
 ];
 

@@ -11,10 +11,12 @@
 //! | `walk` | every table from the header on: references, broken entries |
 //! | `snapshots` | the snapshot table, and writing it anew |
 //! | `counts` | the references found |
+//! | `beyond` | those past the end of the file |
 //! | `compare` | references against refcounts |
 //! | `rebuild` | refcount structures made anew |
 //! | `flags` | copied flags against refcounts |
 
+mod beyond;
 mod compare;
 mod counts;
 mod flags;
@@ -32,6 +34,7 @@ use crate::{Error, Result};
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use beyond::Beyond;
 use counts::{Counts, SATURATED};
 use hashbrown::{HashMap, HashSet};
 use snapshots::Table;
@@ -45,10 +48,13 @@ type Progress<'a> = &'a (dyn Fn(u64, u64) + Send + Sync);
 /// One run of the check.
 struct Check<'a> {
     file: &'a Device,
+    /// How long the file is, or is to be: what is referred to past that does not count.
+    len: Option<u64>,
     header: Header,
     repair: Repair,
     report: CheckReport,
     counts: Counts,
+    beyond: Beyond,
     reftable: Vec<u64>,
     /// Refcount blocks read so far.
     blocks: HashMap<u64, Vec<u8>>,
@@ -83,6 +89,7 @@ struct Check<'a> {
 /// All references, before anything is repaired.
 struct Survey {
     counts: Counts,
+    beyond: Beyond,
     tables: HashMap<u64, u64>,
 }
 
@@ -138,10 +145,12 @@ impl<'a> Check<'a> {
     fn new(file: &'a Device, header: Header, repair: Repair) -> Self {
         Check {
             file,
+            len: None,
             header,
             repair,
             report: CheckReport::default(),
             counts: Counts::default(),
+            beyond: Beyond::default(),
             reftable: Vec::new(),
             blocks: HashMap::new(),
             snapshots: Table::default(),
@@ -315,24 +324,32 @@ impl Check<'_> {
     /// True where the cluster at `at`, which an L1 entry leads to, is an L2 table and nothing else:
     /// what is corrected in it changes no data.
     async fn is_only_a_table(&mut self, at: u64) -> Result<bool> {
-        if self.survey.is_none() {
-            self.survey = Some(self.survey().await?);
-        }
+        self.make_survey().await?;
         let Some(survey) = &self.survey else { return Ok(false) };
         let found = survey.counts.get(at >> self.header.cluster_bits);
         Ok(u64::from(found) <= survey.tables.get(&at).copied().unwrap_or(0))
     }
 
-    /// Counts all references, and changes nothing.
-    fn survey(&self) -> BoxFuture<'_, Result<Survey>> {
-        let mut header = self.header.clone();
-        // Counted as far as it goes, whatever the image's own refcounts can hold.
-        header.refcount_order = 4;
+    /// Makes sure that there is a survey.
+    async fn make_survey(&mut self) -> Result<()> {
+        if self.survey.is_none() {
+            let mut header = self.header.clone();
+            // Counted as far as it goes, whatever the image's own refcounts can hold.
+            header.refcount_order = 4;
+            self.survey = Some(self.survey(header, None).await?);
+        }
+        Ok(())
+    }
+
+    /// Counts all references of the image with this header, in a file of the length `len` where it is
+    /// to become so long, and changes nothing.
+    fn survey(&self, header: Header, len: Option<u64>) -> BoxFuture<'_, Result<Survey>> {
         let mut check = Check::new(self.file, header, Repair::Nothing);
         check.snapshots = self.snapshots.clone();
+        check.len = len;
         Box::pin(async move {
             check.walk(&|_, _| {}).await?;
-            Ok(Survey { counts: check.counts, tables: check.tables })
+            Ok(Survey { counts: check.counts, beyond: check.beyond, tables: check.tables })
         })
     }
 

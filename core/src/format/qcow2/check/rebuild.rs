@@ -1,7 +1,7 @@
 //! Refcount structures made anew, from the references found.
 //!
-//! They go past everything that is in use or in the file, are durable there, and become the image's
-//! own with one write of 12 bytes to the header. The old ones are counted as used until then, and
+//! They go past everything that is in use or in the file, and beside what is referred to past its
+//! end; are durable there, and become the image's own with one write of 12 bytes to the header. The old ones are counted as used until then, and
 //! given back like any leak afterwards.
 
 use super::counts::SATURATED;
@@ -13,6 +13,9 @@ use crate::{Error, Result};
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use hashbrown::HashMap;
+
+/// So often a place is looked for.
+const TRIES: usize = 100;
 
 impl Check<'_> {
     /// Rebuilds the refcounts, checks again, and gives back what the old structures took. Gives the
@@ -42,8 +45,8 @@ impl Check<'_> {
         let (per_block, order) = (self.refblock_entries(), self.header.refcount_order);
         let file_end = self.file.len().div_ceil(self.cluster_size());
         let start = file_end.max(self.counts.highest().map_or(0, |highest| highest + 1));
-        let plan = self.plan(start)?;
-        let end = plan.end();
+        let plan = self.plan_beside_what_is_beyond(start).await?;
+        let (start, end) = (plan.start, plan.end());
         let blocks_at = start + plan.table_clusters;
         let entries = (plan.table_clusters << self.header.cluster_bits) / 8;
         // At most 1 Mi entries.
@@ -81,6 +84,37 @@ impl Check<'_> {
         (self.header.reftable_offset, self.header.reftable_clusters) = (offset, clusters);
         self.blocks = HashMap::new();
         Ok(())
+    }
+
+    /// What is to be written, from cluster `start` on or behind what is referred to there. That lies in
+    /// the file afterwards, and counts.
+    async fn plan_beside_what_is_beyond(&mut self, start: u64) -> Result<Plan> {
+        let (mut start, mut clusters) = (start, 0);
+        for _ in 0..TRIES {
+            let plan = self.plan(start)?;
+            clusters = clusters.max(plan.end() - start);
+            let gap = self.beyond.gap(start, clusters)?;
+            if gap != start {
+                start = gap;
+                continue;
+            }
+            // What ends less than a cluster past the end counts as well.
+            if !self.beyond.begins_before(plan.end() + 1) {
+                return Ok(plan);
+            }
+            let len = plan.end() << self.header.cluster_bits;
+            self.counts = self.survey(self.header.clone(), Some(len)).await?.counts;
+            let again = self.plan(start)?;
+            if again.end() == plan.end() {
+                return Ok(again);
+            }
+        }
+        Err(Error::limit(
+            "no place was found for refcounts between what is referred to past the end of the \
+             file; convert the image",
+        )
+        .in_format("qcow2")
+        .at(start << self.header.cluster_bits))
     }
 
     /// What is to be written from cluster `start` on.

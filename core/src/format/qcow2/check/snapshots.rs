@@ -172,8 +172,8 @@ impl Check<'_> {
         Ok(Some(Entry { fixed, extra, extra_len, id, name }))
     }
 
-    /// Writes the table anew past the end of the file. The image is marked dirty meanwhile: the
-    /// table's new clusters are in use before they are counted.
+    /// Writes the table anew past the end of the file, where nothing refers to. The image is marked
+    /// dirty meanwhile: the table's new clusters are in use before they are counted.
     pub(super) async fn rewrite_snapshots(&mut self) -> Result<()> {
         if self.header.version < 3 || self.keep_leaks {
             return Err(Error::unsupported(
@@ -192,12 +192,15 @@ impl Check<'_> {
                 .in_format("qcow2")
                 .at(self.header.snapshots_offset));
         }
-        self.set_incompatible(self.header.incompatible | Incompatible::DIRTY).await?;
-        let cluster = self.cluster_size();
-        let (new, len) = (self.file.len().next_multiple_of(cluster), bytes.len() as u64);
+        let (cluster, len) = (self.cluster_size(), bytes.len() as u64);
+        let end = self.file.len().div_ceil(cluster);
+        self.make_survey().await?;
+        let gap = self.survey.as_ref().map(|s| s.beyond.gap(end, len.div_ceil(cluster)));
+        let new = gap.transpose()?.unwrap_or(end).saturating_mul(cluster);
         if new >= l::MAX_HOST_OFFSET {
             return Err(Error::limit("the image file cannot grow further").in_format("qcow2"));
         }
+        self.set_incompatible(self.header.incompatible | Incompatible::DIRTY).await?;
         self.write(new, bytes).await?;
         self.flush().await?;
         let mut field = self.header.nb_snapshots.to_be_bytes().to_vec();

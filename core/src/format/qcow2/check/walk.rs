@@ -1,5 +1,6 @@
 //! Every table from the header on: counts references, and finds broken entries.
 
+use super::beyond::Beyond;
 use super::counts::Counts;
 use super::{Check, Progress};
 use crate::Result;
@@ -39,7 +40,7 @@ struct Cluster {
 impl Check<'_> {
     /// Counts all references, from none.
     pub(super) async fn walk(&mut self, progress: Progress<'_>) -> Result<()> {
-        (self.counts, self.rebuild) = (Counts::default(), false);
+        (self.counts, self.beyond, self.rebuild) = (Counts::default(), Beyond::default(), false);
         self.tables.clear();
         (self.allocated, self.fragmented, self.compressed) = (0, 0, 0);
         let header = self.header.clone();
@@ -82,7 +83,9 @@ impl Check<'_> {
         }
         let cluster = self.cluster_size();
         let end = offset.saturating_add(len);
-        if end > self.file.len() && end - self.file.len() >= cluster {
+        let file_len = self.len.unwrap_or(self.file.len());
+        if end > file_len && end - file_len >= cluster {
+            self.beyond.add(offset / cluster, end.div_ceil(cluster), file_len.div_ceil(cluster));
             self.corruption(
                 offset,
                 format!(

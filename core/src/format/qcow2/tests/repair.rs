@@ -124,6 +124,38 @@ fn a_repair_leaves_what_it_says_and_the_data_as_it_was() {
     });
 }
 
+/// Refcounts and snapshot tables that a repair wrote at the end of the file were shown by a disk that
+/// referred to that place.
+#[test]
+fn a_repair_writes_nothing_where_the_disk_refers_to() {
+    let runtime = SimRuntime::new(1);
+    runtime.block_on(async {
+        for (first, second) in [(8, 8), (8, 10), (9, 9), (9, 11), (10, 8), (11, 12), (13, 9)] {
+            for with_snapshot in [false, true] {
+                let mut image = Image::v3();
+                let place = |index: usize| (index * CLUSTER) as u64 | l::COPIED;
+                image.be64(L2 + 8, place(first)).be64(L2 + 16, place(second));
+                match with_snapshot {
+                    // An entry of an old writer.
+                    true => _ = image.snapshot_of_all(SPARE).put(SPARE + 40, b"1one"),
+                    false => _ = image.be64(REFTABLE, 0),
+                }
+                let file: Device = image.len(8 * CLUSTER).device();
+                let name = format!("{first}, {second}, {with_snapshot}");
+                let found = mend(&runtime, &file, Repair::All).await;
+                let last = found.last();
+                assert_eq!(last.failed, None, "{name}: {:#?}", words(last));
+                let layer = open_as(&runtime, &file, Access::ReadOnly, false).await.expect("open");
+                let data = layer.read(0, 3 * CLUSTER as u64).await.expect("readable").to_vec();
+                assert_eq!(data[..CLUSTER], [FILL; CLUSTER], "{name}");
+                assert_eq!(data[CLUSTER..], [0; 2 * CLUSTER], "{name}");
+                let again = mend(&runtime, &file, Repair::Nothing).await;
+                assert_eq!(words(&again.report), words(last), "{name}: it does not stay");
+            }
+        }
+    });
+}
+
 /// The snapshot table entry of an old writer: no extra data. The whole table moves.
 #[test]
 fn snapshots_that_lack_fields_get_them() {

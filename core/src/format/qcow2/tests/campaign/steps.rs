@@ -474,7 +474,7 @@ impl Step {
             Self::Commit(keep) => {
                 let env = world.env(files);
                 let file = files.get("image")?;
-                let is_base = |name: &str| name == "base";
+                let is_base = |_: &str, name: &str| name == "base";
                 let chain = CommitChain::open(&env, file, "image", None, &is_base).await?;
                 let chain = chain.ok_or_else(|| Error::bug("the base is there"))?;
                 let options = CommitOptions { keep: *keep, rate: 0 };
