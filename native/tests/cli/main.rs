@@ -9,6 +9,8 @@ mod bitmaps;
 mod changing;
 mod compacting;
 mod devices;
+#[path = "../shared/loop_device.rs"]
+mod loop_device;
 mod promises;
 mod reading;
 mod repair;
