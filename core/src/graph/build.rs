@@ -313,6 +313,13 @@ impl<'a> Builder<'a> {
         let node = match wanted {
             ChildOptions::Null => return Ok(()),
             ChildOptions::Node(name) if name.is_empty() => return Ok(()),
+            ChildOptions::Node(name) if self.graph.is_coming(&name) => {
+                let user = match edge.user() {
+                    User::Node(user) => user.upgrade().map(|user| user.name().to_owned()),
+                    User::Root(_) | User::Coming { .. } => None,
+                };
+                return Err(failed(cycle(&name, "backing", &user.unwrap_or_default())));
+            }
             ChildOptions::Node(name) => self.graph.by_any_name(&name).map_err(failed)?,
             ChildOptions::Inline(mut options) => {
                 if !options.has_child("file")

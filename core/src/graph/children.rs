@@ -4,7 +4,7 @@ use super::build::{inactive_child, refuse_cycle};
 use super::edge::{Edge, User};
 use super::filters::Filter;
 use super::live::Graph;
-use super::name::quorum_name;
+use super::name::filter_name;
 use super::node::Node;
 use super::permission::Role;
 use crate::filter::Quorum;
@@ -49,7 +49,7 @@ impl Graph {
             self.refresh()?;
             return Err(error);
         }
-        node.set_filename(quorum_name(&new, &node.options()));
+        node.set_filename(filter_name(node.driver(), &new, &node.options()));
         drop(drained);
         Ok(())
     }
@@ -71,7 +71,7 @@ impl Graph {
         let drained = self.drain(node).await;
         quorum.remove_child(name)?;
         children.remove(at).point(None);
-        node.set_filename(quorum_name(&children, &node.options()));
+        node.set_filename(filter_name(node.driver(), &children, &node.options()));
         node.set_children(children);
         self.refresh()?;
         drop(drained);

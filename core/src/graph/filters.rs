@@ -128,7 +128,6 @@ pub(super) fn check(graph: &Graph, driver: &str, options: &Options) -> Result<()
             let count = take_list(&mut options, "children")?.len();
             quorum(&mut options)?.check(count).map(drop)
         }
-        "replication" => replication(&mut options).map(drop),
         _ => Ok(()),
     }
 }

@@ -161,6 +161,7 @@ impl Graph {
         if node.is_used_from_outside() {
             return Err(in_use("Node"));
         }
+        self.refuse_busy(&node)?;
         if !node.is_owned() {
             return Err(Error::denied(format!("Node {name} is not owned by the monitor")));
         }

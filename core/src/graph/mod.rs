@@ -58,4 +58,4 @@ pub use options::{ChildOptions, OptionList, OptionValue, Options};
 pub use permission::{Claim, Permissions, Role};
 pub use reference::by_options;
 pub use root::Root;
-pub use snapshot::NewOverlay;
+pub use snapshot::{NewOverlay, Overlaid};

@@ -364,14 +364,6 @@ impl Node {
         self.opened_with.lock().upgrade()
     }
 
-    /// The name that it has as a child of the node that it was opened with, where it still is one.
-    pub(super) fn place_below_user(self: &Arc<Self>) -> Option<String> {
-        let children = self.opened_with()?.children();
-        let is_this =
-            |edge: &&Arc<Edge>| edge.target().is_some_and(|node| Arc::ptr_eq(&node, self));
-        children.iter().find(is_this).map(|edge| edge.name().into())
-    }
-
     pub(super) fn set_opened_with(&self, user: &Arc<Self>) {
         *self.opened_with.lock() = Arc::downgrade(user);
     }
@@ -655,7 +647,7 @@ impl Node {
         let above = (!self.parents.lock().is_empty()).then_some(above);
         match self.settings().active {
             true => edge.wanted(above, self.is_writable()),
-            false => edge.wanted_inactive(),
+            false => edge.wanted_inactive(above),
         }
     }
 }

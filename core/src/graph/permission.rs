@@ -165,6 +165,29 @@ impl Role {
         }
     }
 
+    /// What an inactive node claims of such a child: its format's driver minds nothing that others do,
+    /// and nothing is copied up.
+    pub(super) fn claim_inactive(self, above: Option<Claim>) -> Claim {
+        let claim = match above {
+            Some(above) => self.claim(above, false),
+            None => self.claim_unused(false),
+        };
+        match self {
+            Self::CopiedOnRead => above.unwrap_or(Claim::NONE),
+            Self::Metadata | Self::Data | Self::Cow | Self::Window => {
+                Claim { shared: Permissions::all(), ..claim }
+            }
+            Self::CopiedBeforeWrite
+            | Self::CopyTarget
+            | Self::Copy
+            | Self::Filtered
+            | Self::PointInTime
+            | Self::Replicated
+            | Self::ReplicationBuffer
+            | Self::Root => claim,
+        }
+    }
+
     /// What a node that nobody uses claims of such a child.
     pub(super) fn claim_unused(self, writable: bool) -> Claim {
         match self {

@@ -1,7 +1,8 @@
 //! Nodes opened again with other options (`blockdev-reopen`): all of them or none.
 //!
-//! What is not said goes back to what it would be in `blockdev-add`. Requests wait meanwhile; the old
-//! body of an image has made everything durable before the new one looks at the file.
+//! What is not said goes back to what it would be in `blockdev-add`, but for `discard`, which stays.
+//! Requests wait meanwhile; the old body of an image has made everything durable before the new one
+//! looks at the file.
 
 use super::build::{Builder, refuse_cycle, refuse_rest};
 use super::edge::Edge;
@@ -103,16 +104,15 @@ impl Graph {
             let along = found.iter().any(|(user, _)| goes_along(&node, user));
             match found.iter_mut().find(|(other, _)| Arc::ptr_eq(other, &node)) {
                 Some((_, known)) => known.merge(options),
-                // What is opened again along with another one keeps what is not said anew.
-                None if along => {
-                    let mut all = node.options();
-                    for child in node.children().iter().filter(|c| options.has_child(c.name())) {
-                        all.remove_child(child.name());
+                None => {
+                    // What is opened again along with another one keeps what is not said anew, whichever
+                    // of them was named first.
+                    for (below, said) in found.iter_mut().filter(|(n, _)| goes_along(n, &node)) {
+                        *said = said_anew(below, core::mem::take(said));
                     }
-                    all.merge(options);
-                    found.push((node, all));
+                    let options = if along { said_anew(&node, options) } else { options };
+                    found.push((node, options));
                 }
-                None => found.push((node, options)),
             }
         }
         let named: Vec<Arc<Node>> = found.iter().map(|(node, _)| node.clone()).collect();
@@ -147,9 +147,7 @@ impl Graph {
     async fn plan(&self, node: Arc<Node>, given: Options) -> Result<Planned> {
         let mut options = given.clone();
         let name = options.take_text("node-name").unwrap_or_default();
-        // A child that was opened with its user carries discards out.
-        let discard = node.place_below_user().is_some_and(|name| name != "backing");
-        let inherited = Settings { discard, ..Settings::default() };
+        let inherited = Settings { discard: node.settings().discard, ..Settings::default() };
         let settings = Settings::take(&mut options, inherited)?;
         settings.check_zeroes()?;
         if node.options().has("force-share") && !given.has("force-share") {
@@ -198,6 +196,10 @@ impl Graph {
                 let found = self.find(wanted).ok_or_else(|| no_node("", wanted))?;
                 let (driver, own) = (node.driver(), node.name());
                 refuse_cycle(&found, name, &node)?;
+                if name == "file" && children.is_empty() {
+                    let what = "Cannot set file child to format node without file child";
+                    return Err(Error::invalid(what));
+                }
                 if name == "backing" && filters::filtered(driver).is_some() {
                     return Err(Error::invalid(format!(
                         "'{own}' is a {driver} filter node that does not support a backing child"
@@ -525,6 +527,16 @@ impl Graph {
         }
         self.refresh()
     }
+}
+
+/// The options that a node has, but for what is said anew.
+fn said_anew(node: &Node, said: Options) -> Options {
+    let mut all = node.options();
+    for child in node.children().iter().filter(|child| said.has_child(child.name())) {
+        all.remove_child(child.name());
+    }
+    all.merge(said);
+    all
 }
 
 /// True where `node` was opened with `user`, or with something that was.

@@ -1,7 +1,7 @@
 //! Nodes handed over and taken back, children that come and go, points in time.
 
 use super::world::{SIZE, World};
-use crate::graph::{Filter, Node};
+use crate::graph::{Filter, Node, Permissions};
 use crate::io::{BlockDevice, DeviceExt};
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -62,6 +62,54 @@ fn active_nodes_stand_on_active_ones() {
     assert!(world.attach(&r, true).is_ok());
 }
 
+/// An inactive filter claimed to copy up, and gave up what it does in any case: its child was inactive
+/// under a user that writes there.
+#[test]
+fn what_a_filter_writes_to_cannot_become_inactive() {
+    let world = World::new(1);
+    for name in ["a", "b"] {
+        world.add(&alloc::format!("{{'driver': 'null-co', 'node-name': '{name}'}}")).unwrap();
+    }
+    let d = world
+        .add(
+            "{'driver': 'blkdebug', 'node-name': 'd', 'image': 'a', 'take-child-perms': ['write'], \
+             'unshare-child-perms': ['resize']}",
+        )
+        .unwrap();
+    let q = world
+        .add("{'driver': 'quorum', 'node-name': 'q', 'vote-threshold': 1, 'children': ['b', 'd']}")
+        .unwrap();
+    for node in [Some(&q), None] {
+        set_active(&world, None, true).unwrap();
+        let what = if node.is_some() { "node" } else { "all nodes" };
+        assert_eq!(
+            set_active(&world, node, false).unwrap_err(),
+            alloc::format!("Failed to inactivate {what}: Operation not permitted")
+        );
+        let active = |name: &str| world.graph.find(name).unwrap().settings().active;
+        assert_eq!(["q", "d", "a", "b"].map(active), [false, false, true, true]);
+    }
+    let claim = d.children()[0].claim();
+    assert_eq!(claim.taken, Permissions::WRITE);
+    let of_quorum = Permissions::CONSISTENT_READ | Permissions::WRITE_UNCHANGED;
+    assert_eq!((claim.shared, q.children()[0].claim().shared), (of_quorum, of_quorum));
+    set_active(&world, Some(&q), false).expect("it is inactive already");
+
+    world.add("{'driver': 'null-co', 'node-name': 'n', 'active': false}").unwrap();
+    let error = world
+        .add(
+            "{'driver': 'blkdebug', 'node-name': 'e', 'image': 'n', 'active': false, \
+             'take-child-perms': ['resize']}",
+        )
+        .unwrap_err();
+    assert_eq!(error, "Permission 'resize' unavailable on inactive node");
+    let copying = "{'driver': 'copy-on-read', 'node-name': 'c', 'file': 'n', 'active': false}";
+    let copying = world.add(copying).unwrap();
+    assert_eq!(copying.children()[0].claim().taken, Permissions::empty());
+    set_active(&world, Some(&copying), true).unwrap();
+    assert_eq!(copying.children()[0].claim().taken, Permissions::WRITE_UNCHANGED);
+}
+
 #[test]
 fn children_of_a_quorum_come_and_go_while_it_is_used() {
     let world = World::new(1);
@@ -96,7 +144,8 @@ fn children_of_a_quorum_come_and_go_while_it_is_used() {
     world.write(&root, 0, 0);
     let names: Vec<String> = q.children().iter().map(|edge| edge.name().into()).collect();
     assert_eq!(names, ["children.1", "children.2"]);
-    assert!(!q.filename().contains("children.1\""), "{}", q.filename());
+    let children = r#""children": [{"driver": "null-co", "size": 65536, "read-zeroes": true}, "#;
+    assert!(q.filename().contains(children), "{}", q.filename());
     let r = world.add("{'driver': 'raw', 'node-name': 'r', 'file': 'a'}").unwrap();
     let other = world.sim.block_on(world.graph.remove_child(&r, "file")).unwrap_err();
     assert_eq!(other.what(), "The node r does not support removing a child");

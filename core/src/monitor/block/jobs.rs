@@ -13,7 +13,7 @@ use crate::qapi::{
     JobDismiss, JobFinalize, JobInfo, JobPause, JobResume, JobType, XBlockdevAmend, parse,
     schema::Qapi, validate,
 };
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use alloc::borrow::ToOwned;
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -186,6 +186,10 @@ async fn create_image(graph: &Graph, format: FormatName, mut options: Options) -
         let runtime = &graph.env().runtime;
         let made = match create(runtime, &device, data_device.as_ref(), &image).await {
             Ok(()) => can_be_opened(graph, format, device, &file.filename()).await,
+            // What was asked for is supported: it is the node that takes no writes.
+            Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::Denied) => {
+                Err(Error::unsupported("Could not write qcow2 header: Operation not supported"))
+            }
             failed => failed,
         };
         match data_root {
