@@ -2,7 +2,7 @@
 
 use super::build::{inactive_child, refuse_cycle};
 use super::edge::{Edge, User};
-use super::filters::Filter;
+use super::filters::{Filter, claim_more};
 use super::live::Graph;
 use super::name::filter_name;
 use super::node::Node;
@@ -34,7 +34,8 @@ impl Graph {
             return Err(inactive_child(below, &name, node.name()));
         }
         let drained = self.drain(node).await;
-        let edge = Edge::new(&name, Role::Copy, User::Node(Arc::downgrade(node)));
+        let more = claim_more(node.driver(), &mut node.options())?;
+        let edge = Edge::with_more(&name, Role::Copy, User::Node(Arc::downgrade(node)), more);
         edge.point(Some(below.clone()));
         let old = node.children();
         let mut new = old.clone();

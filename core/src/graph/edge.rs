@@ -160,12 +160,17 @@ impl Edge {
         if let Some(new) = &to {
             new.add_parent(self);
         }
+        self.count_pointed();
+        old
+    }
+
+    /// Makes it the one of its user's edges that was pointed to its node last.
+    pub(super) fn count_pointed(&self) {
         if let User::Node(user) = self.user()
             && let Some(user) = user.upgrade()
         {
             self.pointed.store(user.count_pointed(), Ordering::Relaxed);
         }
-        old
     }
 
     /// The user as messages have it, of a node called `node`.

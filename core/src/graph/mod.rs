@@ -52,7 +52,7 @@ pub(crate) use reference::open_described;
 pub use edge::Edge;
 pub use filters::Filter;
 pub use live::{Graph, Quiet};
-pub use node::{Body, Counts, Locks, Node, Settings};
+pub use node::{Body, Counts, Held, Locks, Node, Settings};
 pub use open::{Inherited, Located, OpenedNode, Protocols, open};
 pub use options::{ChildOptions, OptionList, OptionValue, Options};
 pub use permission::{Claim, Permissions, Role};

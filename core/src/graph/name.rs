@@ -73,6 +73,7 @@ fn strong_options(driver: &str, given: &Options) -> Options {
     let names: &[&str] = match driver {
         "raw" => &["offset", "size"],
         "null-co" | "null-aio" => &["size", "read-zeroes"],
+        "blklogwrites" => &["log-append", "log-sector-size"],
         "quorum" => &["vote-threshold", "blkverify", "rewrite-corrupted", "read-pattern"],
         "replication" => &["mode", "top-id"],
         "throttle" => &["throttle-group"],
@@ -122,6 +123,9 @@ fn full_options(
 fn options_to_open(node: &Node) -> Options {
     let given = node.options();
     let children = node.children();
+    if matches!(node.driver(), "null-co" | "null-aio") {
+        return full_options(node.driver(), &[], strong_options(node.driver(), &given), false);
+    }
     if children.is_empty() {
         let mut own = Options::default();
         for name in given.names() {

@@ -162,6 +162,8 @@ pub struct Node {
     pointed: AtomicU32,
     /// Somebody added it by name, and has to remove it.
     owned: AtomicBool,
+    /// What keeps it besides its owner and its users.
+    held: AtomicU32,
     /// The node that it was opened with, and follows when that is opened again.
     opened_with: Mutex<Weak<Node>>,
     /// Why it could be opened for reading only, where it was asked for writing where possible
@@ -222,6 +224,7 @@ impl Node {
             parents: Mutex::default(),
             pointed: AtomicU32::new(0),
             owned: AtomicBool::new(false),
+            held: AtomicU32::new(0),
             opened_with: Mutex::default(),
             only_read: Mutex::default(),
             bitmaps: Arc::default(),
@@ -342,6 +345,17 @@ impl Node {
             Some(image) => image.bitmaps().clone(),
             None => self.bitmaps.clone(),
         }
+    }
+
+    /// Keeps it from being removed until the answer is dropped, without using it.
+    #[must_use]
+    pub fn hold(self: &Arc<Self>) -> Held {
+        self.held.fetch_add(1, Ordering::AcqRel);
+        Held(self.clone())
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        self.held.load(Ordering::Acquire) > 0
     }
 
     /// True where somebody added it by name.
@@ -649,5 +663,15 @@ impl Node {
             true => edge.wanted(above, self.is_writable()),
             false => edge.wanted_inactive(above),
         }
+    }
+}
+
+/// A node that stays; see [`Node::hold`].
+#[derive(Debug)]
+pub struct Held(Arc<Node>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.held.fetch_sub(1, Ordering::AcqRel);
     }
 }

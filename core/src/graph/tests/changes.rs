@@ -95,6 +95,19 @@ fn what_a_filter_writes_to_cannot_become_inactive() {
     assert_eq!((claim.shared, q.children()[0].claim().shared), (of_quorum, of_quorum));
     set_active(&world, Some(&q), false).expect("it is inactive already");
 
+    // A quorum rewrites what has lost a vote: it wrote without saying so.
+    let rewriting = |name: &str, rest: &str| {
+        world.add(&alloc::format!(
+            "{{'driver': 'quorum', 'node-name': '{name}', 'vote-threshold': 1, 'children': \
+             [{{'driver': 'null-co', 'node-name': 'of-{name}'}}], 'rewrite-corrupted': true{rest}}}"
+        ))
+    };
+    let taken = |node: Arc<Node>| node.children()[0].claim().taken;
+    assert_eq!(taken(rewriting("v", "").unwrap()), Permissions::WRITE);
+    assert_eq!(taken(rewriting("w", ", 'read-pattern': 'fifo'").unwrap()), Permissions::empty());
+    let error = rewriting("x", ", 'read-only': true").unwrap_err();
+    assert_eq!(error, "Block node is read-only");
+
     world.add("{'driver': 'null-co', 'node-name': 'n', 'active': false}").unwrap();
     let error = world
         .add(
@@ -175,6 +188,31 @@ fn a_point_in_time_stays_while_the_disk_changes() {
     let plain = world.add("{'driver': 'snapshot-access', 'node-name': 'p', 'file': 'b'}").unwrap();
     let error = world.sim.block_on(plain.device().read_array::<1>(0)).unwrap_err();
     assert!(error.what().contains("keeps no point in time"), "{error}");
+}
+
+/// Every write that needed room failed: a raw image does not grow with what is written to it.
+#[test]
+fn an_image_grows_in_a_raw_image() {
+    let world = World::new(1);
+    let top = world
+        .add(
+            "{'driver': 'qcow2', 'node-name': 'q', 'file': {'driver': 'copy-on-read', 'file': \
+             {'driver': 'raw', 'file': {'driver': 'file', 'node-name': 'f', 'filename': 'a'}}}}",
+        )
+        .unwrap();
+    let root = world.attach(&top, true).unwrap();
+    let file = world.graph.find("f").unwrap();
+    let before = file.device().len();
+    for at in (0..SIZE).step_by(4096) {
+        world.write(&root, at, 7);
+    }
+    world.sim.block_on(root.flush()).unwrap();
+    assert!(file.device().len() >= before + SIZE);
+    world.sim.block_on(world.graph.detach(&root)).unwrap();
+    world.remove("q").unwrap();
+    let image = world.image("a");
+    let root = world.attach(&image, false).unwrap();
+    assert_eq!((world.byte(&root, 0), world.byte(&root, SIZE - 4096)), (7, 7));
 }
 
 #[test]

@@ -78,6 +78,7 @@ impl BlockCommands {
     pub(super) async fn job_dismiss(&self, arguments: Arguments) -> QmpResult<Value> {
         let JobDismiss { id } = parse(arguments)?;
         self.jobs.dismiss(&id)?;
+        self.amended.lock().retain(|(job, _)| *job != id);
         Ok(nothing())
     }
 
@@ -124,7 +125,7 @@ impl BlockCommands {
             return Err(QmpError::generic("Driver does not support x-blockdev-amend"));
         }
         let force = arguments.get("force").and_then(Value::as_bool).unwrap_or(false);
-        let graph = self.graph.clone();
+        let (graph, held) = (self.graph.clone(), node.hold());
         let work = move |job: Arc<Job>| {
             Box::pin(async move {
                 job.set_progress(0, 1);
@@ -134,6 +135,7 @@ impl BlockCommands {
             }) as BoxFuture<'static, Result<()>>
         };
         self.jobs.start(&id, JobType::Amend, OPTIONS, work)?;
+        self.amended.lock().push((id, held));
         Ok(nothing())
     }
 }

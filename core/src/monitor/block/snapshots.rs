@@ -142,16 +142,23 @@ impl BlockCommands {
     }
 }
 
-/// The image in which a node's snapshots are: its own, or that of what it passes on.
+/// The image in which a node's snapshots are: its own, or that of the one node that it stands on.
 fn with_snapshots(node: &Arc<Node>) -> Option<Arc<Layer>> {
-    let mut below = Some(node.clone());
-    while let Some(next) = below {
+    let mut next = node.clone();
+    loop {
         if let Some(image) = next.image().filter(|image| image.driver().snapshots().is_some()) {
             return Some(image);
         }
-        below = next.primary();
+        // A snapshot of one of several would not be one of the node.
+        let below = next.primary().filter(|_| next.children().len() == 1)?;
+        next = below;
     }
-    None
+}
+
+/// The snapshots of a node, as far as it has any.
+pub(super) fn of_node(node: &Arc<Node>) -> Option<Vec<SnapshotInfo>> {
+    let list = snapshots_of(&*with_snapshots(node)?).ok()?;
+    Some(list).filter(|list| !list.is_empty())
 }
 
 /// The snapshots of an image. One with a data file has none.
