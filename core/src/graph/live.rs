@@ -426,7 +426,7 @@ impl Graph {
                     }
                     // Nobody does anything with it.
                     (None, User::Root(_)) => Claim::NONE,
-                    (None, _) => edge.wanted_coming(),
+                    (None, _) => edge.wanted_coming().over(&node),
                 };
                 claims.push((edge, claim));
             }
@@ -444,6 +444,7 @@ impl Graph {
             }
             for edge in node.children() {
                 let claim = node.claim_of(&edge, all);
+                let claim = edge.target().map_or(claim, |below| claim.over(&below));
                 wanted.push((edge, claim));
             }
             for (edge, claim) in claims {

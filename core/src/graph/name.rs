@@ -24,6 +24,7 @@ pub(super) fn name_of(
     let overridden = below.as_deref() != named;
     if let Some(file) = target("file")
         && file.children().is_empty()
+        && !file.filename().starts_with("json:")
         && strong.is_empty()
         && !overridden
     {

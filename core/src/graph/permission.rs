@@ -2,6 +2,7 @@
 //! `BlockPermission`).
 
 use super::edge::Edge;
+use super::node::Node;
 use crate::io::Access;
 use crate::{Error, ErrorKind, Result};
 use alloc::format;
@@ -83,6 +84,14 @@ impl Claim {
             Access::ReadWrite => Permissions::CONSISTENT_READ | Permissions::WRITE,
         };
         Self { taken, shared: Permissions::all() }
+    }
+
+    /// The claim of a node on `below`, which may have been opened to share everything (`force-share`).
+    pub(super) fn over(self, below: &Node) -> Self {
+        match below.settings().force_share {
+            true => Self { shared: Permissions::all(), ..self },
+            false => self,
+        }
     }
 
     /// What several users of one node do and allow together.

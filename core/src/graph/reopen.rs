@@ -4,7 +4,7 @@
 //! Requests wait meanwhile; the old body of an image has made everything durable before the new one
 //! looks at the file.
 
-use super::build::{Builder, refuse_cycle, refuse_rest};
+use super::build::{Builder, inactive_child, refuse_cycle, refuse_rest};
 use super::edge::Edge;
 use super::filters::{self, Change};
 use super::live::{Graph, no_node};
@@ -288,6 +288,9 @@ impl Graph {
             };
             if let Some(below) = &wanted {
                 refuse_cycle(below, edge.name(), &node)?;
+                if node.settings().active && !below.settings().active {
+                    return Err(inactive_child(below, edge.name(), node.name()));
+                }
             }
             if edge.target().as_ref().map(Arc::as_ptr) != wanted.as_ref().map(Arc::as_ptr) {
                 moved.push(edge.clone());
