@@ -11,13 +11,14 @@ use alloc::sync::Arc;
 
 impl Graph {
     /// Makes a node active or inactive; without a node all of them. Active is a node with all that
-    /// it stands on; inactive it is with what no active node stands on. An inactive node has made
-    /// everything durable, and nothing is written to it until it is active again: then it is read
-    /// anew, for another program may have changed it.
+    /// it stands on; inactive it becomes with what no active node stands on, the newest child first. An
+    /// inactive node has made everything durable, and nothing is written to it until it is active
+    /// again: then it is read anew, for another program may have changed it.
     ///
     /// # Errors
-    /// `InUse` for a node under an active one, `Denied` under an export that writes, `InUse` and `Denied` where others do not let its users
-    /// do what they did, and those of opening: it stays inactive then.
+    /// `InUse` for a node under an active one, `Denied` under an export or a filter that writes, `InUse`
+    /// and `Denied` where others do not let its users do what they did, and those of opening: what was
+    /// turned before stays so.
     pub async fn set_active(&self, node: Option<&Arc<Node>>, active: bool) -> Result<()> {
         let _change = self.change().await;
         match node {
@@ -30,7 +31,7 @@ impl Graph {
                 Ok(())
             }
             None => {
-                for node in self.nodes().iter().filter(|node| !is_below_active(node)) {
+                for node in self.nodes().iter().filter(|node| !node.is_below_another()) {
                     self.inactivate(node, "all nodes").await?;
                 }
                 Ok(())
@@ -58,15 +59,16 @@ impl Graph {
             if is_below_active(node) {
                 return Err(Error::new(ErrorKind::InUse, "Node has active parent node"));
             }
-            if node.parents().iter().any(|edge| edge.user().stays_active()) {
+            if !node.settings().active {
+                return Ok(());
+            }
+            if node.parents().iter().any(|edge| edge.keeps_active()) {
                 return Err(Error::denied(format!(
                     "Failed to inactivate {what}: Operation not permitted"
                 )));
             }
-            if node.settings().active {
-                self.turn(node, false).await?;
-            }
-            for edge in node.children() {
+            self.turn(node, false).await?;
+            for edge in node.children_by_age().iter().rev() {
                 if let Some(below) = edge.target().filter(|below| !is_below_active(below)) {
                     self.inactivate(&below, what).await?;
                 }

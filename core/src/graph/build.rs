@@ -2,7 +2,7 @@
 
 use super::drivers;
 use super::edge::{Edge, User};
-use super::filters;
+use super::filters::{self, filtered};
 use super::live::{Graph, Place, refuse_change_of_inactive};
 use super::name::filter_name;
 use super::node::{Body, NewNode, Node, Settings};
@@ -14,7 +14,7 @@ use crate::format::detect::MAX_CHAIN;
 use crate::format::{
     self, Backing, BackingRef, DataFile, DataSource, FormatName, KeySource, Layer, OpenOptions,
 };
-use crate::io::{Access, BlockDevice, BoxFuture, Capabilities, combine_path};
+use crate::io::{Access, BlockDevice, BoxFuture, Capabilities, Device, Growing, combine_path};
 use crate::{Error, Result};
 use alloc::borrow::ToOwned;
 use alloc::boxed::Box;
@@ -254,7 +254,7 @@ impl<'a> Builder<'a> {
         }
         if let Some(data) = child("data-file") {
             let filename = filename(&data).into();
-            base.data_file = DataSource::Given(DataFile { device: data, filename });
+            base.data_file = DataSource::Given(DataFile { device: growing(data), filename });
         }
         // A raw image has nothing to write until somebody writes to it.
         if base.format == Some(FormatName::Raw)
@@ -264,7 +264,11 @@ impl<'a> Builder<'a> {
         }
         let access = base.access;
         let filename = filename(&file);
-        let image = format::open(&self.graph.env, file, &filename, base).await?;
+        let place: Device = match base.format {
+            Some(FormatName::Raw) => file,
+            _ => growing(file),
+        };
+        let image = format::open(&self.graph.env, place, &filename, base).await?;
         // While another program has the image, its bitmaps are that program's.
         if access == Access::ReadOnly && settings.active {
             image.driver().load_bitmaps().await?;
@@ -313,6 +317,13 @@ impl<'a> Builder<'a> {
         let node = match wanted {
             ChildOptions::Null => return Ok(()),
             ChildOptions::Node(name) if name.is_empty() => return Ok(()),
+            ChildOptions::Node(name) if self.graph.is_coming(&name) => {
+                let user = match edge.user() {
+                    User::Node(user) => user.upgrade().map(|user| user.name().to_owned()),
+                    User::Root(_) | User::Coming { .. } => None,
+                };
+                return Err(failed(cycle(&name, "backing", &user.unwrap_or_default())));
+            }
             ChildOptions::Node(name) => self.graph.by_any_name(&name).map_err(failed)?,
             ChildOptions::Inline(mut options) => {
                 if !options.has_child("file")
@@ -491,6 +502,21 @@ impl<'a> Builder<'a> {
         self.graph.refresh()?;
         node.listen();
         Ok(node)
+    }
+}
+
+/// The child of an image, which grows with what is written to it. A raw image between the two grows only
+/// when it is told to.
+fn growing(edge: Arc<Edge>) -> Device {
+    let mut below = edge.target();
+    while let Some(node) = below.take_if(|n| n.driver() == "raw" || filtered(n.driver()).is_some())
+    {
+        below = node.primary();
+    }
+    let grows = below.is_some_and(|n| n.device().capabilities().contains(Capabilities::GROW));
+    match grows && !edge.capabilities().contains(Capabilities::GROW) {
+        true => Arc::new(Growing::along(edge)),
+        false => edge,
     }
 }
 

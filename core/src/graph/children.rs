@@ -2,9 +2,9 @@
 
 use super::build::{inactive_child, refuse_cycle};
 use super::edge::{Edge, User};
-use super::filters::Filter;
+use super::filters::{Filter, claim_more};
 use super::live::Graph;
-use super::name::quorum_name;
+use super::name::filter_name;
 use super::node::Node;
 use super::permission::Role;
 use crate::filter::Quorum;
@@ -34,7 +34,8 @@ impl Graph {
             return Err(inactive_child(below, &name, node.name()));
         }
         let drained = self.drain(node).await;
-        let edge = Edge::new(&name, Role::Copy, User::Node(Arc::downgrade(node)));
+        let more = claim_more(node.driver(), &mut node.options())?;
+        let edge = Edge::with_more(&name, Role::Copy, User::Node(Arc::downgrade(node)), more);
         edge.point(Some(below.clone()));
         let old = node.children();
         let mut new = old.clone();
@@ -49,7 +50,7 @@ impl Graph {
             self.refresh()?;
             return Err(error);
         }
-        node.set_filename(quorum_name(&new, &node.options()));
+        node.set_filename(filter_name(node.driver(), &new, &node.options()));
         drop(drained);
         Ok(())
     }
@@ -71,7 +72,7 @@ impl Graph {
         let drained = self.drain(node).await;
         quorum.remove_child(name)?;
         children.remove(at).point(None);
-        node.set_filename(quorum_name(&children, &node.options()));
+        node.set_filename(filter_name(node.driver(), &children, &node.options()));
         node.set_children(children);
         self.refresh()?;
         drop(drained);

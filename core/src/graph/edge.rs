@@ -36,16 +36,6 @@ pub(super) enum User {
     },
 }
 
-impl User {
-    /// Whether it keeps its node from becoming inactive.
-    pub(super) fn stays_active(&self) -> bool {
-        match self {
-            Self::Root(root) => root.upgrade().is_some_and(|root| root.stays_active()),
-            Self::Node(_) | Self::Coming { .. } => false,
-        }
-    }
-}
-
 /// One user's use of one node: all that a user sees of it. An edge without a node is a device of
 /// length 0.
 pub struct Edge {
@@ -119,15 +109,15 @@ impl Edge {
         claim.join(self.more)
     }
 
-    /// What a node wants of it that is not active: it reads tables, and minds nothing that others do.
-    pub(super) fn wanted_inactive(&self) -> Claim {
-        Claim { shared: Permissions::all(), ..self.role.claim_unused(false) }
+    /// What a node wants of it that is not active.
+    pub(super) fn wanted_inactive(&self, above: Option<Claim>) -> Claim {
+        self.role.claim_inactive(above).join(self.more)
     }
 
     /// What a node wants of it that is being opened.
     pub(super) fn wanted_coming(&self) -> Claim {
         match self.user() {
-            User::Coming { active: false, .. } => self.wanted_inactive(),
+            User::Coming { active: false, .. } => self.wanted_inactive(None),
             User::Coming { writable, .. } => self.wanted(None, writable),
             _ => self.wanted(None, false),
         }
@@ -137,6 +127,16 @@ impl Edge {
     #[must_use]
     pub fn claim(&self) -> Claim {
         *self.claim.lock()
+    }
+
+    /// Whether its user keeps the node from becoming inactive: it writes there.
+    pub(super) fn keeps_active(&self) -> bool {
+        let writes = Permissions::WRITE | Permissions::WRITE_UNCHANGED;
+        match self.user() {
+            User::Root(root) => root.upgrade().is_some_and(|root| root.stays_active()),
+            User::Node(_) => self.claim().taken.intersects(writes),
+            User::Coming { .. } => false,
+        }
     }
 
     pub(super) fn set_claim(&self, claim: Claim) {
@@ -160,12 +160,17 @@ impl Edge {
         if let Some(new) = &to {
             new.add_parent(self);
         }
+        self.count_pointed();
+        old
+    }
+
+    /// Makes it the one of its user's edges that was pointed to its node last.
+    pub(super) fn count_pointed(&self) {
         if let User::Node(user) = self.user()
             && let Some(user) = user.upgrade()
         {
             self.pointed.store(user.count_pointed(), Ordering::Relaxed);
         }
-        old
     }
 
     /// The user as messages have it, of a node called `node`.

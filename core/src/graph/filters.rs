@@ -128,7 +128,6 @@ pub(super) fn check(graph: &Graph, driver: &str, options: &Options) -> Result<()
             let count = take_list(&mut options, "children")?.len();
             quorum(&mut options)?.check(count).map(drop)
         }
-        "replication" => replication(&mut options).map(drop),
         _ => Ok(()),
     }
 }
@@ -254,9 +253,15 @@ fn depth_of(graph: &Graph, top: Option<Arc<Node>>, bottom: &str) -> Result<u32> 
     Err(Error::invalid(format!("Bottom node '{bottom}' is not in the chain below the filter")))
 }
 
-/// What a filter claims of its child beyond what its users want: `blkdebug` as it is told.
+/// What a filter claims of its children beyond what its users want: `blkdebug` as it is told, a quorum to
+/// write where it rewrites what has lost a vote.
 pub(super) fn claim_more(driver: &str, options: &mut Options) -> Result<Claim> {
     let mut claim = Claim::NONE;
+    if driver == "quorum" {
+        let options = quorum(&mut options.clone())?;
+        let votes = options.read_pattern == QuorumReadPattern::Quorum;
+        claim.taken.set(Permissions::WRITE, options.rewrite_corrupted && votes);
+    }
     if driver != "blkdebug" {
         return Ok(claim);
     }

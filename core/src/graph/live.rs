@@ -161,10 +161,11 @@ impl Graph {
         if node.is_used_from_outside() {
             return Err(in_use("Node"));
         }
+        self.refuse_busy(&node)?;
         if !node.is_owned() {
             return Err(Error::denied(format!("Node {name} is not owned by the monitor")));
         }
-        if !node.parents().is_empty() {
+        if node.is_held() || !node.parents().is_empty() {
             return Err(in_use("Block device"));
         }
         node.set_owned(false);
@@ -270,8 +271,15 @@ impl Graph {
     /// # Errors
     /// `InUse` where somebody does not allow it, and those of the driver.
     pub async fn resize(&self, node: &Arc<Node>, size: u64) -> Result<()> {
+        let all = Permissions::all();
+        let root = self.attach("", node, Claim { taken: Permissions::RESIZE, shared: all }).await?;
+        let resized = self.resize_by(&root, node, size).await;
+        let detached = self.detach(&root).await;
+        resized.and(detached)
+    }
+
+    async fn resize_by(&self, root: &Root, node: &Arc<Node>, size: u64) -> Result<()> {
         let mut below = Some(node.clone());
-        refuse_change_of_inactive(node, Claim { taken: Permissions::RESIZE, ..Claim::NONE })?;
         while let Some(next) = below {
             if next.settings().read_only {
                 return Err(Error::denied("Image is read-only"));
@@ -286,11 +294,7 @@ impl Graph {
             }
             below = next.primary().filter(|_| passes);
         }
-        let all = Permissions::all();
-        let root = self.attach("", node, Claim { taken: Permissions::RESIZE, shared: all }).await?;
-        let resized = root.set_len(size, Preallocation::Off).await;
-        let detached = self.detach(&root).await;
-        resized.and(detached)
+        root.set_len(size, Preallocation::Off).await
     }
 
     /// Closes all nodes, the users first. Whoever still uses one is told that nothing is there.
@@ -367,7 +371,9 @@ impl Graph {
         // Below a primary side whose replication has failed or is over: that was told.
         let mut remote: Vec<Arc<Node>> = Vec::new();
         loop {
-            let unused = |node: &&Arc<Node>| !node.is_owned() && node.parents().is_empty();
+            let unused = |node: &&Arc<Node>| {
+                !node.is_owned() && !node.is_held() && node.parents().is_empty()
+            };
             let Some(node) = self.nodes.lock().iter().find(unused).cloned() else { break };
             result = result.and(self.end_replication(&node).await);
             let body = node.body();
@@ -420,13 +426,14 @@ impl Graph {
                     }
                     // Nobody does anything with it.
                     (None, User::Root(_)) => Claim::NONE,
-                    (None, _) => edge.wanted_coming(),
+                    (None, _) => edge.wanted_coming().over(&node),
                 };
                 claims.push((edge, claim));
             }
             agree(node.name(), &claims)?;
             let all = claims.iter().fold(Claim::NONE, |all, (_, claim)| all.join(*claim));
-            let changing = Permissions::WRITE | Permissions::WRITE_UNCHANGED | Permissions::RESIZE;
+            // Whether the length can change is looked at when it is changed.
+            let changing = Permissions::WRITE | Permissions::WRITE_UNCHANGED;
             if all.taken.intersects(changing) && !node.is_writable() {
                 return Err(Error::denied("Block node is read-only"));
             }
@@ -437,6 +444,7 @@ impl Graph {
             }
             for edge in node.children() {
                 let claim = node.claim_of(&edge, all);
+                let claim = edge.target().map_or(claim, |below| claim.over(&below));
                 wanted.push((edge, claim));
             }
             for (edge, claim) in claims {

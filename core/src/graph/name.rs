@@ -9,7 +9,6 @@ use crate::io::combine_path;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 
 /// The name of a node over its children: that of the file where that says everything, else one with
 /// `json:` in front. `named` is what the image says is below it.
@@ -25,6 +24,7 @@ pub(super) fn name_of(
     let overridden = below.as_deref() != named;
     if let Some(file) = target("file")
         && file.children().is_empty()
+        && !file.filename().starts_with("json:")
         && strong.is_empty()
         && !overridden
     {
@@ -57,12 +57,6 @@ pub(super) fn filter_name(driver: &str, children: &[Arc<Edge>], given: &Options)
             (Some(raw), Some(test)) => format!("blkverify:{raw}:{test}"),
             _ => full_options(driver, children, strong, false).to_json_name(),
         },
-        // Children that were named are not told, in the reference neither.
-        "quorum" => {
-            let named = |edge: &&Arc<Edge>| given.has_text(edge.name());
-            let told: Vec<_> = children.iter().filter(|edge| !named(edge)).cloned().collect();
-            full_options(driver, &told, strong, false).to_json_name()
-        }
         "blkdebug" => match plain("image") {
             Some(image) if strong.names().all(|name| name == "config") => {
                 let config = given.peek("config").unwrap_or_default();
@@ -74,22 +68,13 @@ pub(super) fn filter_name(driver: &str, children: &[Arc<Edge>], given: &Options)
     }
 }
 
-/// The name of a quorum whose children have changed: all of them are told, numbered anew.
-pub(super) fn quorum_name(children: &[Arc<Edge>], given: &Options) -> String {
-    let mut all = strong_options("quorum", given);
-    all.set("driver", OptionValue::Text("quorum".into()));
-    for (i, node) in children.iter().filter_map(|edge| edge.target()).enumerate() {
-        all.add_child(&format!("children.{i}"), options_to_open(&node));
-    }
-    all.to_json_name()
-}
-
 /// Options that change what is read.
 fn strong_options(driver: &str, given: &Options) -> Options {
     let mut out = Options::default();
     let names: &[&str] = match driver {
         "raw" => &["offset", "size"],
         "null-co" | "null-aio" => &["size", "read-zeroes"],
+        "blklogwrites" => &["log-append", "log-sector-size"],
         "quorum" => &["vote-threshold", "blkverify", "rewrite-corrupted", "read-pattern"],
         "replication" => &["mode", "top-id"],
         "throttle" => &["throttle-group"],
@@ -121,9 +106,13 @@ fn full_options(
 ) -> Options {
     let mut out = strong;
     out.set("driver", OptionValue::Text(driver.to_string()));
-    for edge in children {
+    for (i, edge) in children.iter().enumerate() {
         match (edge.name(), edge.target()) {
             ("backing", _) if !with_backing => {}
+            // A quorum's are a list, whichever of them are left.
+            (_, Some(node)) if driver == "quorum" => {
+                out.add_child(&format!("children.{i}"), options_to_open(&node));
+            }
             (name, Some(node)) => out.add_child(name, options_to_open(&node)),
             (name, None) => out.set(name, OptionValue::Null),
         }
@@ -135,6 +124,9 @@ fn full_options(
 fn options_to_open(node: &Node) -> Options {
     let given = node.options();
     let children = node.children();
+    if matches!(node.driver(), "null-co" | "null-aio") {
+        return full_options(node.driver(), &[], strong_options(node.driver(), &given), false);
+    }
     if children.is_empty() {
         let mut own = Options::default();
         for name in given.names() {

@@ -162,6 +162,8 @@ pub struct Node {
     pointed: AtomicU32,
     /// Somebody added it by name, and has to remove it.
     owned: AtomicBool,
+    /// What keeps it besides its owner and its users.
+    held: AtomicU32,
     /// The node that it was opened with, and follows when that is opened again.
     opened_with: Mutex<Weak<Node>>,
     /// Why it could be opened for reading only, where it was asked for writing where possible
@@ -222,6 +224,7 @@ impl Node {
             parents: Mutex::default(),
             pointed: AtomicU32::new(0),
             owned: AtomicBool::new(false),
+            held: AtomicU32::new(0),
             opened_with: Mutex::default(),
             only_read: Mutex::default(),
             bitmaps: Arc::default(),
@@ -344,6 +347,17 @@ impl Node {
         }
     }
 
+    /// Keeps it from being removed until the answer is dropped, without using it.
+    #[must_use]
+    pub fn hold(self: &Arc<Self>) -> Held {
+        self.held.fetch_add(1, Ordering::AcqRel);
+        Held(self.clone())
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        self.held.load(Ordering::Acquire) > 0
+    }
+
     /// True where somebody added it by name.
     #[must_use]
     pub fn is_owned(&self) -> bool {
@@ -362,14 +376,6 @@ impl Node {
     /// The node that it was opened with.
     pub(super) fn opened_with(&self) -> Option<Arc<Self>> {
         self.opened_with.lock().upgrade()
-    }
-
-    /// The name that it has as a child of the node that it was opened with, where it still is one.
-    pub(super) fn place_below_user(self: &Arc<Self>) -> Option<String> {
-        let children = self.opened_with()?.children();
-        let is_this =
-            |edge: &&Arc<Edge>| edge.target().is_some_and(|node| Arc::ptr_eq(&node, self));
-        children.iter().find(is_this).map(|edge| edge.name().into())
     }
 
     pub(super) fn set_opened_with(&self, user: &Arc<Self>) {
@@ -655,7 +661,17 @@ impl Node {
         let above = (!self.parents.lock().is_empty()).then_some(above);
         match self.settings().active {
             true => edge.wanted(above, self.is_writable()),
-            false => edge.wanted_inactive(),
+            false => edge.wanted_inactive(above),
         }
+    }
+}
+
+/// A node that stays; see [`Node::hold`].
+#[derive(Debug)]
+pub struct Held(Arc<Node>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.held.fetch_sub(1, Ordering::AcqRel);
     }
 }

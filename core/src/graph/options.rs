@@ -373,7 +373,29 @@ impl Options {
         format!("json:{}", self.to_json())
     }
 
+    /// Its members' texts, where they are numbered from 0: a list.
+    fn items(&self) -> Option<Vec<String>> {
+        if !self.first()?.starts_with('0') {
+            return None;
+        }
+        let (mut rest, mut items) = (self.clone(), Vec::new());
+        while !rest.is_empty() {
+            let name = format!("{}", items.len());
+            items.push(match rest.0.remove(&name) {
+                Some(value) => quoted(&value),
+                None => match rest.take_child(&name) {
+                    Ok(ChildOptions::Inline(item)) => item.to_json(),
+                    _ => return None,
+                },
+            });
+        }
+        Some(items)
+    }
+
     fn to_json(&self) -> String {
+        if let Some(items) = self.items() {
+            return format!("[{}]", items.join(", "));
+        }
         let mut parts = Vec::new();
         let mut rest = self.clone();
         for key in ["encrypt.key-secret", "offset", "driver", "mode", "top-id", "size"] {

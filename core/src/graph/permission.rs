@@ -2,6 +2,7 @@
 //! `BlockPermission`).
 
 use super::edge::Edge;
+use super::node::Node;
 use crate::io::Access;
 use crate::{Error, ErrorKind, Result};
 use alloc::format;
@@ -85,6 +86,14 @@ impl Claim {
         Self { taken, shared: Permissions::all() }
     }
 
+    /// The claim of a node on `below`, which may have been opened to share everything (`force-share`).
+    pub(super) fn over(self, below: &Node) -> Self {
+        match below.settings().force_share {
+            true => Self { shared: Permissions::all(), ..self },
+            false => self,
+        }
+    }
+
     /// What several users of one node do and allow together.
     pub(super) fn join(self, other: Self) -> Self {
         Self { taken: self.taken | other.taken, shared: self.shared & other.shared }
@@ -162,6 +171,29 @@ impl Role {
                 taken.set(Permissions::WRITE, writable);
                 Claim { taken, shared: Permissions::all() - Permissions::RESIZE }
             }
+        }
+    }
+
+    /// What an inactive node claims of such a child: its format's driver minds nothing that others do,
+    /// and nothing is copied up.
+    pub(super) fn claim_inactive(self, above: Option<Claim>) -> Claim {
+        let claim = match above {
+            Some(above) => self.claim(above, false),
+            None => self.claim_unused(false),
+        };
+        match self {
+            Self::CopiedOnRead => above.unwrap_or(Claim::NONE),
+            Self::Metadata | Self::Data | Self::Cow | Self::Window => {
+                Claim { shared: Permissions::all(), ..claim }
+            }
+            Self::CopiedBeforeWrite
+            | Self::CopyTarget
+            | Self::Copy
+            | Self::Filtered
+            | Self::PointInTime
+            | Self::Replicated
+            | Self::ReplicationBuffer
+            | Self::Root => claim,
         }
     }
 

@@ -47,7 +47,9 @@ impl BlockDevice for PointInTime {
     }
 
     fn capabilities(&self) -> Capabilities {
-        self.access().map_or_else(|_| Capabilities::empty(), |access| access.capabilities())
+        // Writes are refused one by one, as are reads where nothing is kept.
+        let own = self.access().map(|access| access.capabilities());
+        own.unwrap_or(Capabilities::empty()) | Capabilities::WRITE
     }
 
     fn read(&self, offset: u64, len: u64) -> BoxFuture<'_, Result<Segments>> {

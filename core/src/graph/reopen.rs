@@ -1,9 +1,10 @@
 //! Nodes opened again with other options (`blockdev-reopen`): all of them or none.
 //!
-//! What is not said goes back to what it would be in `blockdev-add`. Requests wait meanwhile; the old
-//! body of an image has made everything durable before the new one looks at the file.
+//! What is not said goes back to what it would be in `blockdev-add`, but for `discard`, which stays.
+//! Requests wait meanwhile; the old body of an image has made everything durable before the new one
+//! looks at the file.
 
-use super::build::{Builder, refuse_cycle, refuse_rest};
+use super::build::{Builder, inactive_child, refuse_cycle, refuse_rest};
 use super::edge::Edge;
 use super::filters::{self, Change};
 use super::live::{Graph, no_node};
@@ -38,6 +39,9 @@ struct Planned {
     /// What comes from the host is opened anew.
     anew: bool,
 }
+
+/// The name of a child, the child, and what is said of it.
+type Described = (String, Arc<Node>, Options);
 
 /// What one node was.
 struct Was {
@@ -100,29 +104,28 @@ impl Graph {
         for options in list {
             let node = self.named(&options)?;
             // Of a node that is named twice the last word counts, in the place of the first.
-            let along = found.iter().any(|(user, _)| goes_along(&node, user));
+            let along = found.iter().any(|(user, said)| goes_along(&node, user, said));
             match found.iter_mut().find(|(other, _)| Arc::ptr_eq(other, &node)) {
                 Some((_, known)) => known.merge(options),
-                // What is opened again along with another one keeps what is not said anew.
-                None if along => {
-                    let mut all = node.options();
-                    for child in node.children().iter().filter(|c| options.has_child(c.name())) {
-                        all.remove_child(child.name());
+                None => {
+                    // What is opened again along with another one keeps what is not said anew, whichever
+                    // of them was named first.
+                    for (below, said) in &mut found {
+                        if goes_along(below, &node, &options) {
+                            *said = said_anew(below, core::mem::take(said));
+                        }
                     }
-                    all.merge(options);
-                    found.push((node, all));
+                    let options = if along { said_anew(&node, options) } else { options };
+                    found.push((node, options));
                 }
-                None => found.push((node, options)),
             }
         }
-        let named: Vec<Arc<Node>> = found.iter().map(|(node, _)| node.clone()).collect();
-        let mut plans = Vec::new();
-        for (node, options) in found {
-            let plan = self.plan(node.clone(), options).await?;
-            let settings = plan.settings;
-            plans.push(plan);
-            self.plan_along(&node, settings, &named, &mut plans)?;
-        }
+        let mut moved = Vec::new();
+        let plans = self.plan_all(found, &mut moved).await.inspect_err(|_| {
+            // As if they had been pointed elsewhere and back: so they are in the reference, and which
+            // child is the newest is told.
+            moved.iter().rev().for_each(|edge| edge.count_pointed());
+        })?;
         let mut drained = Vec::new();
         for plan in &plans {
             drained.push(self.drain(&plan.node).await);
@@ -143,13 +146,51 @@ impl Graph {
         })
     }
 
-    /// Reads what is asked of one node. Nothing changes.
-    async fn plan(&self, node: Arc<Node>, given: Options) -> Result<Planned> {
+    /// Reads what is asked of nodes. Nothing changes; `moved` gets the edges that are to be pointed
+    /// elsewhere, as far as they are known.
+    async fn plan_all(
+        &self,
+        found: Vec<(Arc<Node>, Options)>,
+        moved: &mut Vec<Arc<Edge>>,
+    ) -> Result<Vec<Planned>> {
+        let mut named: Vec<Arc<Node>> = found.iter().map(|(node, _)| node.clone()).collect();
+        let mut plans = Vec::new();
+        let mut todo = Vec::new();
+        for (node, options) in found {
+            let inherited = Settings { discard: node.settings().discard, ..Settings::default() };
+            todo.push((node, options, inherited));
+            while let Some((node, options, inherited)) = todo.pop() {
+                let (plan, described) = self.plan(node.clone(), options, inherited, moved).await?;
+                let settings = plan.settings;
+                plans.push(plan);
+                for (name, child, mut options) in described.into_iter().rev() {
+                    if options.has("node-name") {
+                        return Err(cannot_change("node-name"));
+                    }
+                    // What is said of it by its own name counts.
+                    if !named.iter().any(|other| Arc::ptr_eq(other, &child)) {
+                        options.set("node-name", OptionValue::Text(child.name().to_owned()));
+                        named.push(child.clone());
+                        todo.push((child, options, settings.of_child(&name)));
+                    }
+                }
+                self.plan_along(&node, settings, &named, &mut plans)?;
+            }
+        }
+        Ok(plans)
+    }
+
+    /// The same of one node, with what it inherits; and what is said of children that were opened with
+    /// it.
+    async fn plan(
+        &self,
+        node: Arc<Node>,
+        given: Options,
+        inherited: Settings,
+        moved: &mut Vec<Arc<Edge>>,
+    ) -> Result<(Planned, Vec<Described>)> {
         let mut options = given.clone();
         let name = options.take_text("node-name").unwrap_or_default();
-        // A child that was opened with its user carries discards out.
-        let discard = node.place_below_user().is_some_and(|name| name != "backing");
-        let inherited = Settings { discard, ..Settings::default() };
         let settings = Settings::take(&mut options, inherited)?;
         settings.check_zeroes()?;
         if node.options().has("force-share") && !given.has("force-share") {
@@ -190,7 +231,7 @@ impl Graph {
             true => filters::take_change(self, &driver, &mut options)?,
             false => None,
         };
-        let mut edges = Vec::new();
+        let (mut edges, mut described) = (Vec::new(), Vec::new());
         // What is named has to be there, whether the driver has such a child or not.
         for name in ["backing", "file"] {
             let wanted = options.peek(name).filter(|wanted| !wanted.is_empty());
@@ -198,6 +239,10 @@ impl Graph {
                 let found = self.find(wanted).ok_or_else(|| no_node("", wanted))?;
                 let (driver, own) = (node.driver(), node.name());
                 refuse_cycle(&found, name, &node)?;
+                if name == "file" && children.is_empty() {
+                    let what = "Cannot set file child to format node without file child";
+                    return Err(Error::invalid(what));
+                }
                 if name == "backing" && filters::filtered(driver).is_some() {
                     return Err(Error::invalid(format!(
                         "'{own}' is a {driver} filter node that does not support a backing child"
@@ -229,8 +274,12 @@ impl Graph {
                     Some(self.find(&name).ok_or_else(|| no_node("", &name))?)
                 }
                 ChildOptions::Inline(below) => {
-                    let same = edge.target().is_some_and(|node| says_the_same(&below, &node));
-                    if same {
+                    let child = edge.target();
+                    if let Some(child) = child.as_ref().filter(|n| n.was_opened_with(&node)) {
+                        described.push((edge.name().to_owned(), child.clone(), below));
+                        continue;
+                    }
+                    if child.is_some_and(|child| says_the_same(&below, &child)) {
                         continue;
                     }
                     let first = below.first().unwrap_or_default();
@@ -239,8 +288,14 @@ impl Graph {
             };
             if let Some(below) = &wanted {
                 refuse_cycle(below, edge.name(), &node)?;
+                if node.settings().active && !below.settings().active {
+                    return Err(inactive_child(below, edge.name(), node.name()));
+                }
             }
-            edges.push((edge.clone(), wanted));
+            if edge.target().as_ref().map(Arc::as_ptr) != wanted.as_ref().map(Arc::as_ptr) {
+                moved.push(edge.clone());
+                edges.push((edge.clone(), wanted));
+            }
         }
         if let Some(name) = NEVER_CHANGE.into_iter().find(|name| given.has(name)) {
             return Err(cannot_change(name));
@@ -270,7 +325,8 @@ impl Graph {
         if along && !node.options().has("data-file") && !given.has_child("data-file") {
             return Err(cannot_reset("driver"));
         }
-        Ok(Planned { node, options: given, settings, edges, image, change, anew: true })
+        let plan = Planned { node, options: given, settings, edges, image, change, anew: true };
+        Ok((plan, described))
     }
 
     /// What is to become of what was opened with a node: it follows the node where nothing else was said
@@ -503,7 +559,7 @@ impl Graph {
         for was in undo.iter().rev() {
             was.node.set_settings(was.settings);
             was.node.set_options(was.options.clone());
-            for (edge, target) in &was.edges {
+            for (edge, target) in was.edges.iter().rev() {
                 edge.point(target.clone());
             }
         }
@@ -527,14 +583,29 @@ impl Graph {
     }
 }
 
-/// True where `node` was opened with `user`, or with something that was.
-fn goes_along(node: &Arc<Node>, user: &Arc<Node>) -> bool {
-    let mut next = node.opened_with();
-    while let Some(above) = next {
+/// The options that a node has, but for what is said anew.
+fn said_anew(node: &Node, said: Options) -> Options {
+    let mut all = node.options();
+    for child in node.children().iter().filter(|child| said.has_child(child.name())) {
+        all.remove_child(child.name());
+    }
+    all.merge(said);
+    all
+}
+
+/// True where `node` was opened with `user`, or with something that was, and stays below it by what is
+/// said of the user.
+fn goes_along(node: &Arc<Node>, user: &Arc<Node>, said: &Options) -> bool {
+    let mut below = node.clone();
+    while let Some(above) = below.opened_with() {
         if Arc::ptr_eq(&above, user) {
-            return true;
+            let is_below =
+                |edge: &Arc<Edge>| edge.target().is_some_and(|n| Arc::ptr_eq(&n, &below));
+            let edge = user.children().into_iter().find(is_below);
+            let named = edge.and_then(|edge| Some(said.peek(edge.name())? == below.name()));
+            return named == Some(true);
         }
-        next = above.opened_with();
+        below = above;
     }
     false
 }

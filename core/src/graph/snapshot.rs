@@ -8,11 +8,11 @@ use super::node::{Node, Settings};
 use super::options::{OptionValue, Options};
 use super::permission::{Claim, Permissions};
 use crate::format::FormatName;
-use crate::image::{NewImage, OptionSet, create};
+use crate::image::{NewImage, OVER_ITSELF, OptionSet, create};
 use crate::{Error, ErrorKind, Result};
 use alloc::format;
 use alloc::string::ToString;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::str::FromStr;
 
@@ -29,26 +29,38 @@ pub struct NewOverlay<'a> {
     pub existing: bool,
 }
 
+/// An overlay that was put on top of a node, so that it can be taken away again.
+#[derive(Debug)]
+pub struct Overlaid {
+    node: Arc<Node>,
+    overlay: Arc<Node>,
+    /// The uses that went over from the node to the overlay.
+    moved: Vec<Weak<Edge>>,
+}
+
 impl Graph {
     /// Puts `overlay` on top of `node` (`blockdev-snapshot`): whoever uses `node` uses `overlay` from
     /// then on, which reads from `node` what it has not itself. `node` is only read from then on.
     ///
     /// # Errors
-    /// `InvalidInput` where the overlay is in use, has something below it, or cannot have; `InUse`
-    /// where `node` is below another. Nothing has changed then.
-    pub async fn snapshot(&self, node: &Arc<Node>, overlay: &Arc<Node>) -> Result<()> {
+    /// `InvalidInput` where the overlay has something below it, or cannot have; `InUse` where somebody
+    /// reads the overlay, or `node` is below another. Nothing has changed then.
+    pub async fn snapshot(&self, node: &Arc<Node>, overlay: &Arc<Node>) -> Result<Overlaid> {
         let _change = self.change().await;
-        self.put_on_top(node, overlay).await?;
-        self.sweep().await
+        let overlaid = self.put_on_top(node, overlay).await?;
+        self.sweep().await.map(|()| overlaid)
     }
 
     /// The same for an overlay that is in the graph already, in a change that somebody else began.
-    pub(super) async fn put_on_top(&self, node: &Arc<Node>, overlay: &Arc<Node>) -> Result<()> {
+    pub(super) async fn put_on_top(
+        &self,
+        node: &Arc<Node>,
+        overlay: &Arc<Node>,
+    ) -> Result<Overlaid> {
         self.refuse_busy(node)?;
-        let in_use = || Error::new(ErrorKind::InUse, "The overlay is already in use");
         let is_read = |claim: Claim| claim.taken.contains(Permissions::CONSISTENT_READ);
         if overlay.parents().iter().any(|edge| is_read(edge.claim())) {
-            return Err(in_use());
+            return Err(Error::new(ErrorKind::InUse, "The overlay is already in use"));
         }
         if filtered(overlay.driver()).is_some() {
             return Err(Error::unsupported("Filters cannot be used as overlays"));
@@ -57,15 +69,12 @@ impl Graph {
         let Some(backing) = backing else {
             return Err(Error::unsupported("The overlay does not support backing images"));
         };
-        if !overlay.parents().is_empty() {
-            refuse_cycle(node, "backing", overlay)?;
-            return Err(in_use());
-        }
         if backing.target().is_some() {
             return Err(Error::invalid("The overlay already has a backing image"));
         }
         refuse_cycle(node, "backing", overlay)?;
-        let drained = self.drain(node).await;
+        // Who uses the overlay without reading it sees something else from now on.
+        let drained = (self.drain(node).await, self.drain(overlay).await);
         node.flush().await?;
         // What the overlay itself stands on stays below it.
         let stays = |edge: &Arc<Edge>| match edge.user() {
@@ -107,7 +116,8 @@ impl Graph {
         }
         self.name_users_again(overlay).await?;
         drop(drained);
-        result
+        let moved = moved.iter().map(Arc::downgrade).collect();
+        result.map(|()| Overlaid { node: node.clone(), overlay: overlay.clone(), moved })
     }
 
     /// Finds the names again of a node whose children have changed, and of those above it.
@@ -124,15 +134,17 @@ impl Graph {
         Ok(())
     }
 
-    /// The opposite of [`snapshot`](Self::snapshot), of the last change that was made.
+    /// The opposite of [`snapshot`](Self::snapshot), while that is the last change that was made.
     ///
     /// # Errors
     /// Those of opening the node again.
-    pub async fn undo_snapshot(&self, node: &Arc<Node>, overlay: &Arc<Node>) -> Result<()> {
+    pub async fn undo_snapshot(&self, done: &Overlaid) -> Result<()> {
+        let Overlaid { node, overlay, moved } = done;
         let _change = self.change().await;
         let drained = self.drain(overlay).await;
         overlay.flush().await?;
-        for edge in overlay.parents().iter().rev() {
+        let was_moved = |edge: &&Arc<Edge>| moved.iter().any(|m| m.ptr_eq(&Arc::downgrade(edge)));
+        for edge in overlay.parents().iter().rev().filter(was_moved) {
             edge.point(Some(node.clone()));
         }
         for edge in overlay.children() {
@@ -157,12 +169,12 @@ impl Graph {
         &self,
         node: &Arc<Node>,
         overlay: NewOverlay<'_>,
-    ) -> Result<Arc<Node>> {
+    ) -> Result<Overlaid> {
         self.refuse_busy(node)?;
         let NewOverlay { filename, node_name, format, existing } = overlay;
         let file = self.protocols.parse_filename(filename)?;
         if !existing {
-            self.make_overlay(node, file.clone(), format).await?;
+            self.make_overlay(node, filename, file.clone(), format).await?;
         }
         let _change = self.change().await;
         let mut options = Options::default();
@@ -173,17 +185,18 @@ impl Graph {
         }
         options.add_child("file", file);
         let result = match Builder::new(self).top(options).await {
-            Ok(overlay) => self.put_on_top(node, &overlay).await.map(|()| overlay),
+            Ok(overlay) => self.put_on_top(node, &overlay).await,
             Err(error) => Err(error),
         };
         let swept = self.sweep().await;
-        let overlay = result?;
-        swept.map(|()| overlay)
+        let overlaid = result?;
+        swept.map(|()| overlaid)
     }
 
     async fn make_overlay(
         &self,
         node: &Arc<Node>,
+        filename: &str,
         mut file: Options,
         format: FormatName,
     ) -> Result<()> {
@@ -194,6 +207,9 @@ impl Graph {
             return Err(Error::unsupported(format!(
                 "Backing file not supported for file format '{format}'"
             )));
+        }
+        if filename == node.filename() {
+            return Err(Error::invalid(OVER_ITSELF));
         }
         let mut image = set.image()?;
         if let NewImage::Qcow2(options) = &mut image

@@ -5,6 +5,10 @@ use crate::format::{FormatName, qcow2, raw};
 use crate::io::{Device, Runtime};
 use alloc::sync::Arc;
 
+/// What is said where an image is to be made with the name of its own backing file.
+pub const OVER_ITSELF: &str =
+    "Error: Trying to create an image with the same filename as the backing file";
+
 /// A new image: its format and what it is like.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

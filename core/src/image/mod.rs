@@ -32,7 +32,7 @@ pub use commit::{CommitChain, CommitOptions, IsBase, commit};
 pub use compact::{CompactOptions, Compacted, compact};
 pub use compare::{CompareError, CompareOptions, Difference, compare};
 pub use convert::{ConvertOptions, convert, stream};
-pub use create::{NewImage, create};
+pub use create::{NewImage, OVER_ITSELF, create};
 pub use encryption::{NoSecrets, Secrets, amend_encryption, amend_encryption_options, no_secret};
 pub(crate) use info::info_of_device;
 pub use info::{info, info_chain, nested};

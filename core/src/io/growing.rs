@@ -1,5 +1,4 @@
-//! A place for a new image in something that is there: it begins empty, grows with what is written,
-//! and never gets shorter than what it is in.
+//! Places for images in things that grow only when they are told to: each grows with what is written.
 
 use super::{
     BlockDevice, BoxFuture, Capabilities, DebugEvent, Device, DeviceInfo, Extent, Limits,
@@ -11,21 +10,27 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use async_lock::Mutex;
 
-/// Shows a length of its own, of which `inner` has at least as much. What lies past it reads as
-/// zeroes once it is reached again.
+/// A place in `inner`.
 #[derive(Debug)]
 pub(crate) struct Growing {
     inner: Device,
-    len: sync::Mutex<u64>,
+    /// A length of its own, of which `inner` has at least as much.
+    len: Option<sync::Mutex<u64>>,
     /// One change of the length at a time.
     change: Mutex<()>,
 }
 
 impl Growing {
-    /// A place as long as `device`.
+    /// A place for a new image: it begins as long as `device`, which never gets shorter. What lies past
+    /// its end reads as zeroes once it is reached again.
     pub(crate) fn over(device: Device) -> Self {
-        let len = sync::Mutex::new(device.len());
+        let len = Some(sync::Mutex::new(device.len()));
         Self { inner: device, len, change: Mutex::new(()) }
+    }
+
+    /// All of `device`, whose length is changed.
+    pub(crate) fn along(device: Device) -> Self {
+        Self { inner: device, len: None, change: Mutex::new(()) }
     }
 
     async fn reach(&self, offset: u64, len: u64) -> Result<()> {
@@ -43,20 +48,21 @@ impl Growing {
         if only_grow && len <= old {
             return Ok(());
         }
+        let Some(own) = &self.len else { return self.inner.set_len(len, how).await };
         let there = self.inner.len();
         if len < old {
             self.inner.write_zeroes(len, there - len, ZeroFlags::MAY_UNMAP).await?;
         } else if len > there {
             self.inner.set_len(len, how).await?;
         }
-        *self.len.lock() = len;
+        *own.lock() = len;
         Ok(())
     }
 }
 
 impl BlockDevice for Growing {
     fn len(&self) -> u64 {
-        *self.len.lock()
+        self.len.as_ref().map_or_else(|| self.inner.len(), |len| *len.lock())
     }
 
     fn limits(&self) -> Limits {

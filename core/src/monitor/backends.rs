@@ -1,6 +1,6 @@
 //! Commands on named backends and the machine whose disks they are.
 
-use super::commands::{Call, Commands};
+use super::commands::{Call, Commands, begin};
 use super::error::{QmpError, QmpResult};
 use crate::ErrorKind;
 use crate::backend::{Accounting, Backend, Backends, Boundaries, ErrorPolicy, NewBackend};
@@ -9,7 +9,6 @@ use crate::monitor::Events;
 use crate::qapi::{
     BlockLatencyHistogramSet, BlockdevOnError, DeviceAdd, DeviceDel, DeviceDeleted, is_id, parse,
 };
-use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -122,8 +121,6 @@ impl Commands for BackendCommands {
     }
 
     fn execute<'a>(&'a self, name: &'a str, call: Call) -> Option<BoxFuture<'a, QmpResult<Value>>> {
-        Self::NAMES
-            .contains(&name)
-            .then(|| -> BoxFuture<'a, _> { Box::pin(self.answer(name, call.arguments)) })
+        begin(&Self::NAMES, name, || self.answer(name, call.arguments))
     }
 }

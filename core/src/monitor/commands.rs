@@ -2,8 +2,10 @@
 
 use super::error::QmpResult;
 use crate::io::BoxFuture;
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::future::Future;
 use serde_json::{Map, Value};
 
 /// One command as a client sent it.
@@ -30,4 +32,17 @@ pub trait Commands: Send + Sync {
     /// Executes a command of this set; `None` where it is not of this set. Arguments that the
     /// schema does not allow are refused before anything happens.
     fn execute<'a>(&'a self, name: &'a str, call: Call) -> Option<BoxFuture<'a, QmpResult<Value>>>;
+}
+
+/// What [`Commands::execute`] answers for a set of the commands `names`: `None` where `name` is none of
+/// them, else the future that `begin` makes, which is called at once.
+pub fn begin<'a, F>(
+    names: &[&str],
+    name: &str,
+    begin: impl FnOnce() -> F,
+) -> Option<BoxFuture<'a, QmpResult<Value>>>
+where
+    F: Future<Output = QmpResult<Value>> + Send + 'a,
+{
+    names.contains(&name).then(|| -> BoxFuture<'a, _> { Box::pin(begin()) })
 }

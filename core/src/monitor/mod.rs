@@ -36,7 +36,7 @@ mod texts;
 pub use arguments::{Arguments, not_accepted, wrong_type};
 pub use backends::BackendCommands;
 pub use block::BlockCommands;
-pub use commands::{Call, Commands};
+pub use commands::{Call, Commands, begin};
 pub use control::Control;
 pub use error::{QapiErrorClass, QmpError, QmpResult};
 pub use event::{Event, Events, Subscription};

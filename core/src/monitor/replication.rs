@@ -1,12 +1,11 @@
 //! Commands on disks that are kept on two machines.
 
-use super::commands::{Call, Commands};
+use super::commands::{Call, Commands, begin};
 use super::error::{QmpError, QmpResult};
 use crate::filter::ReplicationMode;
 use crate::graph::Graph;
 use crate::io::BoxFuture;
 use crate::qapi::{ReplicationStatus, XenSetReplication, parse};
-use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -69,8 +68,6 @@ impl Commands for ReplicationCommands {
     }
 
     fn execute<'a>(&'a self, name: &'a str, call: Call) -> Option<BoxFuture<'a, QmpResult<Value>>> {
-        Self::NAMES
-            .contains(&name)
-            .then(|| -> BoxFuture<'a, _> { Box::pin(self.answer(name, call.arguments)) })
+        begin(&Self::NAMES, name, || self.answer(name, call.arguments))
     }
 }

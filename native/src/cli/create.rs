@@ -9,7 +9,7 @@ use super::host::{Host, Opening, Threads, block_on};
 use super::output::{print, warn};
 use crate::storage::{Create, FileDevice, FileLayout, FileOptions, Target, TargetOptions};
 use sectora_core::format::{DataFile, KeySource};
-use sectora_core::image::{NewImage, OptionSet, create};
+use sectora_core::image::{NewImage, OVER_ITSELF, OptionSet, create};
 use sectora_core::io::{Access, BlockDevice, Device, Preallocation, ZeroFlags, combine_path};
 use std::sync::Arc;
 
@@ -111,9 +111,7 @@ async fn make(
     if let Some(backing) = backing {
         let full = combine_path(filename, backing);
         if full == filename {
-            return Err(Failure::new(
-                "Error: Trying to create an image with the same filename as the backing file",
-            ));
+            return Err(Failure::new(OVER_ITSELF));
         }
         if args.backing_unsafe {
             if options.get("backing_fmt").is_none() {

@@ -1,45 +1,25 @@
-//! Block devices: what qemu-img does with them, ours does. The devices are loop devices, which need
-//! the superuser and a kernel that has them.
+//! Block devices: what qemu-img does with them, ours does.
 
+use super::loop_device::{LoopDevice, skipped};
 use super::setup::{Folder, compare, report};
 use std::fs::File;
 use std::io::{Read, Seek, Write};
-use std::process::{Command, Output};
+use std::process::Output;
 
 const LEN: usize = 1 << 20;
 
-/// A device over a file, until dropped.
-struct Loop(String);
-
-impl Loop {
-    /// `None` where there can be none.
-    fn over(folder: &Folder, name: &str) -> Option<Self> {
-        folder.file(name, LEN as u64, &[]);
-        let path = folder.path().join(name);
-        let made = Command::new("losetup").args(["-f", "--show"]).arg(path).output().ok()?;
-        let name = String::from_utf8(made.stdout).ok()?;
-        made.status.success().then(|| Self(name.trim().to_owned()))
-    }
-
-    fn fill(&self, byte: u8) {
-        let mut device = File::options().write(true).open(&self.0).expect("the device");
-        device.write_all(&vec![byte; LEN]).expect("room for all");
-        device.sync_all().expect("written");
-    }
-
-    fn bytes(&self) -> Vec<u8> {
-        let mut device = File::open(&self.0).expect("the device");
-        device.rewind().expect("the beginning");
-        let mut bytes = Vec::new();
-        device.read_to_end(&mut bytes).expect("its bytes");
-        bytes
-    }
+fn fill(device: &LoopDevice, byte: u8) {
+    let mut device = File::options().write(true).open(device.path()).expect("the device");
+    device.write_all(&vec![byte; LEN]).expect("room for all");
+    device.sync_all().expect("written");
 }
 
-impl Drop for Loop {
-    fn drop(&mut self) {
-        let _ = Command::new("losetup").args(["-d", &self.0]).status();
-    }
+fn bytes(device: &LoopDevice) -> Vec<u8> {
+    let mut device = File::open(device.path()).expect("the device");
+    device.rewind().expect("the beginning");
+    let mut bytes = Vec::new();
+    device.read_to_end(&mut bytes).expect("its bytes");
+    bytes
 }
 
 /// What is done to a device (`D`) that holds sevens, or an empty image of 512 KiB (`q:`).
@@ -95,12 +75,9 @@ pub(crate) fn like_files() {
     folder.file("small", 256 << 10, &[(0, vec![5; 100 << 10])]);
     folder.file("zeroes", 512 << 10, &[]);
     folder.file("large", 4 << 20, &[(0, vec![6; 3 << 20])]);
-    let Some(device) = Loop::over(&folder, "below") else {
-        #[expect(clippy::print_stderr, reason = "says what is skipped")]
-        {
-            eprintln!("SKIPPED devices: there can be no loop devices");
-        }
-        return;
+    folder.file("below", LEN as u64, &[]);
+    let Some(device) = LoopDevice::over(folder.path().join("below")) else {
+        return skipped("devices");
     };
     let mut problems = Vec::new();
     for line in LINES {
@@ -111,20 +88,20 @@ pub(crate) fn like_files() {
         // Not the letter within a word.
         let words = line.split(' ').map(|word| match word.strip_suffix('D') {
             Some(rest) if rest.is_empty() || rest.ends_with([':', '=']) => {
-                format!("{rest}{}", device.0)
+                format!("{rest}{}", device.path())
             }
             _ => word.to_owned(),
         });
         let line = words.collect::<Vec<_>>().join(" ");
         let run = |run: &dyn Fn(&str) -> Output, left: &str| {
-            device.fill(7);
+            fill(&device, 7);
             if image {
-                folder.reference("qemu-img", &format!("create -q -f qcow2 {} 512k", device.0));
+                folder.reference("qemu-img", &format!("create -q -f qcow2 {} 512k", device.path()));
             }
             // Of the run before.
             let _ = std::fs::remove_file(folder.path().join("new"));
             let output = run(&line);
-            std::fs::write(folder.path().join(left), device.bytes()).expect("a copy");
+            std::fs::write(folder.path().join(left), bytes(&device)).expect("a copy");
             output
         };
         let theirs = run(&|line| folder.theirs(line), "theirs");
@@ -142,8 +119,9 @@ pub(crate) fn like_files() {
     }
     report(&problems);
     // What the device held before is not to be read through an image: there it would be.
-    device.fill(7);
-    let made = folder.ours(&format!("create -f qcow2 -o preallocation=metadata {} 512k", device.0));
+    fill(&device, 7);
+    let made =
+        folder.ours(&format!("create -f qcow2 -o preallocation=metadata {} 512k", device.path()));
     assert!(made.status.success(), "{made:?}");
-    folder.reference("qemu-img", &format!("compare -f qcow2 -F raw {} zeroes", device.0));
+    folder.reference("qemu-img", &format!("compare -f qcow2 -F raw {} zeroes", device.path()));
 }

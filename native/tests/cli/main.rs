@@ -11,6 +11,8 @@ mod changing;
 mod compacting;
 mod devices;
 mod layout;
+#[path = "../shared/loop_device.rs"]
+mod loop_device;
 mod promises;
 mod reading;
 mod repair;

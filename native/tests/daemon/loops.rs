@@ -1,41 +1,12 @@
-//! Block devices as nodes, against the reference. They are loop devices, which need the superuser and
-//! a kernel that has them.
+//! Block devices as nodes, against the reference.
 
+use super::loop_device::{LoopDevice, skipped};
 use super::monitor::Monitor;
 use super::setup::Place;
 use serde_json::{Value, json};
 use std::path::Path;
-use std::process::Command;
 
 const LEN: u64 = 1 << 20;
-
-/// Devices over files, until dropped.
-struct Loops(Vec<String>);
-
-impl Loops {
-    /// `None` where there can be none.
-    fn over(paths: &[String]) -> Option<Self> {
-        let mut loops = Self(Vec::new());
-        for path in paths {
-            let file = std::fs::File::create(path).expect("a file");
-            file.set_len(LEN).expect("a length");
-            let made = Command::new("losetup").args(["-f", "--show", path]).output().ok()?;
-            if !made.status.success() {
-                return None;
-            }
-            loops.0.push(String::from_utf8(made.stdout).ok()?.trim().to_owned());
-        }
-        Some(loops)
-    }
-}
-
-impl Drop for Loops {
-    fn drop(&mut self) {
-        for device in &self.0 {
-            let _ = Command::new("losetup").args(["-d", device]).status();
-        }
-    }
-}
 
 /// What is asked about the devices `A` and `B` and the file `F`.
 fn script() -> Vec<(&'static str, Value)> {
@@ -104,16 +75,16 @@ fn answers(program: &Path, socket: &str, names: &[(&str, &str)]) -> Vec<Value> {
 
 pub(crate) fn devices() {
     let place = Place::new();
-    let Some(loops) = Loops::over(&[place.path("a"), place.path("b")]) else {
-        #[expect(clippy::print_stderr, reason = "says what is skipped")]
-        {
-            eprintln!("SKIPPED loops: there can be no loop devices");
-        }
-        return;
+    let device = |name: &str| {
+        std::fs::write(place.path(name), vec![0; LEN as usize]).expect("a file");
+        LoopDevice::over(place.path(name))
+    };
+    let (Some(a), Some(b)) = (device("a"), device("b")) else {
+        return skipped("loops");
     };
     let file = place.path("file");
     std::fs::write(&file, vec![0; 4096]).expect("a file");
-    let names = [("A", &*loops.0[0]), ("B", &*loops.0[1]), ("F", &*file)];
+    let names = [("A", a.path()), ("B", b.path()), ("F", &*file)];
     let [ours, theirs] = place.both().map(|program| answers(&program, &place.path("qmp"), &names));
     for (got, want) in ours.iter().zip(&theirs) {
         assert_eq!(got, want);

@@ -8,6 +8,8 @@ mod fuse;
 mod hostile;
 mod lines;
 mod load;
+#[path = "../shared/loop_device.rs"]
+mod loop_device;
 mod loops;
 mod monitor;
 mod nbd;

@@ -8,6 +8,8 @@
 //! `tests/package/daemon.mjs`; `SECTORA_PACKAGE` names the folder where the package is installed, and
 //! without it that test is counted as ignored (`npm run test:package` runs it).
 //!
+//! Sequences that showed a mistake are kept in `kept.txt`, and sent every time.
+//!
 //! `SECTORA_CASES=n` runs so many sequences, `SECTORA_SEED=n` others, `SECTORA_LENGTH=n` of so many
 //! commands.
 
@@ -44,12 +46,17 @@ fn main() -> ExitCode {
         sequences(&world, NAME, &world.ours(), |_| true);
         Ok(())
     });
+    let kept = Trial::test("sequences_that_were_kept_do_what_the_reference_does", || {
+        keep(&talk::World::new());
+        Ok(())
+    });
     let package = Trial::test("sequences_of_commands_do_the_same_in_the_package", || {
         let world = talk::World::new();
         sequences(&world, &world.ours(), &talk::package(), generate::is_portable);
         Ok(())
     });
     let trials = vec![
+        kept.with_ignored_flag(skipped),
         reference.with_ignored_flag(skipped),
         package.with_ignored_flag(skipped || without_package),
     ];
@@ -58,6 +65,36 @@ fn main() -> ExitCode {
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// Sends the sequences of `kept.txt`, each of which showed a mistake once.
+fn keep(world: &talk::World) {
+    let (mut problems, mut count) = (Vec::new(), 0);
+    let text = include_str!("kept.txt");
+    for part in text.split("\n# ").skip(1) {
+        let (title, body) = part.split_once('\n').expect("a title");
+        let lines: Vec<String> =
+            body.lines().filter(|line| !line.is_empty()).map(ToOwned::to_owned).collect();
+        let mut verdict =
+            compare::compare(&lines, &world.run(NAME, &lines), &world.run(&world.ours(), &lines));
+        if matches!(verdict, compare::Verdict::Differ(_)) {
+            // On a machine that is busy otherwise something can be late; a mistake is there every time.
+            verdict = compare::compare(
+                &lines,
+                &world.run(NAME, &lines),
+                &world.run(&world.ours(), &lines),
+            );
+        }
+        match verdict {
+            compare::Verdict::Same => count += 1,
+            compare::Verdict::Known(reason) => {
+                problems.push(format!("{title}: not compared: {reason}"))
+            }
+            compare::Verdict::Differ(what) => problems.push(format!("{title}\n{what}")),
+        }
+    }
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+    assert!(count > 30, "{count} sequences were kept");
 }
 
 /// Sends sequences, of which only the lines that are `wanted`, to both programs.

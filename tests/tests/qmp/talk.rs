@@ -122,7 +122,9 @@ impl World {
                 talk.answers.push(answers);
                 continue;
             }
-            if writeln!(input, "{line}").is_err() {
+            // At once: a daemon that has read all of `quit` but the end of its line may be gone before
+            // that is written.
+            if input.write_all(format!("{line}\n").as_bytes()).is_err() {
                 talk.died = true;
                 break;
             }

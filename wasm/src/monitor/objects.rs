@@ -13,7 +13,7 @@ use sectora_core::crypto::{Secret, decrypt_secret};
 use sectora_core::filter::ThrottleGroup;
 use sectora_core::image::no_secret;
 use sectora_core::io::{BoxFuture, Runtime};
-use sectora_core::monitor::{Arguments, Call, Commands, QmpError, QmpResult};
+use sectora_core::monitor::{Arguments, Call, Commands, QmpError, QmpResult, begin};
 use sectora_core::qapi::schema::Qapi;
 use sectora_core::qapi::{
     ObjectOptions, QCryptoSecretFormat, SecretProperties, ThrottleGroupProperties, is_id, parse,
@@ -154,9 +154,7 @@ impl Commands for Objects {
     }
 
     fn execute<'a>(&'a self, name: &'a str, call: Call) -> Option<BoxFuture<'a, QmpResult<Value>>> {
-        NAMES
-            .contains(&name)
-            .then(|| -> BoxFuture<'a, _> { Box::pin(async move { self.answer(name, call) }) })
+        begin(&NAMES, name, || async move { self.answer(name, call) })
     }
 }
 

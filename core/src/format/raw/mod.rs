@@ -60,15 +60,15 @@ fn check(file: &Device, part: OpenOptions) -> Result<()> {
         ));
     }
     if let Some(size) = part.size {
-        if !size.is_multiple_of(SECTOR) {
-            return refuse("Specified size is not multiple of 512".into());
-        }
         if size > len - part.offset {
             return refuse(format!(
                 "The sum of offset ({}) and size ({size}) has to be smaller or equal to the  \
                  actual size of the containing file ({len})",
                 part.offset
             ));
+        }
+        if !size.is_multiple_of(SECTOR) {
+            return refuse("Specified size is not multiple of 512".into());
         }
     }
     Ok(())

@@ -103,6 +103,7 @@ fn an_image_is_opened_again_with_other_options_and_children() {
     assert_eq!(world.byte(&root, 0), 7);
     world.reopen(&[&with(", 'backing': 'b'")]).unwrap();
     assert_eq!(image.child("backing").unwrap().name(), "b");
+    assert!(image.settings().discard, "it stays where nothing is said of it");
     assert_eq!(world.reopen(&[&with("")]).unwrap_err(), "backing is missing for 'a'");
     let cycle = "Making 'a' a backing child of 'a' would create a cycle";
     assert_eq!(world.reopen(&[&with(", 'backing': 'a'")]).unwrap_err(), cycle);
@@ -117,7 +118,7 @@ fn an_image_is_opened_again_with_other_options_and_children() {
     );
     assert_eq!(image.child("backing").unwrap().name(), "b", "all or nothing");
     world.write(&root, 512, 8);
-    world.reopen(&[&with(", 'backing': null")]).unwrap();
+    world.reopen(&[&with(", 'backing': null, 'discard': 'ignore'")]).unwrap();
     assert_eq!((world.byte(&root, 0), world.byte(&root, 512)), (7, 8));
     // Several at once: the second cannot be, so neither is.
     let second = "{'driver': 'qcow2', 'node-name': 'b', 'file': 'file-a'}";
@@ -145,6 +146,28 @@ fn a_snapshot_takes_the_place_of_what_it_stands_on() {
     assert_eq!(busy, "Node 'a' is busy: node is used as backing hd of 'b'");
     let used = world.sim.block_on(world.graph.snapshot(&third, &overlay)).unwrap_err().to_string();
     assert_eq!(used, "The overlay is already in use");
+    world.sim.block_on(world.graph.detach(&below)).unwrap();
+    assert_eq!(world.remove("a").unwrap_err(), busy);
+}
+
+#[test]
+fn an_overlay_that_nobody_reads_can_have_users() {
+    // It was refused, as if they read it; and an overlay that was taken away again took them along.
+    let world = World::new(1);
+    let (base, overlay) = (world.image("a"), world.image("b"));
+    let over = world.add("{'driver': 'raw', 'node-name': 'r', 'file': 'b'}").unwrap();
+    let cycle = world.sim.block_on(world.graph.snapshot(&over, &overlay)).unwrap_err();
+    assert_eq!(cycle.what(), "Making 'r' a backing child of 'b' would create a cycle");
+    let root = world.attach(&base, true).unwrap();
+    world.write(&root, 0, 1);
+    let done = world.sim.block_on(world.graph.snapshot(&base, &overlay)).unwrap();
+    assert_eq!(root.node().unwrap().name(), "b");
+    let second = world.attach(&over, false).unwrap();
+    assert_eq!(world.byte(&second, 0), 1);
+    world.sim.block_on(world.graph.undo_snapshot(&done)).unwrap();
+    assert_eq!(root.node().unwrap().name(), "a");
+    assert_eq!(over.child("file").unwrap().name(), "b");
+    assert_eq!((world.byte(&root, 0), world.byte(&second, 0)), (1, 0));
 }
 
 #[test]

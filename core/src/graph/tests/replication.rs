@@ -276,39 +276,44 @@ fn nothing_is_read_or_written_before_the_start() {
     });
 }
 
+/// Does the same in worlds of their own with `n` counting up, until it says that no call number `n` was
+/// there to fail.
+fn fail_each_call(mut run: impl AsyncFnMut(&SimRuntime, u64) -> bool) {
+    for n in 0.. {
+        let sim = SimRuntime::new(n);
+        if !sim.block_on(run(&sim, n)) {
+            break;
+        }
+    }
+}
+
 #[test]
 fn a_start_that_fails_leaves_the_graph_as_it_was() {
     let mut failures = 0;
     for name in ["active", "hidden", "disk"] {
-        for n in 0.. {
-            let sim = SimRuntime::new(n);
-            let failed = sim.block_on(async {
-                let mut pair = Secondary::new(&sim, [65536; 2]).await;
-                let before = pair.shape();
-                pair.devices[name].add(Fault::new(ErrorKind::Io).nth(n));
-                let result = pair.graph.start_replication(SECONDARY).await;
-                let failed = pair.devices[name].failed() > 0;
-                pair.clear_faults();
-                if result.is_err() {
-                    assert!(failed, "{result:?}");
-                    assert_eq!(pair.shape(), before, "call {n} of {name}");
-                    assert!(pair.guest.read(0, 512).await.is_err());
-                    assert!(pair.graph.replication_error().is_err());
-                    // The primary goes on as if nothing had been.
-                    pair.write(false, 5000, &[9; 5000]).await;
-                    let seen = pair.primary.read(0, SIZE).await.unwrap().to_vec();
-                    Secondary::same(&seen, &pair.disk, "the disk");
-                    failures += 1;
-                } else {
-                    pair.view = pair.disk.clone();
-                    pair.check().await;
-                }
-                failed
-            });
-            if !failed {
-                break;
+        fail_each_call(async |sim, n| {
+            let mut pair = Secondary::new(sim, [65536; 2]).await;
+            let before = pair.shape();
+            pair.devices[name].add(Fault::new(ErrorKind::Io).nth(n));
+            let result = pair.graph.start_replication(SECONDARY).await;
+            let failed = pair.devices[name].failed() > 0;
+            pair.clear_faults();
+            if result.is_err() {
+                assert!(failed, "{result:?}");
+                assert_eq!(pair.shape(), before, "call {n} of {name}");
+                assert!(pair.guest.read(0, 512).await.is_err());
+                assert!(pair.graph.replication_error().is_err());
+                // The primary goes on as if nothing had been.
+                pair.write(false, 5000, &[9; 5000]).await;
+                let seen = pair.primary.read(0, SIZE).await.unwrap().to_vec();
+                Secondary::same(&seen, &pair.disk, "the disk");
+                failures += 1;
+            } else {
+                pair.view = pair.disk.clone();
+                pair.check().await;
             }
-        }
+            failed
+        });
     }
     assert!(failures > 5, "{failures}");
 }
@@ -322,43 +327,37 @@ fn a_failover_that_fails_shows_the_same_and_can_be_repeated() {
         ("disk", CallKinds::all()),
         ("disk", CallKinds::WRITE | CallKinds::WRITE_ZEROES),
     ] {
-        for n in 0.. {
-            let sim = SimRuntime::new(n);
-            let failed = sim.block_on(async {
-                let mut pair = Secondary::new(&sim, [65536; 2]).await;
-                pair.start().await;
-                pair.fill().await;
-                let fault = Fault::new(ErrorKind::Io).on(CallFilter::of(kinds));
-                pair.devices[name].add(fault.nth(n));
-                let result = pair.graph.stop_replication(true).await;
-                let failed = pair.devices[name].failed() > 0;
-                pair.clear_faults();
+        fail_each_call(async |sim, n| {
+            let mut pair = Secondary::new(sim, [65536; 2]).await;
+            pair.start().await;
+            pair.fill().await;
+            let fault = Fault::new(ErrorKind::Io).on(CallFilter::of(kinds));
+            pair.devices[name].add(fault.nth(n));
+            let result = pair.graph.stop_replication(true).await;
+            let failed = pair.devices[name].failed() > 0;
+            pair.clear_faults();
+            let seen = pair.guest.read(0, SIZE).await.unwrap().to_vec();
+            Secondary::same(&seen, &pair.view, "what the guest sees");
+            if result.is_err() {
+                failures += 1;
+                assert!(pair.graph.replication_error().is_err());
+                // What arrives still does not reach the guest, and what it writes stays its own.
+                let data = Segments::from(alloc::vec![11; 5000]);
+                let none = WriteFlags::empty();
+                let _ = pair.primary.write(300_000, data, none).await;
+                pair.write(true, 800_000, &[12; 5000]).await;
                 let seen = pair.guest.read(0, SIZE).await.unwrap().to_vec();
-                Secondary::same(&seen, &pair.view, "what the guest sees");
-                if result.is_err() {
-                    failures += 1;
-                    assert!(pair.graph.replication_error().is_err());
-                    // What arrives still does not reach the guest, and what it writes stays its own.
-                    let data = Segments::from(alloc::vec![11; 5000]);
-                    let none = WriteFlags::empty();
-                    let _ = pair.primary.write(300_000, data, none).await;
-                    pair.write(true, 800_000, &[12; 5000]).await;
-                    let seen = pair.guest.read(0, SIZE).await.unwrap().to_vec();
-                    Secondary::same(&seen, &pair.view, "what the guest sees after that");
-                    // A flush that has failed stays so.
-                    repeated += usize::from(pair.graph.stop_replication(true).await.is_ok());
-                    let seen = pair.guest.read(0, SIZE).await.unwrap().to_vec();
-                    Secondary::same(&seen, &pair.view, "what the guest sees at the end");
-                } else {
-                    pair.disk = pair.view.clone();
-                    pair.check().await;
-                }
-                failed
-            });
-            if !failed {
-                break;
+                Secondary::same(&seen, &pair.view, "what the guest sees after that");
+                // A flush that has failed stays so.
+                repeated += usize::from(pair.graph.stop_replication(true).await.is_ok());
+                let seen = pair.guest.read(0, SIZE).await.unwrap().to_vec();
+                Secondary::same(&seen, &pair.view, "what the guest sees at the end");
+            } else {
+                pair.disk = pair.view.clone();
+                pair.check().await;
             }
-        }
+            failed
+        });
     }
     assert!(failures > 5 && repeated > 3, "{failures} {repeated}");
 }
@@ -367,38 +366,32 @@ fn a_failover_that_fails_shows_the_same_and_can_be_repeated() {
 fn a_checkpoint_that_fails_shows_no_mixture() {
     let (mut failures, mut repeated) = (0, 0);
     for name in ["active", "hidden"] {
-        for n in 0.. {
-            let sim = SimRuntime::new(n);
-            let failed = sim.block_on(async {
-                let mut pair = Secondary::new(&sim, [65536; 2]).await;
-                pair.start().await;
-                pair.fill().await;
-                pair.devices[name].add(Fault::new(ErrorKind::Io).nth(n));
-                let result = pair.graph.checkpoint_replication().await;
-                let failed = pair.devices[name].failed() > 0;
-                pair.clear_faults();
-                if result.is_err() {
-                    failures += 1;
-                    assert!(pair.guest.read(0, 512).await.is_err());
-                    assert!(pair.graph.replication_error().is_err());
-                    assert!(pair.graph.stop_replication(true).await.is_err());
-                    // The disk is the primary's all the time.
-                    let seen = pair.primary.read(0, SIZE).await.unwrap().to_vec();
-                    Secondary::same(&seen, &pair.disk, "the disk");
-                    if pair.graph.checkpoint_replication().await.is_err() {
-                        return failed;
-                    }
-                    repeated += 1;
+        fail_each_call(async |sim, n| {
+            let mut pair = Secondary::new(sim, [65536; 2]).await;
+            pair.start().await;
+            pair.fill().await;
+            pair.devices[name].add(Fault::new(ErrorKind::Io).nth(n));
+            let result = pair.graph.checkpoint_replication().await;
+            let failed = pair.devices[name].failed() > 0;
+            pair.clear_faults();
+            if result.is_err() {
+                failures += 1;
+                assert!(pair.guest.read(0, 512).await.is_err());
+                assert!(pair.graph.replication_error().is_err());
+                assert!(pair.graph.stop_replication(true).await.is_err());
+                // The disk is the primary's all the time.
+                let seen = pair.primary.read(0, SIZE).await.unwrap().to_vec();
+                Secondary::same(&seen, &pair.disk, "the disk");
+                if pair.graph.checkpoint_replication().await.is_err() {
+                    return failed;
                 }
-                pair.view = pair.disk.clone();
-                pair.check().await;
-                pair.fill().await;
-                failed
-            });
-            if !failed {
-                break;
+                repeated += 1;
             }
-        }
+            pair.view = pair.disk.clone();
+            pair.check().await;
+            pair.fill().await;
+            failed
+        });
     }
     assert!(failures > 5, "{failures} {repeated}");
 }

@@ -13,7 +13,7 @@ use crate::qapi::{
     JobDismiss, JobFinalize, JobInfo, JobPause, JobResume, JobType, XBlockdevAmend, parse,
     schema::Qapi, validate,
 };
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use alloc::borrow::ToOwned;
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -78,6 +78,7 @@ impl BlockCommands {
     pub(super) async fn job_dismiss(&self, arguments: Arguments) -> QmpResult<Value> {
         let JobDismiss { id } = parse(arguments)?;
         self.jobs.dismiss(&id)?;
+        self.amended.lock().retain(|(job, _)| *job != id);
         Ok(nothing())
     }
 
@@ -124,7 +125,7 @@ impl BlockCommands {
             return Err(QmpError::generic("Driver does not support x-blockdev-amend"));
         }
         let force = arguments.get("force").and_then(Value::as_bool).unwrap_or(false);
-        let graph = self.graph.clone();
+        let (graph, held) = (self.graph.clone(), node.hold());
         let work = move |job: Arc<Job>| {
             Box::pin(async move {
                 job.set_progress(0, 1);
@@ -134,6 +135,7 @@ impl BlockCommands {
             }) as BoxFuture<'static, Result<()>>
         };
         self.jobs.start(&id, JobType::Amend, OPTIONS, work)?;
+        self.amended.lock().push((id, held));
         Ok(nothing())
     }
 }
@@ -186,6 +188,10 @@ async fn create_image(graph: &Graph, format: FormatName, mut options: Options) -
         let runtime = &graph.env().runtime;
         let made = match create(runtime, &device, data_device.as_ref(), &image).await {
             Ok(()) => can_be_opened(graph, format, device, &file.filename()).await,
+            // What was asked for is supported: it is the node that takes no writes.
+            Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::Denied) => {
+                Err(Error::unsupported("Could not write qcow2 header: Operation not supported"))
+            }
             failed => failed,
         };
         match data_root {

@@ -14,12 +14,14 @@ pub(super) use query::none;
 
 use super::{Call, Commands, QmpResult};
 use crate::backend::Backends;
-use crate::graph::{Graph, Options};
+use crate::graph::{Graph, Held, Options};
 use crate::io::BoxFuture;
 use crate::job::Jobs;
 use crate::qapi::schema::Qapi;
 use crate::qapi::validate;
+use crate::sync::Mutex;
 use alloc::boxed::Box;
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use serde::Serialize;
@@ -31,6 +33,8 @@ pub struct BlockCommands {
     graph: Arc<Graph>,
     jobs: Arc<Jobs>,
     backends: Arc<Backends>,
+    /// Nodes of jobs that amend images, which stay until their jobs are dismissed.
+    amended: Mutex<Vec<(String, Held)>>,
 }
 
 impl BlockCommands {
@@ -38,7 +42,7 @@ impl BlockCommands {
     #[must_use]
     pub fn new(graph: Arc<Graph>, jobs: Arc<Jobs>) -> Self {
         let backends = Backends::new(graph.clone());
-        Self { graph, jobs, backends }
+        Self { graph, jobs, backends, amended: Mutex::default() }
     }
 
     /// The named backends over the graph.
@@ -59,6 +63,7 @@ impl BlockCommands {
     /// Those of making everything durable.
     pub async fn close(&self) -> crate::Result<()> {
         self.jobs.close().await;
+        self.amended.lock().clear();
         self.graph.close().await
     }
 }
@@ -139,7 +144,7 @@ pub(super) fn told(value: &impl Serialize) -> QmpResult<Value> {
 }
 
 /// The members of a union of options as the graph takes them: dotted names.
-fn options_of<T: Qapi>(mut members: Map<alloc::string::String, Value>) -> QmpResult<Options> {
+fn options_of<T: Qapi>(mut members: Map<String, Value>) -> QmpResult<Options> {
     validate(T::schema(), &mut members)?;
     Ok(Options::from_json(&Value::Object(members)))
 }

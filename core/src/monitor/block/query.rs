@@ -1,5 +1,6 @@
 //! What is told of nodes.
 
+use super::snapshots;
 use super::{BlockCommands, told};
 use crate::Result;
 use crate::backend::Backend;
@@ -210,6 +211,7 @@ async fn image_info(node: &Arc<Node>, flat: bool, depth: usize) -> Result<ImageI
         // Of what only passes on, what it passes on is told.
         let (cluster_size, dirty_flag) = passed_on(node).await?;
         (base.cluster_size, base.dirty_flag) = (cluster_size, dirty_flag);
+        base.snapshots = snapshots::of_node(node);
         if !matches!(node.driver(), "file" | "host_device") {
             base.format_specific = None;
         }

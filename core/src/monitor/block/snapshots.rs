@@ -2,7 +2,7 @@
 
 use super::{BlockCommands, nothing, told};
 use crate::format::{FormatName, Layer, NewSnapshot};
-use crate::graph::{NewOverlay, Node};
+use crate::graph::{NewOverlay, Node, Overlaid};
 use crate::monitor::{QmpError, QmpResult};
 use crate::qapi::{
     BlockdevSnapshot, BlockdevSnapshotDeleteInternalSync, BlockdevSnapshotInternal,
@@ -33,11 +33,8 @@ impl BlockCommands {
         Ok(nothing())
     }
 
-    /// The node below, and the new one on top of it.
-    pub(super) async fn snapshot_sync(
-        &self,
-        args: BlockdevSnapshotSync,
-    ) -> QmpResult<(Arc<Node>, Arc<Node>)> {
+    /// Makes an overlay and puts it on top of a node.
+    pub(super) async fn snapshot_sync(&self, args: BlockdevSnapshotSync) -> QmpResult<Overlaid> {
         let node = self.graph.lookup(args.device.as_deref(), args.node_name.as_deref())?;
         self.graph.refuse_busy(&node)?;
         let node_name = args.snapshot_node_name.as_deref();
@@ -52,8 +49,7 @@ impl BlockCommands {
             .map_err(|_| QmpError::generic(format!("Unknown file format '{format}'")))?;
         let existing = args.mode == Some(NewImageMode::Existing);
         let new = NewOverlay { filename: &args.snapshot_file, node_name, format, existing };
-        let overlay = self.graph.snapshot_sync(&node, new).await?;
-        Ok((node, overlay))
+        Ok(self.graph.snapshot_sync(&node, new).await?)
     }
 
     pub(super) async fn blockdev_snapshot_internal_sync(
@@ -146,16 +142,23 @@ impl BlockCommands {
     }
 }
 
-/// The image in which a node's snapshots are: its own, or that of what it passes on.
+/// The image in which a node's snapshots are: its own, or that of the one node that it stands on.
 fn with_snapshots(node: &Arc<Node>) -> Option<Arc<Layer>> {
-    let mut below = Some(node.clone());
-    while let Some(next) = below {
+    let mut next = node.clone();
+    loop {
         if let Some(image) = next.image().filter(|image| image.driver().snapshots().is_some()) {
             return Some(image);
         }
-        below = next.primary();
+        // A snapshot of one of several would not be one of the node.
+        let below = next.primary().filter(|_| next.children().len() == 1)?;
+        next = below;
     }
-    None
+}
+
+/// The snapshots of a node, as far as it has any.
+pub(super) fn of_node(node: &Arc<Node>) -> Option<Vec<SnapshotInfo>> {
+    let list = snapshots_of(&*with_snapshots(node)?).ok()?;
+    Some(list).filter(|list| !list.is_empty())
 }
 
 /// The snapshots of an image. One with a data file has none.

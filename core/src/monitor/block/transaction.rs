@@ -5,7 +5,7 @@ use super::{BlockCommands, nothing};
 use crate::Result;
 use crate::bitmap::DirtyBitmap;
 use crate::format::Layer;
-use crate::graph::Node;
+use crate::graph::{Node, Overlaid};
 use crate::monitor::{QmpError, QmpResult};
 use crate::qapi::{ActionCompletionMode, BlockDirtyBitmap, Transaction, TransactionAction, parse};
 use alloc::string::String;
@@ -23,8 +23,8 @@ enum Undo {
     Recording(Arc<Node>, String, bool),
     /// The bitmap had these bits.
     Bits(Arc<DirtyBitmap>, DirtyBitmap),
-    /// Nothing stood on the first.
-    Overlaid(Arc<Node>, Arc<Node>),
+    /// Nothing stood on the node.
+    Overlaid(Overlaid),
     /// There was no such internal snapshot.
     Snapshot(Arc<Layer>, String),
 }
@@ -92,12 +92,10 @@ impl BlockCommands {
                 let node = self.graph.by_any_name(&snapshot.node)?;
                 self.graph.refuse_busy(&node)?;
                 let overlay = self.graph.by_any_name(&snapshot.overlay)?;
-                self.graph.snapshot(&node, &overlay).await?;
-                Undo::Overlaid(node, overlay)
+                Undo::Overlaid(self.graph.snapshot(&node, &overlay).await?)
             }
             TransactionAction::BlockdevSnapshotSync(snapshot) => {
-                let (node, overlay) = self.snapshot_sync(snapshot).await?;
-                Undo::Overlaid(node, overlay)
+                Undo::Overlaid(self.snapshot_sync(snapshot).await?)
             }
             TransactionAction::BlockdevSnapshotInternalSync(snapshot) => {
                 let (image, made) = self.snapshot_internal(snapshot).await?;
@@ -129,7 +127,7 @@ impl BlockCommands {
             Undo::Recording(node, name, was) => node.bitmaps().set_recording(&name, was),
             // What was written since is dirty too: bits are added back, and none taken away.
             Undo::Bits(bitmap, bits) => bitmap.merge(&bits),
-            Undo::Overlaid(node, overlay) => self.graph.undo_snapshot(&node, &overlay).await,
+            Undo::Overlaid(overlaid) => self.graph.undo_snapshot(&overlaid).await,
             Undo::Snapshot(image, id) => match image.driver().snapshots() {
                 Some(snapshots) => snapshots.delete(&id).await,
                 None => Ok(()),

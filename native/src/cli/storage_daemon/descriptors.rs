@@ -4,10 +4,11 @@ use crate::cli::failure::Failure;
 use crate::cli::fdset::FdSets;
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_getfd};
 use sectora_core::io::BoxFuture;
-use sectora_core::monitor::{Arguments, Call, Commands, QmpError, QmpResult};
+use sectora_core::monitor::{Arguments, Call, Commands, QmpError, QmpResult, begin};
 use sectora_core::qapi::{AddFd, Closefd, Getfd, RemoveFd, parse};
 use sectora_core::sync::Mutex;
 use serde_json::{Map, Value, json};
+use std::future::ready;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -74,10 +75,7 @@ impl Commands for DescriptorCommands {
     }
 
     fn execute<'a>(&'a self, name: &'a str, call: Call) -> Option<BoxFuture<'a, QmpResult<Value>>> {
-        NAMES.contains(&name).then(|| -> BoxFuture<'a, _> {
-            let answer = self.carry_out(name, call.arguments);
-            Box::pin(async move { answer })
-        })
+        begin(&NAMES, name, || ready(self.carry_out(name, call.arguments)))
     }
 }
 

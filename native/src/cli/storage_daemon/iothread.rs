@@ -4,12 +4,13 @@
 use crate::cli::objects::Objects;
 use sectora_core::graph::Graph;
 use sectora_core::io::BoxFuture;
-use sectora_core::monitor::{Call, Commands, QmpError, QmpResult};
+use sectora_core::monitor::{Call, Commands, QmpError, QmpResult, begin};
 use sectora_core::qapi::{StrOrNull, XBlockdevSetIothread, parse};
 use serde_json::{Map, Value, json};
+use std::future::ready;
 use std::sync::Arc;
 
-const NAME: &str = "x-blockdev-set-iothread";
+const NAMES: [&str; 1] = ["x-blockdev-set-iothread"];
 
 /// The command.
 pub(super) struct IothreadCommands {
@@ -40,13 +41,10 @@ impl IothreadCommands {
 
 impl Commands for IothreadCommands {
     fn names(&self) -> Vec<&'static str> {
-        vec![NAME]
+        NAMES.into()
     }
 
     fn execute<'a>(&'a self, name: &'a str, call: Call) -> Option<BoxFuture<'a, QmpResult<Value>>> {
-        (name == NAME).then(|| -> BoxFuture<'a, _> {
-            let answer = self.set(call.arguments);
-            Box::pin(async move { answer })
-        })
+        begin(&NAMES, name, || ready(self.set(call.arguments)))
     }
 }

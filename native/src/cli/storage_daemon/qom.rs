@@ -5,7 +5,7 @@ use super::types::{self, Type};
 use crate::cli::objects::Objects;
 use sectora_core::io::BoxFuture;
 use sectora_core::monitor::{
-    Arguments, Call, Commands, QapiErrorClass, QmpError, QmpResult, wrong_type,
+    Arguments, Call, Commands, QapiErrorClass, QmpError, QmpResult, begin, wrong_type,
 };
 use sectora_core::qapi::{self, ThrottleGroupProperties};
 use serde_json::{Value, json};
@@ -242,8 +242,6 @@ impl Commands for ObjectCommands {
     }
 
     fn execute<'a>(&'a self, name: &'a str, call: Call) -> Option<BoxFuture<'a, QmpResult<Value>>> {
-        NAMES
-            .contains(&name)
-            .then(|| -> BoxFuture<'a, _> { Box::pin(async move { self.answer(name, call) }) })
+        begin(&NAMES, name, || async move { self.answer(name, call) })
     }
 }

@@ -4,7 +4,7 @@ use super::describe::Description;
 use super::{Backend, Chardev, Flushed, TYPES};
 use base64ct::{Base64, Encoding};
 use sectora_core::io::BoxFuture;
-use sectora_core::monitor::{Arguments, Call, Commands, QmpError, QmpResult, not_accepted};
+use sectora_core::monitor::{Arguments, Call, Commands, QmpError, QmpResult, begin, not_accepted};
 use sectora_core::sync::Mutex;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -204,8 +204,6 @@ impl Commands for CharDevices {
     }
 
     fn execute<'a>(&'a self, name: &'a str, call: Call) -> Option<BoxFuture<'a, QmpResult<Value>>> {
-        NAMES.contains(&name).then(|| -> BoxFuture<'a, _> {
-            Box::pin(self.answer(name, Arguments::new(call.arguments)))
-        })
+        begin(&NAMES, name, || self.answer(name, Arguments::new(call.arguments)))
     }
 }

@@ -23,7 +23,7 @@ use sectora_core::Error;
 use sectora_core::backend::{Backends, User};
 use sectora_core::graph::{Claim, Graph, Node, Permissions, Root};
 use sectora_core::io::{BoxFuture, Device};
-use sectora_core::monitor::{Arguments, Call, Commands, QmpError, QmpResult};
+use sectora_core::monitor::{Arguments, Call, Commands, QmpError, QmpResult, begin};
 use sectora_core::qapi::{
     BlockExportDel, BlockExportInfo, BlockExportOptions, BlockExportOptionsBranch,
     BlockExportRemoveMode, BlockExportType, NbdServerRemove, is_id, parse,
@@ -391,9 +391,7 @@ impl Commands for Exports {
     }
 
     fn execute<'a>(&'a self, name: &'a str, call: Call) -> Option<BoxFuture<'a, QmpResult<Value>>> {
-        NAMES
-            .contains(&name)
-            .then(|| -> BoxFuture<'a, _> { Box::pin(self.answer(name, call.arguments)) })
+        begin(&NAMES, name, || self.answer(name, call.arguments))
     }
 }
 
