@@ -101,8 +101,9 @@ impl Job<'_> {
         };
         // The image itself is written: `--force-share` is for what it stands on.
         let image = self.host.unshared().open(self.filename, how).await?;
+        // With a data file there can be none either, but that matters only where there is data to copy.
         let compressed = image.capabilities().contains(Capabilities::COMPRESSED);
-        if args.compress && !compressed {
+        if args.compress && !compressed && image.data_file().is_none() {
             return Err(Failure::new("Compression not supported for this file format"));
         }
         let name = args.backing.as_deref().unwrap_or_default();
@@ -135,6 +136,9 @@ impl Job<'_> {
         };
         match done {
             Ok(()) => Ok(image.close().await?),
+            Err(e) if e.kind() == ErrorKind::Unsupported && args.compress && !compressed => {
+                Err(Failure::new("Error while writing to COW image: Operation not supported"))
+            }
             Err(e) if e.kind() == ErrorKind::Unsupported => {
                 Err(not_changed("Operation not supported"))
             }

@@ -219,7 +219,6 @@ pub(crate) fn unsupported() {
     for line in [
         "img convert --bitmaps -O qcow2 a.qcow2 -",
         "img convert -c -O qcow2 a.raw -",
-        "img create -f qcow2 -o nocow=on out 1M",
         "img create -f qcow2 nbd:localhost:1 1M",
         "img info https://host/disk",
     ] {
