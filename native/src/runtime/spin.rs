@@ -45,7 +45,7 @@ impl Spin {
         found
     }
 
-    /// The thread goes on to other things.
+    /// The thread sleeps elsewhere, or goes on to other things.
     pub(crate) fn rest(&mut self) {
         self.awake = None;
     }
@@ -137,7 +137,7 @@ mod tests {
             (looks == 3).then_some(1)
         };
         let found = spin.wait(look, || 2);
-        // Where there is one processor, or another test looks, there is no turn.
+        // Where there is one processor, or another test is awake, it looks once only.
         assert!((found, looks) == (1, 3) || (found, looks) == (2, 1));
     }
 }

@@ -63,6 +63,10 @@ pub(crate) fn command(program: &Path, words: &[&str]) -> Command {
 /// commands are carried out, the reference may stop answering.
 pub(crate) fn run(program: &Path, words: &[&str], input: &[u8]) -> Output {
     let mut child = command(program, words).spawn().expect("a process");
+    if let Some(stdout) = &child.stdout {
+        // What a pipe has no room for when it ends, the reference leaves unsaid.
+        let _ = rustix::pipe::fcntl_setpipe_size(stdout, 1 << 20);
+    }
     let mut stdin = child.stdin.take().expect("a pipe");
     let input = input.to_vec();
     let writer = std::thread::spawn(move || {

@@ -67,6 +67,11 @@ impl ThreadSocket {
         self.waits = true;
     }
 
+    /// The thread is about to sleep, or to do other things.
+    pub(super) fn rest(&mut self) {
+        self.spin.rest();
+    }
+
     fn wait(&mut self, into: &mut BytesMut) -> rustix::io::Result<(usize, bool)> {
         let (fd, into) = (self.fd.as_fd(), RefCell::new(into));
         let look = || match receive(fd, &mut into.borrow_mut(), RecvFlags::DONTWAIT) {

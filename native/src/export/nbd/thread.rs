@@ -127,6 +127,7 @@ fn run(session: Session<ThreadSocket>, bell: &Arc<Bell>, asked: &AtomicBool) -> 
             serving.stream().wait_for_bytes();
             arrived = false;
         } else {
+            serving.stream().rest();
             arrived = bell.sleep(serving.stream());
         }
     }
