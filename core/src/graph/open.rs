@@ -251,7 +251,11 @@ impl Opener<'_> {
         if matches!(base.backing, Backing::Ignore) && !(options.has("backing") && denied) {
             return Ok(());
         }
-        let given = options.take_child("backing")?;
+        let given = match options.take_child("backing")? {
+            // An old way to say that there is none.
+            ChildOptions::Node(name) if name.is_empty() => ChildOptions::Null,
+            given => given,
+        };
         if matches!(given, ChildOptions::Node(_) | ChildOptions::Inline(_))
             && format == FormatName::Raw
         {
@@ -261,7 +265,6 @@ impl Opener<'_> {
         match given {
             ChildOptions::Absent => {}
             ChildOptions::Null => base.backing = Backing::Ignore,
-            ChildOptions::Node(name) if name.is_empty() => base.backing = Backing::Ignore,
             ChildOptions::Node(name) => return Err(failed(no_node(&name, &name))),
             ChildOptions::Inline(mut below) => {
                 if !below.has_child("file") {

@@ -169,6 +169,9 @@ fn trees_open_and_mistakes_are_named() {
             let e = open_list(&env, &files, text, Access::ReadOnly).await.unwrap_err();
             assert_eq!(e.to_string(), want, "{text}");
         }
+        // That there is none can be said of what cannot have one.
+        let none = "driver=raw,file.filename=disk.raw,backing=";
+        open_list(&env, &files, none, Access::ReadOnly).await.unwrap();
         let read_only = "driver=raw,file.filename=disk.raw,read-only=on";
         let e = open_list(&env, &files, read_only, Access::ReadWrite).await.unwrap_err();
         assert_eq!(e.to_string(), "Block node is read-only");
