@@ -2,12 +2,11 @@
 
 use super::args::{Cache, HostArgs, bytes};
 use super::failure::{Failure, Outcome};
-use super::host::{Host, NamedBacking, Opening, Threads, block_on, shown, tell_events};
+use super::host::{Host, NamedBacking, Opening, Threads, block_on, real_path, tell_events};
 use super::output::print;
 use super::progress::{Meter, ProgressArgs};
 use sectora_core::image::{CommitChain, CommitOptions, commit};
 use sectora_core::io::{Access, combine_path, has_protocol};
-use std::path::Path;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -123,6 +122,6 @@ fn means(above: &str, name: &str, recorded: &str) -> bool {
     if has_protocol(name) || has_protocol(recorded) {
         return name == recorded;
     }
-    let real = |name: &str| Path::new(shown(&combine_path(above, name))).canonicalize().ok();
+    let real = |name: &str| real_path(&combine_path(above, name));
     name == recorded || real(name).is_some_and(|name| real(recorded) == Some(name))
 }

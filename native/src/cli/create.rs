@@ -261,11 +261,7 @@ impl NewTarget {
 
 /// What the options of a new image ask of the file system.
 pub(super) fn file_layout(options: &OptionSet) -> FileLayout {
-    let plain = FileLayout { nocow: options.nocow(), ..FileLayout::default() };
-    match options.extent_size_hint() {
-        Some(extent_size_hint) => FileLayout { extent_size_hint, ..plain },
-        None => plain,
-    }
+    FileLayout::asked(options.nocow(), options.extent_size_hint())
 }
 
 /// Asks for `layout`; a file system that refuses is none to fail for.

@@ -23,6 +23,7 @@ use sectora_core::graph::{
 };
 use sectora_core::io::{Access, Device, Runtime, Unrestricted};
 use std::future::Future;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// How many threads a command works on, besides those that compute.
@@ -421,4 +422,9 @@ pub(super) fn tell_event(driver: &str, event: &DriverEvent) {
 pub(super) fn shown(name: &str) -> &str {
     let drivers = ["file:", "host_device:", "host_cdrom:"];
     drivers.iter().find_map(|driver| name.strip_prefix(driver)).unwrap_or(name)
+}
+
+/// Where the file called `name` lies, all links followed; `None` where there is none.
+pub(super) fn real_path(name: &str) -> Option<PathBuf> {
+    Path::new(shown(name)).canonicalize().ok()
 }

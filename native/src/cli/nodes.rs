@@ -149,13 +149,8 @@ impl Protocols for Nodes {
                 "full" => Some(Preallocation::Full),
                 _ => None,
             })?;
-            let mut layout = FileLayout {
-                nocow: options.take_flag("nocow")?.unwrap_or_default(),
-                ..FileLayout::default()
-            };
-            if let Some(hint) = options.take_size("extent-size-hint")? {
-                layout.extent_size_hint = hint;
-            }
+            let nocow = options.take_flag("nocow")?.unwrap_or_default();
+            let layout = FileLayout::asked(nocow, options.take_size("extent-size-hint")?);
             layout.check()?;
             let how = FileOptions {
                 create: Create::Truncate,

@@ -2,13 +2,12 @@
 
 use super::args::{Cache, HostArgs};
 use super::failure::{Failure, Outcome};
-use super::host::{Host, Opening, Threads, block_on, shown};
+use super::host::{Host, Opening, Threads, block_on, real_path, shown};
 use super::progress::{Meter, ProgressArgs};
 use sectora_core::ErrorKind;
 use sectora_core::format::{BackingRef, FormatName, Layer};
 use sectora_core::image::{RebaseOptions, rebase};
 use sectora_core::io::{Access, BlockDevice, Capabilities, Device, combine_path, has_protocol};
-use std::path::Path;
 use std::sync::Arc;
 
 #[derive(Debug, clap::Args)]
@@ -165,8 +164,8 @@ impl Job<'_> {
         let what = format!("Could not open new backing file '{name}'");
         let new = opened.map_err(|f| f.beginning(&format!("Could not open '{full}'"), &what))?;
         // What is written to it would show in itself.
-        let real = |layer: &Layer| Path::new(shown(layer.filename())).canonicalize().ok();
-        let is_itself = real(&new).is_some_and(|file| real(image) == Some(file));
+        let file = real_path(new.filename());
+        let is_itself = file.is_some() && file == real_path(image.filename());
         match is_itself && self.args.backing_format.is_some() {
             true => Err(Failure::new(format!("{what}: it is the image itself"))),
             false => Ok(new),
@@ -195,9 +194,8 @@ impl Job<'_> {
 /// the name is not taken from the folder of `image`.
 fn in_chain(image: &Layer, name: &str, format: FormatName) -> Option<(u32, Arc<Layer>)> {
     let full = combine_path(image.filename(), name);
-    let real = |name: &str| Path::new(shown(name)).canonicalize().ok();
     let means = |found: &str| {
-        shown(&full) == found || real(&full).is_some_and(|full| real(found) == Some(full))
+        shown(&full) == found || real_path(&full).is_some_and(|full| real_path(found) == Some(full))
     };
     let chain = std::iter::successors(image.backing(), |layer| layer.backing());
     (1..)

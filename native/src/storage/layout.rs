@@ -25,15 +25,24 @@ impl Default for FileLayout {
 }
 
 impl FileLayout {
+    /// What is asked for where the unit may be left unsaid.
+    #[must_use]
+    pub fn asked(nocow: bool, extent_size_hint: Option<u64>) -> Self {
+        let plain = Self::default();
+        Self { nocow, extent_size_hint: extent_size_hint.unwrap_or(plain.extent_size_hint) }
+    }
+
     /// Says before a file is made whether what is asked for can be.
     ///
     /// # Errors
     /// `InvalidInput` for a unit that the kernel has no number for.
     pub fn check(&self) -> Result<()> {
-        match u32::try_from(self.extent_size_hint) {
-            Ok(_) => Ok(()),
-            Err(_) => Err(Error::invalid("Extent size hint is too large")),
-        }
+        self.hint().map(drop)
+    }
+
+    fn hint(&self) -> Result<u32> {
+        let too_large = |_| Error::invalid("Extent size hint is too large");
+        u32::try_from(self.extent_size_hint).map_err(too_large)
     }
 }
 
@@ -44,7 +53,7 @@ impl FileDevice {
     /// # Errors
     /// `InvalidInput` where the file system refuses the unit; the file is as good without.
     pub fn lay_out(&self, layout: &FileLayout) -> Result<()> {
-        layout.check()?;
+        let hint = layout.hint()?;
         let file = self.os_file();
         if layout.nocow
             && let Ok(flags) = ioctl_getflags(file)
@@ -52,12 +61,10 @@ impl FileDevice {
             // Few file systems have it, and none has to.
             let _ = ioctl_setflags(file, flags | IFlags::NOCOW);
         }
-        // Checked above.
-        let hint = layout.extent_size_hint as u32;
-        let Ok(mut attributes) = attributes(file) else { return Ok(()) };
         if hint == 0 {
             return Ok(());
         }
+        let Ok(mut attributes) = attributes(file) else { return Ok(()) };
         attributes.xflags |= EXTSIZE;
         attributes.extsize = hint;
         // SAFETY: the kernel reads as many bytes as the code of the call says there are.

@@ -25,7 +25,7 @@ use futures_util::task::AtomicWaker;
 use io_uring::{IoUring, opcode, squeue, types};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use sectora_core::sync::Mutex;
+use sectora_core::sync::{Mutex, MutexGuard};
 use slab::Slab;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
@@ -150,10 +150,7 @@ impl Ring {
                 drop(queue);
                 self.shared.submitter.wake();
             } else {
-                queue.submit();
-                let refused = queue.refused();
-                drop(queue);
-                refused.into_iter().for_each(Refused::complete);
+                hand_over(queue);
             }
         } else {
             queue.waiting.push_back((handle.clone(), work, completer));
@@ -289,14 +286,18 @@ impl Queue {
     }
 }
 
+/// Hands over what is queued, and fails what a broken ring will never take.
+fn hand_over(mut queue: MutexGuard<'_, Queue>) {
+    queue.submit();
+    let refused = queue.refused();
+    drop(queue);
+    refused.into_iter().for_each(Refused::complete);
+}
+
 impl Shared {
     /// Hands over what is queued.
     fn submit(&self) {
-        let mut queue = self.queue.lock();
-        queue.submit();
-        let refused = queue.refused();
-        drop(queue);
-        refused.into_iter().for_each(Refused::complete);
+        hand_over(self.queue.lock());
     }
 
     /// Completes what has settled and begins what waited. True where the ring is at its end.

@@ -2,7 +2,7 @@
 
 mod img;
 mod io;
-mod names;
+pub(crate) mod names;
 mod nbd;
 
 use sectora_core::io::testing::Rng;

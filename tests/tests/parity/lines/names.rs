@@ -46,7 +46,7 @@ pub(in crate::lines) const NO_IMAGES: &[&str] = &[
 ];
 
 /// Overlays, which have something to commit and to rebase.
-pub(in crate::lines) const OVERLAYS: &[&str] = &[
+pub(crate) const OVERLAYS: &[&str] = &[
     "mid.qcow2",
     "top.qcow2",
     "v2.qcow2",

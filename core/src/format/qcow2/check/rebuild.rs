@@ -1,8 +1,8 @@
 //! Refcount structures made anew, from the references found.
 //!
 //! They go past everything that is in use or in the file, and beside what is referred to past its
-//! end; are durable there, and become the image's own with one write of 12 bytes to the header. The old ones are counted as used until then, and
-//! given back like any leak afterwards.
+//! end. They are durable there, and become the image's own with one write of 12 bytes to the header.
+//! The old ones are counted as used until then, and given back like any leak afterwards.
 
 use super::counts::SATURATED;
 use super::{Check, Progress};
