@@ -31,14 +31,21 @@ export function exportCases({ folder, full, mib, program }) {
   const fio = ["fio", "--name=x", "--ioengine=nbd", `--uri=nbd+unix:///d?socket=${socket}`, "--norandommap", "--group_reporting", "--output-format=json"];
   const images = { raw: join(folder, "export.raw"), qcow2: join(folder, "export.qcow2") };
   let made = false;
-  // Both daemons write to the same image in turn: it is allocated, so that it stays as it is.
+  // Both daemons write to the same image in turn: it is allocated, so that it stays as it is, and
+  // what the last one wrote is on the disk before the next begins. It is written in pieces of
+  // 64 KiB: a converter's leave folios of 2 MiB in the page cache, where ext4 takes 60 µs for each
+  // write of 4 KiB and lets nobody else write meanwhile, whoever asks.
   const make = () => {
-    if (made) return;
-    for (const [format, image] of Object.entries(images)) {
-      execFileSync("qemu-img", ["convert", "-m", "16", "-f", "raw", "-O", format, "-S", "0", full, image]);
+    if (!made) {
+      for (const [format, image] of Object.entries(images)) {
+        const converted = `${image}.converted`;
+        execFileSync("qemu-img", ["convert", "-m", "16", "-f", "raw", "-O", format, "-S", "0", full, converted]);
+        execFileSync("dd", [`if=${converted}`, `of=${image}`, "bs=64k", "status=none"]);
+        rmSync(converted);
+      }
+      made = true;
     }
     execFileSync("sync");
-    made = true;
   };
   const serve = (format, top = []) => (side) => {
     const daemon = side === "ours" ? [program, "storage-daemon"] : ["qemu-storage-daemon"];

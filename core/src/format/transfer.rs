@@ -239,9 +239,10 @@ pub(super) async fn write(layer: &Layer, offset: u64, data: Segments) -> Result<
 async fn padded(layer: &Layer, target: &Target, data: Segments) -> Result<(u64, Segments)> {
     let host = target.offset - target.before;
     let (start, end) = (target.start - target.before, target.start + target.len);
-    if target.before + target.after > 0 {
-        raise(&*layer.file, DebugEvent::CowRead).await;
+    if target.before + target.after == 0 {
+        return Ok((host, data));
     }
+    raise(&*layer.file, DebugEvent::CowRead).await;
     if target.before > 0 && target.after > 0 && target.len <= READ_THROUGH {
         // What cannot be read may be just what is going to be replaced.
         if let Ok(all) = current(layer, start, target.before + target.len + target.after).await {

@@ -128,16 +128,25 @@ struct Inside<'a>(&'a Gate);
 impl Gate {
     async fn enter(&self) -> Inside<'_> {
         loop {
+            if let Some(inside) = self.try_enter() {
+                return inside;
+            }
+            // Whoever opens it after this is heard.
             let opened = self.opened.listen();
-            {
-                let mut state = self.state.lock();
-                if state.shut == 0 {
-                    state.in_flight += 1;
-                    return Inside(self);
-                }
+            if let Some(inside) = self.try_enter() {
+                return inside;
             }
             opened.await;
         }
+    }
+
+    fn try_enter(&self) -> Option<Inside<'_>> {
+        let mut state = self.state.lock();
+        if state.shut > 0 {
+            return None;
+        }
+        state.in_flight += 1;
+        Some(Inside(self))
     }
 
     /// Lets nobody in until [`open`](Self::open); who is inside goes on.

@@ -120,10 +120,16 @@ impl Handle {
 
     /// The length as it is now.
     pub(super) fn len(&self) -> u64 {
-        if self.kind == Kind::Regular && !self.exclusive.load(Ordering::Acquire) {
-            self.refresh_len();
+        let known = self.known_len();
+        if self.kind != Kind::Regular || self.exclusive.load(Ordering::Acquire) {
+            return known;
         }
-        self.len.load(Ordering::Acquire)
+        // Nearly always it is what it was: then nobody has to take turns to note it.
+        if self.measure() == Ok(known) {
+            return known;
+        }
+        self.refresh_len();
+        self.known_len()
     }
 
     /// The length when it was last asked for.

@@ -74,7 +74,8 @@ pub(super) struct RawFile {
     /// Whether direct requests overlap; `None` where it was said how operations are run.
     solo: Option<Solo>,
     /// Whose turn it is to write in place. The kernel lets one thread at a time write to a file
-    /// through the page cache, and has the others spin: here they wait without using a processor.
+    /// through the page cache, and has the others spin: here all but the next wait without using a
+    /// processor.
     writing: Turns,
 }
 
