@@ -18,6 +18,8 @@ import { fileURLToPath } from "node:url";
 const TOP = join(dirname(fileURLToPath(import.meta.url)), "..");
 /** The modules of the package, and how large each may be. */
 const WASM_LIMITS = { "sectora_bg.wasm": 1.5 * 2 ** 20, "sectora_monitor_bg.wasm": 2.25 * 2 ** 20 };
+/** So much of the output of a step that failed is shown again at the end, in characters. */
+const SAID = 6000;
 
 /** Programs that suites need beside Rust and Node, and the Debian packages that have them. */
 const PROGRAMS = [
@@ -101,7 +103,7 @@ async function main() {
 
 async function runStep(step) {
   const start = process.hrtime.bigint();
-  const { code, counts } = await runCounting(step.run, step.env);
+  const { code, counts, said } = await runCounting(step.run, step.env);
   let failed = code !== 0;
   if (!failed && step.after) {
     const problem = step.after();
@@ -112,20 +114,27 @@ async function runStep(step) {
   // A runner that fails without a failed test has failed to run some.
   if (failed && counts.failed === 0) counts.failed = 1;
   if (!failed && counts.passed + counts.skipped === 0) counts.passed = 1;
-  return { step, ...counts, seconds };
+  return { step, ...counts, seconds, said };
 }
 
-/** Runs a command, passes its output on and counts the tests that it tells of. */
+/** Runs a command, passes its output on, keeps the end of it and counts the tests that it tells of. */
 function runCounting([program, ...args], env) {
   const counts = { passed: 0, failed: 0, skipped: 0 };
   const child = spawn(program, args, {
-    stdio: ["ignore", "pipe", "inherit"],
+    stdio: ["ignore", "pipe", "pipe"],
     env: { ...process.env, CARGO_TERM_COLOR: "never", ...env },
   });
   let rest = "";
+  let said = "";
+  const pass = (text, to) => {
+    to.write(text);
+    said = (said + text).slice(-SAID);
+  };
+  child.stderr.setEncoding("utf8");
+  child.stderr.on("data", (text) => pass(text, process.stderr));
   child.stdout.setEncoding("utf8");
   child.stdout.on("data", (text) => {
-    process.stdout.write(text);
+    pass(text, process.stdout);
     const lines = (rest + text).split("\n");
     rest = lines.pop();
     lines.forEach((line) => count(line, counts));
@@ -133,11 +142,11 @@ function runCounting([program, ...args], env) {
   return new Promise((resolve) => {
     child.on("error", (error) => {
       console.error(`${program}: ${error.message}`);
-      resolve({ code: 1, counts });
+      resolve({ code: 1, counts, said });
     });
     child.on("close", (code) => {
       count(rest, counts);
-      resolve({ code: code ?? 1, counts });
+      resolve({ code: code ?? 1, counts, said });
     });
   });
 }
@@ -159,6 +168,9 @@ function count(line, counts) {
 
 function summary(results) {
   const total = { passed: 0, failed: 0, skipped: 0 };
+  for (const { step, failed, said } of results) {
+    if (failed > 0) console.log(`\n=== ${step.name} failed; the end of what it said:\n${said.trimEnd()}`);
+  }
   console.log("\nstep          passed  failed skipped  seconds");
   for (const { step, passed, failed, skipped, seconds } of results) {
     total.passed += passed;

@@ -64,7 +64,7 @@ mod tests {
     use std::pin::pin;
     use std::sync::Arc;
     use std::sync::atomic::AtomicU64;
-    use std::task::{Context, Poll, Waker};
+    use std::task::{Context, Waker};
 
     #[test]
     fn no_more_than_that_at_a_time_and_nobody_is_forgotten() {
