@@ -96,6 +96,10 @@ pub(crate) fn messages() {
         "-p x -f qcow2 a",
         "-L -k /nonexistent/socket",
         "--selinux-label=x a",
+        "-c /nonexistent/nbd0 a --selinux-label=x",
+        "-c /nonexistent/nbd0 -d nofile --selinux-label=x",
+        "-c /nonexistent/nbd0 nofile",
+        "-c /nonexistent/nbd0 -f qcow2 a",
         "--fork --pid-file=/nonexistent/pid -f qcow2 -k /nonexistent/socket a",
     ] {
         let args: Vec<&str> = args.split_whitespace().collect();

@@ -309,6 +309,11 @@ fn known_complaint(line: &[String], theirs: &str, ours: &str) -> Option<&'static
     if refused && theirs.is_empty() && line.last().is_some_and(onto_itself) {
         return Some("an image rebased onto its own file, which is refused here");
     }
+    let compressed = line[0] == "convert" && line.iter().any(|word| word == "-c");
+    let replaces = compressed && line.iter().any(|word| word == "-n");
+    if replaces && theirs.contains("error while writing at byte") && ours.is_empty() {
+        return Some("compressed clusters cannot replace what an image has there, and can here");
+    }
     let keyless = matches!(line.first().map(String::as_str), Some("check" | "map" | "measure"));
     let mapped = ours.is_empty() || ours.contains("external, encrypted or compressed clusters");
     if keyless && theirs.contains("'encrypt.key-secret' is required for cipher") && mapped {

@@ -164,7 +164,8 @@ impl Disk {
         if name.is_empty() && settings.options.is_empty() {
             return Err(Error::invalid("The 'file' block driver requires a file name"));
         }
-        if settings.snapshot && !settings.read_only && read_only == Some(true) {
+        let overlaid = settings.snapshot && !settings.copy_on_read;
+        if overlaid && !settings.read_only && read_only == Some(true) {
             return Err(Error::denied("Block node is read-only"));
         }
         let access = match settings.read_only || settings.snapshot {

@@ -233,7 +233,8 @@ impl Args {
             Some(id) => Some(objects.server_tls(id).map_err(no_tls)?),
         };
         let authz = self.tls_authz.as_deref().map(|id| objects.authz(id)).transpose()?;
-        if self.selinux_label.is_some() && self.socket.is_none() {
+        let unix = matches!(place, Place::Unix(_));
+        if self.selinux_label.is_some() && !unix {
             return fail("--selinux-label is not permitted without --socket");
         }
         if self.disconnect {
@@ -397,9 +398,13 @@ impl Args {
                 None => Ok(Place::Activated),
             };
         }
-        Ok(match &self.socket {
-            Some(path) => Place::Unix(path.clone()),
-            None => Place::Inet {
+        Ok(match (&self.socket, &self.connect) {
+            (Some(path), _) => Place::Unix(path.clone()),
+            (None, Some(device)) => {
+                let name = device.rsplit('/').next().unwrap_or_default();
+                Place::Unix(format!("/var/lock/qemu-nbd-{name}"))
+            }
+            (None, None) => Place::Inet {
                 host: self.bind.clone().unwrap_or_else(|| "0.0.0.0".to_owned()),
                 port: self.port.clone().unwrap_or_else(|| "10809".to_owned()),
             },
