@@ -26,7 +26,7 @@ mod blkverify;
 mod compress;
 mod copy_before_write;
 mod copy_on_read;
-mod forward;
+pub(crate) mod forward;
 mod null;
 mod preallocate;
 mod quorum;

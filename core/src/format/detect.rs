@@ -243,7 +243,7 @@ pub(crate) async fn open_chain(
         discard: options.discard,
         detect_zeroes: options.detect_zeroes,
         bare: options.bare,
-        guessed_raw: options.format.is_none() && format == FormatName::Raw,
+        guessed_raw: (options.guessed || options.format.is_none()) && format == FormatName::Raw,
         file,
     }))
 }

@@ -13,6 +13,7 @@ use alloc::format;
 use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::any::Any;
 use core::fmt;
 
 /// One answer of [`Layer::extents`] holds about so many at most, whatever the image.
@@ -100,6 +101,8 @@ impl From<Option<DataFile>> for DataSource {
 /// How to open an image.
 #[derive(Clone, Debug)]
 pub struct OpenOptions {
+    /// The format was found by looking at the image.
+    pub guessed: bool,
     /// The format; probed where it is `None`.
     pub format: Option<FormatName>,
     /// Read only, or write too.
@@ -143,6 +146,7 @@ pub struct OpenOptions {
 impl Default for OpenOptions {
     fn default() -> Self {
         Self {
+            guessed: false,
             format: None,
             access: Access::ReadOnly,
             backing: Backing::Follow,
@@ -270,7 +274,13 @@ impl Layer {
     /// Those of the devices; the image is as after a crash then.
     pub async fn close(&self) -> Result<()> {
         match self.access {
-            Access::ReadWrite => self.driver.close().await,
+            Access::ReadWrite => {
+                self.driver.close().await?;
+                if let Some(data) = &self.data {
+                    data.device.close().await?;
+                }
+                self.file.close().await
+            }
             Access::ReadOnly => Ok(()),
         }
     }
@@ -351,6 +361,9 @@ impl Layer {
     ) -> Result<Vec<Extent>> {
         let device = self.child(child);
         let dense = self.driver.name() != "raw";
+        if !dense && device.node().is_some() {
+            return passed_on(device, host, guest, len).await;
+        }
         let mut out = Vec::new();
         let mut done = 0;
         while done < len && out.len() < MAX_EXTENTS {
@@ -653,6 +666,25 @@ impl BlockDevice for Layer {
     fn event(&self, event: DebugEvent) -> Option<BoxFuture<'_, ()>> {
         self.file.event(event)
     }
+
+    fn node(&self) -> Option<&(dyn Any + Send + Sync)> {
+        Some(self)
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(Self::close(self))
+    }
+}
+
+/// What the image or filter `device` knows of a range, as what stands on it shows it at `guest`.
+async fn passed_on(device: &Device, host: u64, guest: u64, len: u64) -> Result<Vec<Extent>> {
+    let inside = device.len().saturating_sub(host).min(len);
+    if inside == 0 {
+        let flags = ExtentFlags::ZERO | ExtentFlags::ALLOCATED;
+        return Ok(Vec::from([Extent { start: guest, len, flags, depth: 0, host: None }]));
+    }
+    let below = device.extents(host, inside).await?;
+    Ok(below.into_iter().map(|e| Extent { start: e.start - host + guest, ..e }).collect())
 }
 
 /// Adds an extent to a list, joined to the last one where it continues it.

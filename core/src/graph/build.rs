@@ -66,12 +66,29 @@ impl<'a> Builder<'a> {
             let mut options = options;
             let name = options.take_text("node-name");
             let settings = Settings::take(&mut options, inherited)?;
-            let Some(driver) = options.take_string("driver") else {
-                return Err(Error::invalid("Must specify either driver or file"));
-            };
             let is_below_active = inherited.active;
-            let opening =
-                Opening { name, given, settings, is_below_active, depth, more: Claim::NONE };
+            let mut opening = Opening {
+                name,
+                given,
+                settings,
+                is_below_active,
+                depth,
+                more: Claim::NONE,
+                is_guessed: false,
+            };
+            let driver = match options.take_string("driver") {
+                Some(driver) => driver,
+                None if options.has_child("file") => {
+                    // Nobody says what it is: its contents do.
+                    let below = opening.of_file();
+                    let file = self.required(&mut options, "file", below, depth).await?;
+                    let format = format::probe(&file.device()).await?;
+                    options.set("file", OptionValue::Text(file.name().to_owned()));
+                    opening.is_guessed = true;
+                    format.as_str().to_owned()
+                }
+                None => return Err(Error::invalid("Must specify either driver or file")),
+            };
             if self.graph.protocols.has_driver(&driver) {
                 return self.protocol(&driver, options, opening).await;
             }
@@ -143,9 +160,10 @@ impl<'a> Builder<'a> {
         }
         let (device, filter) = filters::open(self.graph, driver, &mut options, &children).await?;
         if let Some(left) = options.first() {
-            return Err(Error::invalid(format!(
-                "Block format '{driver}' does not support the option '{left}'"
-            )));
+            return Err(Error::invalid(match filters::is_protocol(driver) {
+                true => format!("Block protocol '{driver}' doesn't support the option '{left}'"),
+                false => format!("Block format '{driver}' does not support the option '{left}'"),
+            }));
         }
         let filename = filter_name(driver, &children, &opening.given);
         let body = Body { device, image: None, locks: None, filter };
@@ -175,7 +193,8 @@ impl<'a> Builder<'a> {
         let has_backing = format != FormatName::Raw;
         let wanted = options.take_child("backing")?;
         let given_data = options.take_child("data-file")?;
-        let base = self.image_options(format, &mut options, settings)?;
+        let mut base = self.image_options(format, &mut options, settings)?;
+        base.guessed = opening.is_guessed;
         let backing = Edge::new("backing", Role::Cow, opening.user());
         let filename = file.target().map(|node| node.filename()).unwrap_or_default();
         // What is wrong with the options or with the image is told before that of its data file.
@@ -369,18 +388,7 @@ impl<'a> Builder<'a> {
         if count > 16 * MAX_CHAIN {
             return Err(format::detect::too_long());
         }
-        let mut options = self.options_of(&backing, &referrer)?;
-        if !options.has_text("driver") {
-            // Neither the image nor anybody else says what it is: its contents do.
-            let file = match options.take_child("file")? {
-                ChildOptions::Inline(file) => self.node(file, below, 1).await?,
-                _ => return Err(Error::invalid("A block device must be specified for \"file\"")),
-            };
-            let device = file.device();
-            let format = format::probe(&device).await?;
-            options.set_default("driver", format.as_str());
-            options.set("file", OptionValue::Text(file.name().to_owned()));
-        }
+        let options = self.options_of(&backing, &referrer)?;
         Box::pin(self.node(options, below, 1)).await
     }
 
@@ -508,16 +516,21 @@ impl<'a> Builder<'a> {
 /// The child of an image, which grows with what is written to it. A raw image between the two grows only
 /// when it is told to.
 fn growing(edge: Arc<Edge>) -> Device {
-    let mut below = edge.target();
-    while let Some(node) = below.take_if(|n| n.driver() == "raw" || filtered(n.driver()).is_some())
-    {
-        below = node.primary();
-    }
-    let grows = below.is_some_and(|n| n.device().capabilities().contains(Capabilities::GROW));
+    let grows = edge.target().is_some_and(|node| grows(&node));
     match grows && !edge.capabilities().contains(Capabilities::GROW) {
         true => Arc::new(Growing::along(edge)),
         false => edge,
     }
+}
+
+/// True for a node that can be made longer, though perhaps only when it is told to.
+pub(super) fn grows(node: &Arc<Node>) -> bool {
+    let mut below = Some(node.clone());
+    while let Some(node) = below.take_if(|n| n.driver() == "raw" || filtered(n.driver()).is_some())
+    {
+        below = node.primary();
+    }
+    below.is_some_and(|node| node.device().capabilities().contains(Capabilities::GROW))
 }
 
 /// Refuses options that nobody has taken.
@@ -540,6 +553,8 @@ struct Opening {
     depth: usize,
     /// What it claims of its children in any case.
     more: Claim,
+    /// Its driver was found by looking at what is in its file.
+    is_guessed: bool,
 }
 
 impl Opening {

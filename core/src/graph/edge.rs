@@ -15,6 +15,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
+use core::any::Any;
 use core::fmt;
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -257,6 +258,12 @@ impl BlockDevice for Edge {
 
     fn info(&self) -> BoxFuture<'_, Result<DeviceInfo>> {
         Box::pin(async move { self.there()?.device().info().await })
+    }
+
+    fn node(&self) -> Option<&(dyn Any + Send + Sync)> {
+        let node = self.target()?;
+        let is_more = node.image().is_some() || !node.children().is_empty();
+        is_more.then_some(self)
     }
 
     fn event(&self, event: DebugEvent) -> Option<BoxFuture<'_, ()>> {

@@ -94,6 +94,34 @@ pub(super) fn children(driver: &str) -> Option<&'static [(&'static str, Role)]> 
     })
 }
 
+/// The name of a filter's driver, as it is known to the program; `None` for what is no filter.
+pub(super) fn known_name(driver: &str) -> Option<&'static str> {
+    DRIVERS.into_iter().find(|name| *name == driver)
+}
+
+/// Their names.
+const DRIVERS: [&str; 14] = [
+    "blkdebug",
+    "blklogwrites",
+    "blkreplay",
+    "blkverify",
+    "compress",
+    "copy-before-write",
+    "copy-on-read",
+    "null-aio",
+    "null-co",
+    "preallocate",
+    "quorum",
+    "replication",
+    "snapshot-access",
+    "throttle",
+];
+
+/// True for a driver that QEMU takes for a protocol: its place is below a format.
+pub(super) fn is_protocol(driver: &str) -> bool {
+    matches!(driver, "blkdebug" | "blkverify" | "null-aio" | "null-co")
+}
+
 /// The child whose contents a filter shows; `None` for what is no filter.
 pub(super) fn filtered(driver: &str) -> Option<&'static str> {
     Some(match driver {
@@ -209,7 +237,8 @@ pub(super) async fn open(
             (Arc::new(filter), None)
         }
         "throttle" => {
-            let id = options.take_text("throttle-group").unwrap_or_default();
+            let id = options.take_text("throttle-group");
+            let id = id.ok_or_else(|| Error::invalid("Please specify a throttle group"))?;
             let group = graph.protocols.throttle_group(&id)?;
             let throttle = Arc::new(Throttle::new(child("file")?, group));
             (throttle.clone(), Some(Filter::Throttle(throttle)))

@@ -15,6 +15,8 @@
 //! | `children` | children that come and go |
 //! | `commit` | what an image holds written into the one below it |
 //! | `tell` | what nodes tell without being asked |
+//! | `describe` | what nodes are, in the schema's words |
+//! | `mount` | filters and test drivers for who opens one image |
 //! | `snapshot` | one node put on top of another while it is used |
 //! | `filters` | nodes of filters and test drivers |
 //! | `point_in_time` | what a `snapshot-access` node shows |
@@ -28,10 +30,12 @@ mod active;
 mod build;
 mod children;
 mod commit;
+mod describe;
 mod drivers;
 mod edge;
 mod filters;
 mod live;
+mod mount;
 mod name;
 mod node;
 mod open;
@@ -47,13 +51,15 @@ mod tell;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub(crate) use describe::{graph_info, node_info, node_of, with_snapshots};
 pub(crate) use reference::open_described;
 
 pub use edge::Edge;
 pub use filters::Filter;
 pub use live::{Graph, Quiet};
+pub use mount::WithFilters;
 pub use node::{Body, Counts, Held, Locks, Node, Settings};
-pub use open::{Inherited, Located, OpenedNode, Protocols, open};
+pub use open::{Inherited, OpenedNode, Protocols, open};
 pub use options::{ChildOptions, OptionList, OptionValue, Options};
 pub use permission::{Claim, Permissions, Role};
 pub use reference::by_options;

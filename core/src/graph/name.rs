@@ -1,6 +1,7 @@
 //! Names of nodes over others: what they would be opened from by themselves.
 
 use super::edge::Edge;
+use super::filters::is_protocol;
 use super::node::Node;
 use super::options::{OptionValue, Options, is_flat};
 use crate::Result;
@@ -23,7 +24,7 @@ pub(super) fn name_of(
     let below = target("backing").map(|node| node.filename());
     let overridden = below.as_deref() != named;
     if let Some(file) = target("file")
-        && file.children().is_empty()
+        && (file.children().is_empty() || is_protocol(file.driver()))
         && !file.filename().starts_with("json:")
         && strong.is_empty()
         && !overridden
@@ -128,32 +129,37 @@ fn options_to_open(node: &Node) -> Options {
         return full_options(node.driver(), &[], strong_options(node.driver(), &given), false);
     }
     if children.is_empty() {
-        let mut own = Options::default();
-        for name in given.names() {
-            let general = name == "node-name"
-                || name.starts_with("cache.")
-                || matches!(
-                    name,
-                    "read-only"
-                        | "auto-read-only"
-                        | "discard"
-                        | "detect-zeroes"
-                        | "force-share"
-                        | "active"
-                        | "aio"
-                        | "aio-max-batch"
-                        | "drop-cache"
-                        | "locking"
-                        | "pr-manager"
-                        | "x-check-cache-dropped"
-                );
-            if let Some(value) = given.get(name).filter(|_| !general) {
-                own.set(name, value.clone());
-            }
-        }
-        return own;
+        return of_protocol(&given);
     }
     let strong = strong_options(node.driver(), &given);
     let overridden = node.filename().starts_with("json:");
     full_options(node.driver(), &children, strong, overridden)
+}
+
+/// Of the options of a protocol, those that say what is opened; the others say how.
+pub(super) fn of_protocol(given: &Options) -> Options {
+    let mut own = Options::default();
+    for name in given.names() {
+        let general = name == "node-name"
+            || name.starts_with("cache.")
+            || matches!(
+                name,
+                "read-only"
+                    | "auto-read-only"
+                    | "discard"
+                    | "detect-zeroes"
+                    | "force-share"
+                    | "active"
+                    | "aio"
+                    | "aio-max-batch"
+                    | "drop-cache"
+                    | "locking"
+                    | "pr-manager"
+                    | "x-check-cache-dropped"
+            );
+        if let Some(value) = given.get(name).filter(|_| !general) {
+            own.set(name, value.clone());
+        }
+    }
+    own
 }

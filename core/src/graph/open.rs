@@ -2,6 +2,7 @@
 
 use super::drivers;
 use super::live::no_node;
+use super::name::of_protocol;
 use super::node::Locks;
 use super::options::{ChildOptions, Options};
 use crate::crypto::Secret;
@@ -10,7 +11,7 @@ use crate::format::{
     self, Backing, DataFile, DataSource, DetectZeroes, Env, FormatName, Layer, OpenOptions,
 };
 use crate::image::no_secret;
-use crate::io::{Access, BoxFuture, Device, Opened};
+use crate::io::{Access, BoxFuture, Capabilities, Device, Growing, Opened};
 use crate::qapi::is_id;
 use crate::{Error, ErrorKind, Result};
 use alloc::borrow::ToOwned;
@@ -22,7 +23,7 @@ use alloc::vec::Vec;
 use core::str::FromStr;
 
 /// Nodes nest at most so deep.
-const MAX_DEPTH: usize = 64;
+pub(super) const MAX_DEPTH: usize = 64;
 
 /// What a node hands down to its children, where they do not say otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,11 +125,24 @@ pub struct OpenedNode {
 
 /// An opened node below an image.
 #[derive(Debug)]
-pub struct Located {
-    /// The node.
-    pub device: Device,
+struct Located {
+    device: Device,
     /// The name it has in messages, and against which names inside it resolve.
-    pub filename: String,
+    filename: String,
+    /// By what it is opened again.
+    options: Options,
+    /// Its name says that as well.
+    is_plain: bool,
+}
+
+impl Located {
+    /// By what an image over it is opened again, which has the options `own`.
+    fn options_above(&self, format: FormatName, own: Options) -> Options {
+        let mut options = own;
+        options.set_default("driver", format.as_str());
+        options.add_child("file", self.options.clone());
+        options
+    }
 }
 
 /// Opens the image that `options` describe. `base` says what is to be done with it; the options
@@ -143,7 +157,7 @@ pub async fn open(
     base: OpenOptions,
     how: Inherited,
 ) -> Result<Arc<Layer>> {
-    Opener { env, protocols, chain: Vec::new() }.image(options, base, how, 0).await
+    Opener { env, protocols, chain: Vec::new() }.open(options, base, how).await
 }
 
 pub(super) struct Opener<'a> {
@@ -154,27 +168,40 @@ pub(super) struct Opener<'a> {
 }
 
 impl Opener<'_> {
-    /// An image: a format over its file.
-    pub(super) fn image<'a>(
+    /// What nothing stands on.
+    pub(super) async fn open(
+        &self,
+        options: Options,
+        base: OpenOptions,
+        how: Inherited,
+    ) -> Result<Arc<Layer>> {
+        self.image(options, base, how, 0).await.map(|(image, _)| image)
+    }
+
+    /// An image, which is a format over its file, and by what it is opened again.
+    fn image<'a>(
         &'a self,
         mut options: Options,
         mut base: OpenOptions,
         how: Inherited,
         depth: usize,
-    ) -> BoxFuture<'a, Result<Arc<Layer>>> {
+    ) -> BoxFuture<'a, Result<(Arc<Layer>, Options)>> {
         Box::pin(async move {
             let driver = options.take_string("driver");
             // What is no text is no driver, and nobody's mistake.
             options.remove("driver");
             if let Some(protocol) = driver.as_deref().filter(|d| self.protocols.has_driver(d)) {
                 // No format: the bytes as they are.
+                let wanted = how;
                 let how = common(&mut options, how)?;
                 take_zeroes(&mut options, &mut base)?;
                 let found = self.protocol(protocol, options, how).await?;
+                refuse_read_only(wanted, how)?;
                 base.format = Some(FormatName::Raw);
                 base.bare = true;
                 base.access = how.access;
-                return format::open(self.env, found.device, &found.filename, base).await;
+                let image = format::open(self.env, found.device, &found.filename, base).await?;
+                return Ok((image, found.options));
             }
             let format = match &driver {
                 Some(name) => Some(
@@ -183,6 +210,7 @@ impl Opener<'_> {
                 ),
                 None => None,
             };
+            let wanted = how;
             let how = common(&mut options, how)?;
             base.access = how.access;
             base.by_options = Some(super::by_options());
@@ -218,9 +246,10 @@ impl Opener<'_> {
                 base.access = Access::ReadOnly;
             }
             // Where the options change what is read, the name of the file alone does not say it.
-            let name = match &own[..] {
-                [] => file.filename,
-                names => full_name(strong.only(names), &file.filename, format),
+            let full = file.options_above(format, strong.only(&own));
+            let name = match own.is_empty() && file.is_plain {
+                true => file.filename,
+                false => full.to_json_name(),
             };
             if format != FormatName::Raw && self.chain.contains(&name) {
                 return Err(format::infinite_loop(&name));
@@ -231,7 +260,7 @@ impl Opener<'_> {
                 Some(left) => Err(Error::invalid(format!(
                     "Block format '{format}' does not support the option '{left}'"
                 ))),
-                None => Ok(layer),
+                None => refuse_read_only(wanted, how).map(|()| (layer, full)),
             }
         })
     }
@@ -272,7 +301,7 @@ impl Opener<'_> {
                 }
                 let how = Inherited { access: Access::ReadOnly, ..how };
                 let image = OpenOptions::default();
-                let layer = self.image(below, image, how, depth + 1).await.map_err(failed)?;
+                let (layer, _) = self.image(below, image, how, depth + 1).await.map_err(failed)?;
                 base.backing = Backing::Given(layer);
             }
         }
@@ -335,12 +364,22 @@ impl Opener<'_> {
             },
         };
         if let Some(protocol) = protocol {
+            let wanted = how;
             let how = common(&mut options, how)?;
-            return self.protocol(&protocol, options, how).await;
+            let found = self.protocol(&protocol, options, how).await?;
+            return refuse_read_only(wanted, how).map(|()| found);
         }
-        let filename = options.to_json_name();
-        let layer = self.image(options, OpenOptions::default(), how, depth + 1).await?;
-        Ok(Located { device: layer, filename })
+        let image = self.image(options, OpenOptions::default(), how, depth + 1).await?;
+        let (layer, options) = image;
+        let filename = layer.filename().to_owned();
+        // A raw image grows only when it is told to; what lies on it does so by itself.
+        let file_grows = layer.file().capabilities().contains(Capabilities::GROW);
+        let is_window = options.has("size");
+        let device: Device = match file_grows && layer.driver().name() == "raw" && !is_window {
+            true => Arc::new(Growing::along(layer)),
+            false => layer,
+        };
+        Ok(Located { device, filename, options, is_plain: false })
     }
 
     async fn protocol(
@@ -349,13 +388,26 @@ impl Opener<'_> {
         mut options: Options,
         how: Inherited,
     ) -> Result<Located> {
+        let mut again = of_protocol(&options);
+        again.set_default("driver", driver);
         let opened = self.protocols.open(driver, &mut options, how).await?;
         if let Some(left) = options.first() {
             return Err(Error::invalid(format!(
                 "Block protocol '{driver}' doesn't support the option '{left}'"
             )));
         }
-        Ok(Located { device: opened.device, filename: opened.filename })
+        let Opened { device, filename } = opened;
+        let described = filename.strip_prefix("json:").map(Options::parse_json).transpose()?;
+        let is_plain = described.is_none();
+        Ok(Located { device, filename, options: described.unwrap_or(again), is_plain })
+    }
+}
+
+/// Refuses what was opened by its options to be read only, and is to be written to.
+fn refuse_read_only(wanted: Inherited, got: Inherited) -> Result<()> {
+    match wanted.access == got.access {
+        true => Ok(()),
+        false => Err(Error::denied("Block node is read-only")),
     }
 }
 
@@ -366,10 +418,8 @@ fn common(options: &mut Options, how: Inherited) -> Result<Inherited> {
     }
     let read_only = options.take_flag("read-only")?;
     options.take_flag("auto-read-only")?;
-    let access = match (read_only, how.access) {
-        (Some(true), Access::ReadWrite) => {
-            return Err(Error::new(ErrorKind::Denied, "Block node is read-only"));
-        }
+    let access = match read_only {
+        Some(true) => Access::ReadOnly,
         _ => how.access,
     };
     Ok(Inherited {
@@ -428,15 +478,4 @@ pub(super) fn check_node_name(name: &str) -> Result<()> {
         true if name.len() > 31 => Err(Error::invalid("Node name too long")),
         true => Ok(()),
     }
-}
-
-/// The `json:` name of an image whose file name does not say all.
-fn full_name(mut options: Options, file: &str, format: FormatName) -> String {
-    options.set_default("driver", format.as_str());
-    if options.has("file.filename") && matches!(options.peek("file.driver"), None | Some("file")) {
-        options.remove_child("file");
-        options.set_default("file.driver", "file");
-        options.set_default("file.filename", file);
-    }
-    options.to_json_name()
 }

@@ -359,10 +359,10 @@ impl Options {
         }
     }
 
-    /// Of these options, those with these names and all of the child `file`.
+    /// Of these options, those with these names.
     #[must_use]
     pub(super) fn only(mut self, names: &[&str]) -> Self {
-        self.0.retain(|name, _| names.contains(&&**name) || member(name, "file").is_some());
+        self.0.retain(|name, _| names.contains(&&**name));
         self
     }
 
@@ -398,7 +398,24 @@ impl Options {
         }
         let mut parts = Vec::new();
         let mut rest = self.clone();
-        for key in ["encrypt.key-secret", "offset", "driver", "mode", "top-id", "size"] {
+        for child in ["children", "image", "log"] {
+            if !rest.has(child)
+                && let Ok(ChildOptions::Inline(below)) = rest.take_child(child)
+            {
+                parts.push(format!("\"{child}\": {}", below.to_json()));
+            }
+        }
+        let first = [
+            "encrypt.key-secret",
+            "offset",
+            "read-zeroes",
+            "throttle-group",
+            "driver",
+            "mode",
+            "top-id",
+            "size",
+        ];
+        for key in first {
             if let Some(value) = rest.0.remove(key) {
                 parts.push(format!("\"{key}\": {}", quoted(&value)));
             }

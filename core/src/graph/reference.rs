@@ -32,7 +32,7 @@ pub(crate) async fn open_described(env: &Env, described: Described<'_>) -> Resul
     let access = base.access;
     let how = Inherited { access, direct: false, no_flush: false, force_share: false };
     let protocols = ByPolicy { env, referrer };
-    Opener { env, protocols: &protocols, chain }.image(options, base, how, 0).await
+    Opener { env, protocols: &protocols, chain }.open(options, base, how).await
 }
 
 /// The protocols whose names a policy can be asked for.

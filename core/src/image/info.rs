@@ -5,6 +5,7 @@ use crate::format::{
     Backing, BackingRef, DataSource, Described, Env, FormatName, KeySource, Layer, OpenOptions,
     open,
 };
+use crate::graph;
 use crate::io::{Access, BlockDevice, Device, Reference, ReferenceKind, combine_path};
 use crate::qapi::{
     BlockChildInfo, BlockGraphInfo, BlockNodeInfo, ImageInfo, ImageInfoSpecific,
@@ -29,29 +30,55 @@ pub async fn info(layer: &Layer) -> Result<BlockGraphInfo> {
     if layer.is_bare() {
         return Ok(child("file", layer.file()).await?.info);
     }
+    let file = child("file", layer.file()).await?;
     let format = layer.driver().describe().await?;
     let own = layer.info().await?;
     let backing = format.backing.as_ref();
     // Raw passes on what its file tells.
-    let told = own.driver != "raw" || tells_more(layer.file().info().await?.driver);
+    let passes_on = own.driver == "raw";
+    let dirty_flag = match passes_on {
+        true => file.info.base.dirty_flag,
+        false => Some(format.dirty),
+    };
+    let cluster_size = file.info.base.cluster_size.filter(|_| passes_on);
     let base = BlockNodeInfo {
         filename: own.filename,
         format: own.driver.to_string(),
         virtual_size: layer.len(),
         actual_size: own.actual_size,
-        dirty_flag: told.then_some(format.dirty),
-        cluster_size: format.cluster_size,
+        dirty_flag,
+        cluster_size: format.cluster_size.or(cluster_size),
         encrypted: format.encrypted.then_some(true),
         compressed: None,
         backing_filename: backing.map(|b| b.name.clone()),
         full_backing_filename: backing.map(|b| combine_path(layer.filename(), &b.name)),
         backing_filename_format: backing.and_then(|b| b.format.clone()),
-        snapshots: (!format.snapshots.is_empty()).then_some(format.snapshots),
+        snapshots: match format.snapshots.is_empty() {
+            true => file.info.base.snapshots.clone().filter(|_| passes_on),
+            false => Some(format.snapshots),
+        },
         format_specific: format.specific,
     };
     // The data file is no part of the description, in QEMU's tools either: it need not be there.
-    let children = Vec::from([child("file", layer.file()).await?]);
-    Ok(BlockGraphInfo { base, children })
+    Ok(BlockGraphInfo { base, children: Vec::from([file]) })
+}
+
+/// The same with all that the image stands on, the newest first.
+async fn info_with_all(layer: &Layer) -> Result<BlockGraphInfo> {
+    let mut told = info(layer).await?;
+    if layer.is_bare() {
+        return Ok(told);
+    }
+    let mut children = Vec::new();
+    if let Some(backing) = layer.backing() {
+        let below: Device = backing.clone();
+        children.push(child("backing", &below).await?);
+    }
+    if let Some(data) = layer.data_file() {
+        children.push(child("data-file", &data.device).await?);
+    }
+    children.append(&mut told.children);
+    Ok(BlockGraphInfo { children, ..told })
 }
 
 /// Of an NBD export nothing but its size is told, in QEMU's tools either.
@@ -60,8 +87,15 @@ fn tells_more(driver: &str) -> bool {
 }
 
 async fn child(name: &str, device: &Device) -> Result<BlockChildInfo> {
-    let base = info_of_device(&**device).await?;
-    let info = BlockGraphInfo { base, children: Vec::new() };
+    let node = device.node();
+    let info = if let Some(image) = node.and_then(|node| node.downcast_ref::<Layer>()) {
+        Box::pin(info_with_all(image)).await?
+    } else if let Some(node) = node.and_then(graph::node_of) {
+        graph::graph_info(node).await?
+    } else {
+        let base = info_of_device(&**device).await?;
+        BlockGraphInfo { base, children: Vec::new() }
+    };
     Ok(BlockChildInfo { name: name.to_string(), info })
 }
 
@@ -108,7 +142,7 @@ pub async fn info_chain(env: &Env, top: Arc<Layer>) -> Result<Vec<BlockGraphInfo
         if let Some(text) = name.strip_prefix("json:") {
             let (referrer, format, chain) = (layer.filename(), format.as_deref(), seen.clone());
             let described = Described { text, referrer, format, options, chain };
-            let below = crate::graph::open_described(env, described).await;
+            let below = graph::open_described(env, described).await;
             layer = below.map_err(|e| e.context(format!("Could not open '{name}'")))?;
             continue;
         }

@@ -47,7 +47,7 @@ async fn data_of(source: &Arc<Layer>, cluster: u64, progress: Progress<'_>) -> R
     let (mut data, mut counted) = (0, 0);
     let failed = |e: crate::Error| e.during("Unable to get block status");
     while let Some(extent) = mapper.next_extent().await.map_err(failed)? {
-        if !extent.is_zero() {
+        if !extent.is_zero() && extent.is_allocated() {
             let start = (extent.start - extent.start % cluster).max(counted);
             counted =
                 extent.end().checked_next_multiple_of(cluster).unwrap_or(u64::MAX).max(counted);

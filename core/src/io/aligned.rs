@@ -10,6 +10,7 @@ use crate::{Error, ErrorKind, Result};
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::vec::Vec;
+use core::any::Any;
 use core::ops::Range;
 use event_listener::Event;
 
@@ -265,6 +266,14 @@ impl BlockDevice for Aligned {
 
     fn info(&self) -> BoxFuture<'_, Result<DeviceInfo>> {
         self.inner.info()
+    }
+
+    fn node(&self) -> Option<&(dyn Any + Send + Sync)> {
+        self.inner.node()
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<()>> {
+        self.inner.close()
     }
 
     fn event(&self, event: DebugEvent) -> Option<BoxFuture<'_, ()>> {

@@ -155,6 +155,17 @@ pub trait BlockDevice: Send + Sync + fmt::Debug {
         let _ = event;
         None
     }
+
+    /// Itself, where it stands on other devices as an image or a filter does, for whoever above
+    /// knows the type.
+    fn node(&self) -> Option<&(dyn Any + Send + Sync)> {
+        None
+    }
+
+    /// Ends what it keeps between requests. Nobody asks anything of it afterwards.
+    fn close(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(core::future::ready(Ok(())))
+    }
 }
 
 /// Refuses a range that does not lie within `len`.

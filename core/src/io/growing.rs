@@ -9,6 +9,7 @@ use crate::{Error, Result};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use async_lock::Mutex;
+use core::any::Any;
 
 /// A place in `inner`.
 #[derive(Debug)]
@@ -113,5 +114,13 @@ impl BlockDevice for Growing {
 
     fn info(&self) -> BoxFuture<'_, Result<DeviceInfo>> {
         self.inner.info()
+    }
+
+    fn node(&self) -> Option<&(dyn Any + Send + Sync)> {
+        self.inner.node()
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<()>> {
+        self.inner.close()
     }
 }

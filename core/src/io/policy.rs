@@ -10,6 +10,7 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use core::fmt;
+use serde_json::Value;
 
 /// What the opener is going to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,11 +136,21 @@ pub fn has_protocol(name: &str) -> bool {
 }
 
 /// The file that `name` means when it stands in the file `referrer`: absolute names and names with
-/// a protocol stay, others are taken from the referrer's directory.
+/// a protocol stay, others are taken from the referrer's directory, which of one that is described
+/// (`json:`) or is below a test driver (`blkdebug:CONFIG:IMAGE`) is that of the file at its bottom.
 #[must_use]
 pub fn combine_path(referrer: &str, name: &str) -> String {
     if name.starts_with('/') || has_protocol(name) {
         return name.to_string();
+    }
+    if let Some(text) = referrer.strip_prefix("json:") {
+        return match file_at_the_bottom(text) {
+            Some(file) if !file.starts_with("json:") => combine_path(&file, name),
+            _ => name.to_string(),
+        };
+    }
+    if let Some((_, image)) = referrer.strip_prefix("blkdebug:").and_then(|r| r.split_once(':')) {
+        return combine_path(image, name);
     }
     match referrer.rfind('/') {
         Some(slash) => format!("{}{name}", &referrer[..=slash]),
@@ -148,6 +159,18 @@ pub fn combine_path(referrer: &str, name: &str) -> String {
             Some(colon) => format!("{}{name}", &referrer[..=colon]),
             None => name.to_string(),
         },
+    }
+}
+
+/// The name of the file that a description in JSON comes down to.
+fn file_at_the_bottom(text: &str) -> Option<String> {
+    let described: Value = serde_json::from_str(text).ok()?;
+    let mut node = &described;
+    loop {
+        if let Some(Value::String(filename)) = node.get("filename") {
+            return Some(filename.clone());
+        }
+        node = node.get("file").or_else(|| node.get("image"))?;
     }
 }
 
@@ -165,8 +188,23 @@ mod tests {
             ("d/a", "nbd:unix:/s", "nbd:unix:/s"),
             ("d/a", "./x:y", "d/./x:y"),
             ("file:a", "b", "file:b"),
+            ("blkdebug:x/rules:d/a", "b", "d/b"),
         ] {
             assert_eq!(combine_path(referrer, name), want, "{referrer} + {name}");
+        }
+        for (referrer, want) in [
+            (
+                r#"json:{"driver":"raw","offset":"1","file":{"driver":"file","filename":"d/a"}}"#,
+                "d/b",
+            ),
+            (
+                r#"json:{"driver":"qcow2","file":{"driver":"blkdebug","image":{"filename":"d/a"}}}"#,
+                "d/b",
+            ),
+            (r#"json:{"driver":"quorum","children":[{"filename":"d/a"}]}"#, "b"),
+            ("json:{", "b"),
+        ] {
+            assert_eq!(combine_path(referrer, "b"), want, "{referrer}");
         }
     }
 }

@@ -7,6 +7,7 @@ use super::{
 use crate::{Error, Result};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::any::Any;
 use core::future::ready;
 
 /// Passes reads on and refuses everything else: the file of an image that was opened for reading.
@@ -68,6 +69,14 @@ impl BlockDevice for ReadOnly {
 
     fn info(&self) -> BoxFuture<'_, Result<DeviceInfo>> {
         self.inner.info()
+    }
+
+    fn node(&self) -> Option<&(dyn Any + Send + Sync)> {
+        self.inner.node()
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<()>> {
+        self.inner.close()
     }
 
     fn event(&self, event: DebugEvent) -> Option<BoxFuture<'_, ()>> {

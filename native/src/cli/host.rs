@@ -14,12 +14,13 @@ use crate::storage::{
     Aio, FORCE_SHARE, FileDevice, FileOpener, FileOptions, Locking, let_thread_wait,
 };
 use sectora_core::Error;
+use sectora_core::filter::Blkdebug;
 use sectora_core::format::{
     Backing, BackingRef, DataSource, DriverEvent, Env, FormatName, KeySource, Layer, NotFreed,
     OpenOptions, open,
 };
 use sectora_core::graph::{
-    self, ChildOptions, Claim, Inherited, OptionList, OptionValue, Options, Protocols,
+    self, ChildOptions, Claim, Inherited, OptionList, OptionValue, Options, Protocols, WithFilters,
 };
 use sectora_core::io::{Access, Device, Runtime, Unrestricted};
 use std::future::Future;
@@ -131,13 +132,9 @@ impl Host {
     /// The host of a command with these arguments. `share`: others may use the images meanwhile.
     pub(super) fn new(runtime: Arc<dyn Runtime>, args: &HostArgs, share: bool) -> Self {
         let locking = if share { Locking::Share } else { Locking::Auto };
-        Self {
-            runtime,
-            objects: args.objects(),
-            aio: args.aio.into(),
-            locking,
-            image_opts: args.image_opts,
-        }
+        let objects = args.objects();
+        objects.begin(&runtime);
+        Self { runtime, objects, aio: args.aio.into(), locking, image_opts: args.image_opts }
     }
 
     /// The host of a program that reads its command line itself. `share`: others may use the images
@@ -149,6 +146,7 @@ impl Host {
         share: bool,
     ) -> Self {
         let locking = if share { Locking::Share } else { Locking::Auto };
+        objects.begin(&runtime);
         Self { runtime, objects, aio, locking, image_opts: false }
     }
 
@@ -215,6 +213,15 @@ impl Host {
         name: &str,
         how: Opening<'_>,
     ) -> sectora_core::Result<Arc<Layer>> {
+        self.open_to_debug(name, how).await.map(|(layer, _)| layer)
+    }
+
+    /// The same with the first `blkdebug` below the image, which has breakpoints.
+    pub(super) async fn open_to_debug(
+        &self,
+        name: &str,
+        how: Opening<'_>,
+    ) -> sectora_core::Result<(Arc<Layer>, Option<Arc<Blkdebug>>)> {
         let backing = match how.metadata_only || how.without_backing {
             true => Backing::Ignore,
             false => Backing::Follow,
@@ -235,11 +242,16 @@ impl Host {
             ..OpenOptions::default()
         };
         let image_opts = how.image_opts.unwrap_or(self.image_opts);
+        if let Some(text) = name.strip_prefix("json:").filter(|_| !image_opts) {
+            // What is no description at all is told first.
+            Options::parse_json(text)?;
+        }
         let format: Option<FormatName> = how.format.map(str::parse).transpose()?;
-        let nodes = Nodes::new(self.opener(how.cache), self.objects.clone());
+        let nodes = Arc::new(Nodes::new(self.opener(how.cache), self.objects.clone()));
+        let filters = WithFilters::new(env.clone(), nodes.clone());
         let options = match image_opts {
             true => Some(listed(Options::parse_list(name))),
-            false => beside(&nodes, shown(name), format, how.options)?,
+            false => beside(&filters, shown(name), format, how.options)?,
         };
         let (layer, file) = if let Some(options) = options {
             let base = OpenOptions { format, ..base };
@@ -249,7 +261,7 @@ impl Host {
                 no_flush: how.cache.no_flush,
                 force_share: self.locking == Locking::Share,
             };
-            let layer = graph::open(&env, &nodes, options, base, inherited).await?;
+            let layer = graph::open(&env, &*filters, options, base, inherited).await?;
             (layer, nodes.first_file())
         } else {
             let raw = how.shares_raw && format == Some(FormatName::Raw);
@@ -263,10 +275,13 @@ impl Host {
         if access == Access::ReadWrite && layer.guessed_raw() {
             warn_of_guess(layer.filename());
         }
+        if access == Access::ReadWrite {
+            filters.guessed_raw().iter().for_each(|filename| warn_of_guess(filename));
+        }
         if let Some(file) = file.filter(|_| how.shares_raw && layer.driver().name() == "raw") {
             file.set_claim(Claim::raw(access))?;
         }
-        Ok(layer)
+        Ok((layer, filters.blkdebug()))
     }
 
     /// What others may change meanwhile is only read.
@@ -326,13 +341,13 @@ pub(super) fn spelled_out(list: OptionList) -> Options {
 
 /// The options of an image by its name and by those beside it; `None` where there is but a name.
 fn beside(
-    nodes: &Nodes,
+    nodes: &WithFilters,
     name: &str,
     format: Option<FormatName>,
     given: Options,
 ) -> sectora_core::Result<Option<Options>> {
     let text = name.strip_prefix("json:");
-    if text.is_none() && given.is_empty() {
+    if text.is_none() && given.is_empty() && !WithFilters::is_name(name) {
         return Ok(None);
     }
     let mut options = match text {

@@ -67,21 +67,27 @@ pub(super) fn human(image: &BlockGraphInfo) -> String {
     // Writing to a string cannot fail: the results of this module's formatting mean nothing.
     let _ = write_node(&mut text, "", base, "image", "file format", "virtual size");
     for child in &image.children {
-        let _ = write_child(&mut text, "", &child.name, &child.info);
+        let _ = write_child(&mut text, "", "", &child.name, &child.info);
     }
     text
 }
 
 fn write_child(
     text: &mut String,
+    indent: &str,
     path: &str,
     name: &str,
     info: &BlockGraphInfo,
 ) -> std::fmt::Result {
     let path = format!("{path}/{name}");
-    writeln!(text, "Child node '{path}':")?;
-    write_node(text, "    ", &info.base, "filename", "protocol type", "file length")?;
-    info.children.iter().try_for_each(|child| write_child(text, &path, &child.name, &child.info))
+    writeln!(text, "{indent}Child node '{path}':")?;
+    let below = format!("{indent}    ");
+    match info.children.is_empty() {
+        true => write_node(text, &below, &info.base, "filename", "protocol type", "file length")?,
+        false => write_node(text, &below, &info.base, "image", "file format", "virtual size")?,
+    }
+    let mut children = info.children.iter();
+    children.try_for_each(|child| write_child(text, &below, &path, &child.name, &child.info))
 }
 
 fn write_node(

@@ -236,7 +236,9 @@ pub(super) fn in_order(args: &[OsString]) -> Result<Words, Failure> {
 }
 
 /// What images can be in, and be on.
-const FORMATS: &str = "file nbd qcow2 raw";
+const FORMATS: &str = "blkdebug blklogwrites blkverify compress copy-before-write copy-on-read\n  \
+    file host_cdrom host_device nbd null-aio null-co preallocate qcow2 quorum raw\n  \
+    replication snapshot-access throttle";
 
 /// The help of `command`, or of one of its verbs, with the options that there are under this name,
 /// called as they are here.

@@ -262,6 +262,9 @@ fn known(line: &[String]) -> Option<&'static str> {
             "a new data file is made where the image will look for it, not where the tool runs",
         ),
         Some("bench") if has("-w") => Some("writes until one fails, which may be any"),
+        Some("measure") if has("data_file=") => {
+            Some("data in a file of its own is no part of what is measured here")
+        }
         Some("measure") if has("preallocation") => {
             Some("measuring raw with a preallocation that raw does not have is refused here")
         }
@@ -288,14 +291,16 @@ fn target_folder(line: &[String]) -> bool {
 
 /// Why what is complained of is known to read otherwise here.
 fn known_complaint(line: &[String], theirs: &str, ours: &str) -> Option<&'static str> {
-    if ours.contains("is not supported yet") {
+    let only_read = theirs.contains("Image is read-only");
+    if ours.contains("is not supported yet") || only_read && line.iter().any(|f| f == "bochs") {
         return Some("a format that cannot be read here");
     }
     let warning = "WARNING: Image format was not specified";
     if theirs.matches(warning).count() == 2 && ours.matches(warning).count() == 1 {
         return Some("the reference opens an image twice to apply a snapshot, and warns twice");
     }
-    if theirs.contains("/var/tmp/vl.") {
+    let reopens = ours.contains("a temporary snapshot cannot be reopened");
+    if theirs.contains("/var/tmp/vl.") || reopens {
         return Some("the reference looks for its temporary snapshot by name, which is gone");
     }
     if ours.contains("Name the snapshot with") {
@@ -309,7 +314,8 @@ fn known_complaint(line: &[String], theirs: &str, ours: &str) -> Option<&'static
     if refused && theirs.is_empty() && line.last().is_some_and(onto_itself) {
         return Some("an image rebased onto its own file, which is refused here");
     }
-    let compressed = line[0] == "convert" && line.iter().any(|word| word == "-c");
+    let converts = line.first().is_some_and(|verb| verb == "convert");
+    let compressed = converts && line.iter().any(|word| word == "-c");
     let replaces = compressed && line.iter().any(|word| word == "-n");
     if replaces && theirs.contains("error while writing at byte") && ours.is_empty() {
         return Some("compressed clusters cannot replace what an image has there, and can here");
@@ -318,6 +324,9 @@ fn known_complaint(line: &[String], theirs: &str, ours: &str) -> Option<&'static
     let mapped = ours.is_empty() || ours.contains("external, encrypted or compressed clusters");
     if keyless && theirs.contains("'encrypt.key-secret' is required for cipher") && mapped {
         return Some("an encrypted image can be mapped, checked and measured here without its key");
+    }
+    if theirs.contains("could not get block driver info") {
+        return Some("a driver that tells the reference nothing, and has no overlay either");
     }
     if theirs.contains("#block") {
         return Some("the reference gives a node without a name one of its own, and tells it");

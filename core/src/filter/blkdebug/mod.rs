@@ -17,7 +17,9 @@ pub use errno::InjectedError;
 pub use rules::{BlkdebugIoType, InjectError, SetState, event as blkdebug_event};
 
 use super::forward::forward;
-use crate::io::{Aligned, BlockDevice, BoxFuture, DebugEvent, Device, Segments, WriteFlags, raise};
+use crate::io::{
+    Aligned, BlockDevice, BoxFuture, DebugEvent, Device, DeviceInfo, Segments, WriteFlags, raise,
+};
 use crate::{Error, Result};
 use alloc::boxed::Box;
 use alloc::format;
@@ -162,7 +164,11 @@ impl Blkdebug {
 }
 
 impl BlockDevice for Blkdebug {
-    forward!(len limits capabilities read discard flush set_len extents info event);
+    forward!(len limits capabilities read discard flush set_len extents event);
+
+    fn info(&self) -> BoxFuture<'_, Result<DeviceInfo>> {
+        Box::pin(async move { Ok(DeviceInfo { actual_size: None, ..self.inner.info().await? }) })
+    }
 
     fn write(&self, offset: u64, data: Segments, flags: WriteFlags) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {

@@ -539,8 +539,15 @@ impl BlockDevice for Quorum {
     }
 
     fn info(&self) -> BoxFuture<'_, Result<DeviceInfo>> {
-        let info = DeviceInfo { driver: "quorum", ..DeviceInfo::default() };
-        Box::pin(ready(Ok(info)))
+        Box::pin(async move {
+            // All that its children take, where every one of them can tell.
+            let mut actual_size = Some(0_u64);
+            for voter in self.shared.voters() {
+                let taken = voter.device.info().await?.actual_size;
+                actual_size = actual_size.zip(taken).map(|(all, one)| all.saturating_add(one));
+            }
+            Ok(DeviceInfo { driver: "quorum", actual_size, ..DeviceInfo::default() })
+        })
     }
 }
 

@@ -93,6 +93,14 @@ impl ThrottleGroup {
         Ok(Arc::new(Self { runtime, state: Mutex::new(state) }))
     }
 
+    /// Refuses limits that no group can have.
+    ///
+    /// # Errors
+    /// `InvalidInput`, in the words of [`new`](Self::new).
+    pub fn check(limits: &ThrottleLimits) -> Result<()> {
+        Checked::default().with(limits).map(drop)
+    }
+
     /// The limits as they are; none is absent.
     #[must_use]
     pub fn limits(&self) -> ThrottleLimits {

@@ -157,7 +157,7 @@ fn children_of_a_quorum_come_and_go_while_it_is_used() {
     world.write(&root, 0, 0);
     let names: Vec<String> = q.children().iter().map(|edge| edge.name().into()).collect();
     assert_eq!(names, ["children.1", "children.2"]);
-    let children = r#""children": [{"driver": "null-co", "size": 65536, "read-zeroes": true}, "#;
+    let children = r#""children": [{"read-zeroes": true, "driver": "null-co", "size": 65536}, "#;
     assert!(q.filename().contains(children), "{}", q.filename());
     let r = world.add("{'driver': 'raw', 'node-name': 'r', 'file': 'a'}").unwrap();
     let other = world.sim.block_on(world.graph.remove_child(&r, "file")).unwrap_err();

@@ -3,6 +3,7 @@
 
 mod changes;
 mod live;
+mod mount;
 mod options;
 mod replication;
 pub(crate) mod world;

@@ -16,7 +16,7 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-fn list(text: &str) -> Options {
+pub(super) fn list(text: &str) -> Options {
     Options::parse_list(text).options
 }
 
@@ -91,7 +91,7 @@ fn a_json_name_reads_back() {
 }
 
 /// A folder with a raw disk, an image and one that stands on it.
-async fn folder(runtime: &Arc<dyn Runtime>) -> Files {
+pub(super) async fn folder(runtime: &Arc<dyn Runtime>) -> Files {
     let mut files = Files::default();
     let raw = Arc::new(MemoryDevice::new(8192));
     raw.write(512, alloc::vec![7; 512].into(), WriteFlags::empty()).await.unwrap();

@@ -1,19 +1,17 @@
 //! What is told of nodes.
 
-use super::snapshots;
 use super::{BlockCommands, told};
 use crate::Result;
 use crate::backend::Backend;
 use crate::bitmap::{BitmapSet, DirtyBitmap};
 use crate::filter::CopyBeforeWrite;
 use crate::format::DetectZeroes;
-use crate::graph::{Edge, Filter, Node, Permissions};
-use crate::image::{info, info_of_device};
+use crate::graph::{Edge, Filter, Node, Permissions, node_info};
 use crate::io::Instant;
 use crate::monitor::{QmpError, QmpResult};
 use crate::qapi::{
-    BlockDeviceInfo, BlockDeviceStats, BlockDirtyInfo, BlockInfo, BlockNodeInfo, BlockPermission,
-    BlockStats, BlockStatsSpecific, BlockStatsSpecificFile, BlockdevCacheInfo, BlockdevChild,
+    BlockDeviceInfo, BlockDeviceStats, BlockDirtyInfo, BlockInfo, BlockPermission, BlockStats,
+    BlockStatsSpecific, BlockStatsSpecificFile, BlockdevCacheInfo, BlockdevChild,
     BlockdevDetectZeroesOptions, ImageInfo, QueryBlockstats, QueryNamedBlockNodes, XDbgBlockGraph,
     XDbgBlockGraphEdge, XDbgBlockGraphNode, XDbgBlockGraphNodeType, parse,
 };
@@ -34,7 +32,7 @@ impl BlockCommands {
         let mut out = Vec::new();
         for backend in self.backends.all() {
             let inserted = match backend.root().node() {
-                Some(node) => Some(node_info(&node, false).await?),
+                Some(node) => Some(device_info(&node, false).await?),
                 None => None,
             };
             out.push(BlockInfo {
@@ -56,7 +54,7 @@ impl BlockCommands {
         let mut out = Vec::new();
         // The newest first.
         for node in self.graph.nodes().iter().rev() {
-            out.push(node_info(node, flat.unwrap_or(false)).await?);
+            out.push(device_info(node, flat.unwrap_or(false)).await?);
         }
         told(&out)
     }
@@ -149,7 +147,7 @@ pub(in crate::monitor) fn none(arguments: Arguments) -> QmpResult<()> {
 }
 
 /// The schema's `BlockDeviceInfo`.
-async fn node_info(node: &Arc<Node>, flat: bool) -> Result<BlockDeviceInfo> {
+async fn device_info(node: &Arc<Node>, flat: bool) -> Result<BlockDeviceInfo> {
     let image = image_info(node, flat, 0).await?;
     let settings = node.settings();
     let backing = node.child("backing");
@@ -202,23 +200,7 @@ fn children(node: &Node) -> Vec<BlockdevChild> {
 
 /// The schema's `ImageInfo`, with the images below where it is not `flat`.
 async fn image_info(node: &Arc<Node>, flat: bool, depth: usize) -> Result<ImageInfo> {
-    let mut base = match node.image() {
-        Some(image) => info(&image).await?.base,
-        None => info_of_device(&*node.device()).await?,
-    };
-    base = BlockNodeInfo { filename: node.filename(), format: node.driver().to_string(), ..base };
-    if node.image().is_none() || node.driver() == "raw" {
-        // Of what only passes on, what it passes on is told.
-        let (cluster_size, dirty_flag) = passed_on(node).await?;
-        (base.cluster_size, base.dirty_flag) = (cluster_size, dirty_flag);
-        base.snapshots = snapshots::of_node(node);
-        if !matches!(node.driver(), "file" | "host_device") {
-            base.format_specific = None;
-        }
-        if node.driver() == "host_cdrom" {
-            base.dirty_flag = None;
-        }
-    }
+    let base = node_info(node).await?;
     let below = node.below().filter(|_| !flat && depth < MAX_CHAIN);
     let backing_image = match below {
         Some(below) => Some(Box::new(Box::pin(image_info(&below, flat, depth + 1)).await?)),
@@ -256,31 +238,6 @@ fn copy_info(filter: &CopyBeforeWrite) -> [BlockDirtyInfo; 3] {
         persistent: false,
         inconsistent: None,
     })
-}
-
-/// The cluster size of what a node stands on, and whether that is dirty, where it tells.
-async fn passed_on(node: &Arc<Node>) -> Result<(Option<u64>, Option<bool>)> {
-    let mut node = node.clone();
-    for _ in 0..MAX_CHAIN {
-        match (node.driver(), node.image()) {
-            ("raw", _) | (_, None) => {}
-            (_, Some(image)) => {
-                let told = image.driver().describe().await?;
-                return Ok((told.cluster_size, Some(told.dirty)));
-            }
-        }
-        let next = match node.driver() {
-            "quorum" | "null-co" | "null-aio" | "nbd" | "snapshot-access" => {
-                return Ok((None, None));
-            }
-            _ => node.primary(),
-        };
-        match next {
-            Some(next) => node = next,
-            None => return Ok((None, Some(false))),
-        }
-    }
-    Ok((None, None))
 }
 
 fn discards(node: &Node) -> BlockStatsSpecificFile {

@@ -2,7 +2,7 @@
 
 use super::{BlockCommands, nothing, told};
 use crate::format::{FormatName, Layer, NewSnapshot};
-use crate::graph::{NewOverlay, Node, Overlaid};
+use crate::graph::{NewOverlay, Node, Overlaid, with_snapshots};
 use crate::monitor::{QmpError, QmpResult};
 use crate::qapi::{
     BlockdevSnapshot, BlockdevSnapshotDeleteInternalSync, BlockdevSnapshotInternal,
@@ -140,25 +140,6 @@ impl BlockCommands {
             true => Err(QmpError::generic("Need a root block node")),
         }
     }
-}
-
-/// The image in which a node's snapshots are: its own, or that of the one node that it stands on.
-fn with_snapshots(node: &Arc<Node>) -> Option<Arc<Layer>> {
-    let mut next = node.clone();
-    loop {
-        if let Some(image) = next.image().filter(|image| image.driver().snapshots().is_some()) {
-            return Some(image);
-        }
-        // A snapshot of one of several would not be one of the node.
-        let below = next.primary().filter(|_| next.children().len() == 1)?;
-        next = below;
-    }
-}
-
-/// The snapshots of a node, as far as it has any.
-pub(super) fn of_node(node: &Arc<Node>) -> Option<Vec<SnapshotInfo>> {
-    let list = snapshots_of(&*with_snapshots(node)?).ok()?;
-    Some(list).filter(|list| !list.is_empty())
 }
 
 /// The snapshots of an image. One with a data file has none.

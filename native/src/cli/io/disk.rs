@@ -3,9 +3,10 @@
 use super::super::args::Cache;
 use super::super::host::{Host, Opening, tell_event};
 use super::super::objects::Objects;
+use super::super::output::print;
 use super::super::overlay;
 use crate::storage::{Aio, OsError};
-use sectora_core::filter::{Blkdebug, CopyOnRead};
+use sectora_core::filter::{Blkdebug, BreakpointNotice, CopyOnRead};
 use sectora_core::format::{DriverEvent, Layer};
 use sectora_core::graph::Options as NodeOptions;
 use sectora_core::io::{
@@ -164,10 +165,6 @@ impl Disk {
         if name.is_empty() && settings.options.is_empty() {
             return Err(Error::invalid("The 'file' block driver requires a file name"));
         }
-        let overlaid = settings.snapshot && !settings.copy_on_read;
-        if overlaid && !settings.read_only && read_only == Some(true) {
-            return Err(Error::denied("Block node is read-only"));
-        }
         let access = match settings.read_only || settings.snapshot {
             true => Access::ReadOnly,
             false => Access::ReadWrite,
@@ -181,15 +178,29 @@ impl Disk {
             Opening { access, options, ..Opening::to_read(settings.format.as_deref(), cache) };
         let host =
             Host::by_itself(runtime.clone(), objects.clone(), settings.aio(), settings.force_share);
-        let opened = host.open_named(name, how).await;
+        let opened = host.open_to_debug(name, how).await;
+        let overlaid = settings.snapshot && !settings.copy_on_read && !settings.read_only;
+        if overlaid && read_only == Some(true) && opened.is_ok() {
+            return Err(Error::denied("Block node is read-only"));
+        }
         // Once there is a file this comes before what is in it.
         let is_there = opened.as_ref().err().is_none_or(|e| e.kind() == ErrorKind::Denied);
         if settings.copy_on_read && is_read_only && is_there {
             return Err(Error::denied("Can't use copy-on-read on read-only device"));
         }
-        let mut layer = opened?;
+        let (mut layer, blkdebug) = opened?;
         let damage: Arc<Damage> = Arc::default();
         damage.clone().listen(&layer);
+        if let Some(blkdebug) = &blkdebug {
+            blkdebug.on_breakpoint(Arc::new(|notice| {
+                let text = match notice {
+                    BreakpointNotice::Suspended(tag) => format!("Suspended request '{tag}'"),
+                    BreakpointNotice::Resumed(tag) => format!("Resuming request '{tag}'"),
+                };
+                // What cannot be printed is nobody's to hear of.
+                let _ = print(&format!("blkdebug: {text}\n"));
+            }));
+        }
         if settings.snapshot {
             let access = match settings.read_only {
                 true => Access::ReadOnly,
@@ -202,7 +213,7 @@ impl Disk {
             false => layer.clone(),
         };
         let layer = Some(layer);
-        Ok(Self { name: Arc::from(name), settings, layer, blkdebug: None, damage, device })
+        Ok(Self { name: Arc::from(name), settings, layer, blkdebug, damage, device })
     }
 
     /// A node that is open already.

@@ -6,7 +6,7 @@
 //! | `secret_keyring` | `serial`, `format`, `keyid`, `iv` |
 //! | `tls-creds-x509` | `dir`, `endpoint` (client, server), `verify-peer` |
 //! | `authz-simple` | `identity` |
-//! | `throttle-group` | `limits.*` (a daemon's) |
+//! | `throttle-group` | `limits.*` |
 //! | `iothread`, `main-loop` | numbers (a daemon's; they are kept, and change nothing) |
 //! | `authz-list` | `policy`, `rules.N.match`, `rules.N.policy`, `rules.N.format` |
 
@@ -27,7 +27,6 @@ use sectora_core::filter::{ThrottleGroup, ThrottleLimits};
 use sectora_core::graph::Options;
 use sectora_core::image::{Secrets, no_secret};
 use sectora_core::io::Runtime;
-use sectora_core::monitor::read_texts;
 use sectora_core::qapi;
 use sectora_core::qapi::schema::Qapi;
 use sectora_core::sync::Mutex;
@@ -171,8 +170,9 @@ impl Objects {
         let kind = definition.need("qom-type")?;
         match kind.as_str() {
             "secret" | "secret_keyring" | "tls-creds-x509" | "authz-simple" | "authz-list" => {}
-            "iothread" | "main-loop" | "throttle-group" if self.daemon.is_some() => {}
-            "tls-creds-psk" | "tls-creds-anon" | "authz-pam" | "throttle-group" | "main-loop" => {
+            "throttle-group" => {}
+            "iothread" | "main-loop" if self.daemon.is_some() => {}
+            "tls-creds-psk" | "tls-creds-anon" | "authz-pam" | "main-loop" => {
                 return Err(Failure::unsupported(&format!("--object {kind}")));
             }
             // Known to the schema, and nothing that a tool has.
@@ -191,7 +191,7 @@ impl Objects {
             "authz-simple" => Made::Authz("authz-simple", authz::simple(&mut definition)?),
             "iothread" => Made::Numbers(Numbers::iothread(&mut definition)?),
             "main-loop" => Made::Numbers(Numbers::main_loop(&mut definition)?),
-            "throttle-group" => Made::Throttle(self.make_group(&mut definition)?),
+            "throttle-group" => self.make_group(&mut definition)?,
             _ => Made::Authz("authz-list", authz::list(&mut definition)?),
         };
         check_id(&id)?;
@@ -212,13 +212,25 @@ impl Objects {
         Ok(())
     }
 
-    fn make_group(&self, definition: &mut Definition) -> Result<Arc<ThrottleGroup>, Failure> {
-        let Some(Daemon(runtime)) = &self.daemon else {
-            return Err(Failure::unsupported("--object throttle-group"));
-        };
+    fn make_group(&self, definition: &mut Definition) -> Result<Made, Failure> {
         let limits = definition.take_limits()?;
         definition.end()?;
-        Ok(ThrottleGroup::new(&limits, runtime.clone())?)
+        ThrottleGroup::check(&limits)?;
+        Ok(match &self.daemon {
+            Some(Daemon(runtime)) => Made::Throttle(ThrottleGroup::new(&limits, runtime.clone())?),
+            None => Made::Limits(Box::new(limits)),
+        })
+    }
+
+    /// Begins to count time for the groups of throttles of a command that has its runtime now.
+    pub(super) fn begin(&self, runtime: &Arc<dyn Runtime>) {
+        for made in self.made.lock().values_mut() {
+            if let Made::Limits(limits) = made
+                && let Ok(group) = ThrottleGroup::new(limits, runtime.clone())
+            {
+                *made = Made::Throttle(group);
+            }
+        }
     }
 
     fn make_secret(&self, definition: &mut Definition, id: &str) -> Result<Secret, Failure> {
@@ -303,6 +315,8 @@ enum Made {
     Credentials(Credentials),
     Authz(&'static str, Arc<dyn Authorize>),
     Numbers(Numbers),
+    /// A group of throttles that is not in use yet.
+    Limits(Box<ThrottleLimits>),
     Throttle(Arc<ThrottleGroup>),
 }
 
@@ -313,7 +327,7 @@ impl Made {
             Self::Secret(kind, _) | Self::Authz(kind, _) => kind,
             Self::Credentials(_) => "tls-creds-x509",
             Self::Numbers(numbers) => numbers.kind,
-            Self::Throttle(_) => "throttle-group",
+            Self::Limits(_) | Self::Throttle(_) => "throttle-group",
         }
     }
 }
@@ -410,14 +424,22 @@ impl Definition {
     fn take_limits(&mut self) -> Result<ThrottleLimits, Failure> {
         let mut members = serde_json::Map::new();
         for member in ThrottleLimits::schema().members() {
-            let old = self.take(&format!("x-{}", member.name));
-            if let Some(text) = self.take(&format!("limits.{}", member.name)).or(old) {
-                members.insert(member.name.into(), text.into());
+            let old = self.take_integer(&format!("x-{}", member.name))?;
+            if old.is_some_and(|number| number < 0) {
+                return Err(Failure::new("Property values cannot be negative"));
+            }
+            if let Some(number) = self.take_integer(&format!("limits.{}", member.name))?.or(old) {
+                members.insert(member.name.into(), number.into());
             }
         }
-        let wrong = |e: qapi::Invalid| Failure::new(e.desc);
-        read_texts(ThrottleLimits::schema(), &mut members).map_err(wrong)?;
-        qapi::parse(members).map_err(wrong)
+        qapi::parse(members).map_err(|e: qapi::Invalid| Failure::new(e.desc))
+    }
+
+    /// A number: decimal, or as C writes others.
+    fn take_integer(&mut self, name: &str) -> Result<Option<i64>, Failure> {
+        let Some(text) = self.take(name) else { return Ok(None) };
+        let wrong = || Failure::new(format!("Parameter '{name}' expects integer"));
+        integer(&text).map(Some).ok_or_else(wrong)
     }
 
     fn need(&mut self, name: &str) -> Result<String, Failure> {
@@ -431,6 +453,20 @@ impl Definition {
             None => Ok(()),
         }
     }
+}
+
+/// The number that `text` is: decimal, hexadecimal after `0x`, octal after `0`.
+fn integer(text: &str) -> Option<i64> {
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    let sign = &text[..text.len() - digits.len()];
+    let (digits, base) = match digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X")) {
+        Some(hexadecimal) => (hexadecimal, 16),
+        None if digits.len() > 1 && digits.starts_with('0') => (&digits[1..], 8),
+        None => (digits, 10),
+    };
+    // No second sign.
+    let is_number = digits.starts_with(|c: char| c.is_ascii_hexdigit());
+    is_number.then(|| i64::from_str_radix(&format!("{sign}{digits}"), base).ok()).flatten()
 }
 
 #[cfg(test)]

@@ -61,7 +61,12 @@ const OPTIONS: Value = Of(
     ],
 );
 pub(super) const OBJECT: Value = Of(
-    &["secret,id=a,data=x", "secret,id=b,data=eHg=,format=base64"],
+    &[
+        "secret,id=a,data=x",
+        "secret,id=b,data=eHg=,format=base64",
+        "throttle-group,id=t,x-iops-total=1000",
+        "throttle-group,id=t,limits.bps-total=1000000000",
+    ],
     &[
         "foo",
         "secret",
@@ -73,6 +78,9 @@ pub(super) const OBJECT: Value = Of(
         "",
         "secret,id=e,data=?,format=base64",
         "secret,id=f,data=x,format=hex",
+        "throttle-group",
+        "throttle-group,id=u,x-iops-total=-1",
+        "throttle-group,id=u,limits.iops-total=1,limits.iops-read=1",
     ],
 );
 const SNAPSHOT: Value = Of(&["one", "two", "1", "2"], &["foo", ""]);
