@@ -34,9 +34,11 @@ const MEMORY: u64 = 64 << 10;
 /// Cases that were found to differ once, whatever the seed: data taken for L2 tables by a repair (of
 /// the reference, and in the last one of ours too), snapshots lost beside autoclear bits, refcounts
 /// rebuilt over data, and where the disk refers to past the end of the file; a disk that shows the
-/// image's own structures.
-const ALWAYS: [u64; 8] =
-    [950_050, 950_889, 1_503_898, 1_502_872, 1_502_416, 1_500_857, 9_003_647, 9_004_882];
+/// image's own structures; a broken entry that leads to its own table.
+const ALWAYS: [u64; 11] = [
+    950_050, 950_889, 1_503_898, 1_502_872, 1_502_416, 1_500_857, 9_003_647, 9_004_882, 9_100_233,
+    9_102_679, 9_102_900,
+];
 
 /// The passphrase of encrypted images.
 const SECRET: &str = "0123456789";

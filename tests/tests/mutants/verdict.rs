@@ -398,6 +398,15 @@ fn reason(step: Step, broken: &str, theirs: &Answer, ours: &Answer) -> Option<&'
     if we_fail && we_say(&STRICTER) {
         return Some("the check of ours looks closer");
     }
+    if step == Step::Repair && we_say(&["too much is referred to past the end of the file"]) {
+        return Some("too much past the end of the file for ours to write there");
+    }
+    let as_zeroes = "Preallocated cluster is not properly aligned";
+    let corrected =
+        theirs.words.contains("Repairing offset=") && !ours.words.contains("Repairing offset=");
+    if step == Step::Repair && corrected && we_say(&[as_zeroes]) && broken.contains("L1 entry") {
+        return Some("a table that is data too, into which ours does not write");
+    }
     if theirs.code() == Some(1) && (we_fail || they_say(&["itmap", "xtension"])) {
         return Some("the reference cannot complete its check");
     }

@@ -67,6 +67,8 @@ struct Check<'a> {
     tables: HashMap<u64, u64>,
     /// What the whole image refers to, as it was found; made when a repair first has to know.
     survey: Option<Survey>,
+    /// This is the run that makes it.
+    is_survey: bool,
     allocated: u64,
     fragmented: u64,
     compressed: u64,
@@ -158,6 +160,7 @@ impl<'a> Check<'a> {
             refblocks: HashSet::new(),
             tables: HashMap::new(),
             survey: None,
+            is_survey: false,
             allocated: 0,
             fragmented: 0,
             compressed: 0,
@@ -347,6 +350,7 @@ impl Check<'_> {
         let mut check = Check::new(self.file, header, Repair::Nothing);
         check.snapshots = self.snapshots.clone();
         check.len = len;
+        check.is_survey = true;
         Box::pin(async move {
             check.walk(&|_, _| {}).await?;
             Ok(Survey { counts: check.counts, beyond: check.beyond, tables: check.tables })
