@@ -6,7 +6,7 @@ use super::root::Root;
 use crate::Result;
 use crate::format::Layer;
 use crate::format::detect::MAX_CHAIN;
-use crate::image::{info, info_of_device};
+use crate::image::{info_of_device, info_of_image};
 use crate::io::BoxFuture;
 use crate::qapi::{BlockChildInfo, BlockGraphInfo, BlockNodeInfo, SnapshotInfo};
 use alloc::boxed::Box;
@@ -18,7 +18,7 @@ use core::any::Any;
 /// The schema's `BlockNodeInfo` of a node.
 pub(crate) async fn node_info(node: &Arc<Node>) -> Result<BlockNodeInfo> {
     let mut base = match node.image() {
-        Some(image) => info(&image).await?.base,
+        Some(image) => info_of_image(&image).await?,
         None => info_of_device(&*node.device()).await?,
     };
     base = BlockNodeInfo { filename: node.filename(), format: node.driver().to_string(), ..base };
@@ -26,7 +26,8 @@ pub(crate) async fn node_info(node: &Arc<Node>) -> Result<BlockNodeInfo> {
         // Of what only passes on, what it passes on is told.
         let (cluster_size, dirty_flag) = passed_on(node).await?;
         (base.cluster_size, base.dirty_flag) = (cluster_size, dirty_flag);
-        base.snapshots = snapshots(node);
+        let snapshots = with_snapshots(node).and_then(|image| snapshots_of(&image));
+        base.snapshots = snapshots.filter(|list| !list.is_empty());
         if !matches!(node.driver(), "file" | "host_device") {
             base.format_specific = None;
         }
@@ -97,9 +98,8 @@ pub(crate) fn with_snapshots(node: &Arc<Node>) -> Option<Arc<Layer>> {
     }
 }
 
-/// The snapshots of a node, as far as it has any. An image with a data file has none.
-fn snapshots(node: &Arc<Node>) -> Option<Vec<SnapshotInfo>> {
-    let image = with_snapshots(node).filter(|image| image.data_file().is_none())?;
-    let list = image.driver().snapshots()?.list();
-    Some(list).filter(|list| !list.is_empty())
+/// The snapshots of an image, where it has a list of them. One with a data file has none.
+pub(crate) fn snapshots_of(image: &Layer) -> Option<Vec<SnapshotInfo>> {
+    let snapshots = image.driver().snapshots().filter(|_| image.data_file().is_none())?;
+    Some(snapshots.list())
 }

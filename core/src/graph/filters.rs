@@ -76,46 +76,36 @@ impl Filter {
     }
 }
 
-/// The children of a filter by name, and what each is to it; `None` for a driver that is none. Those
-/// of a quorum are a list.
-pub(super) fn children(driver: &str) -> Option<&'static [(&'static str, Role)]> {
-    Some(match driver {
-        "null-co" | "null-aio" => &[],
-        "blkdebug" | "blkreplay" => &[("image", Role::Filtered)],
-        "blklogwrites" => &[("file", Role::Filtered), ("log", Role::Metadata)],
-        "blkverify" => &[("raw", Role::Filtered), ("test", Role::Data)],
-        "compress" | "preallocate" | "throttle" => &[("file", Role::Filtered)],
-        "copy-before-write" => &[("file", Role::CopiedBeforeWrite), ("target", Role::CopyTarget)],
-        "copy-on-read" => &[("file", Role::CopiedOnRead)],
-        "snapshot-access" => &[("file", Role::PointInTime)],
-        "quorum" => &[("children", Role::Copy)],
-        "replication" => &[("file", Role::Replicated)],
-        _ => return None,
-    })
-}
+/// Children by name, and what each is to its user.
+type Children = &'static [(&'static str, Role)];
 
-/// The name of a filter's driver, as it is known to the program; `None` for what is no filter.
-pub(super) fn known_name(driver: &str) -> Option<&'static str> {
-    DRIVERS.into_iter().find(|name| *name == driver)
-}
-
-/// Their names.
-const DRIVERS: [&str; 14] = [
-    "blkdebug",
-    "blklogwrites",
-    "blkreplay",
-    "blkverify",
-    "compress",
-    "copy-before-write",
-    "copy-on-read",
-    "null-aio",
-    "null-co",
-    "preallocate",
-    "quorum",
-    "replication",
-    "snapshot-access",
-    "throttle",
+/// Filters and test drivers with their children; those of a quorum are a list.
+const DRIVERS: [(&str, Children); 14] = [
+    ("blkdebug", &[("image", Role::Filtered)]),
+    ("blklogwrites", &[("file", Role::Filtered), ("log", Role::Metadata)]),
+    ("blkreplay", &[("image", Role::Filtered)]),
+    ("blkverify", &[("raw", Role::Filtered), ("test", Role::Data)]),
+    ("compress", &[("file", Role::Filtered)]),
+    ("copy-before-write", &[("file", Role::CopiedBeforeWrite), ("target", Role::CopyTarget)]),
+    ("copy-on-read", &[("file", Role::CopiedOnRead)]),
+    ("null-aio", &[]),
+    ("null-co", &[]),
+    ("preallocate", &[("file", Role::Filtered)]),
+    ("quorum", &[("children", Role::Copy)]),
+    ("replication", &[("file", Role::Replicated)]),
+    ("snapshot-access", &[("file", Role::PointInTime)]),
+    ("throttle", &[("file", Role::Filtered)]),
 ];
+
+/// A driver's name as it is known to the program, and its children; `None` for what is no filter.
+pub(super) fn known(driver: &str) -> Option<(&'static str, Children)> {
+    DRIVERS.into_iter().find(|(name, _)| *name == driver)
+}
+
+/// The children of a filter; `None` for a driver that is none.
+pub(super) fn children(driver: &str) -> Option<Children> {
+    known(driver).map(|(_, children)| children)
+}
 
 /// True for a driver that QEMU takes for a protocol: its place is below a format.
 pub(super) fn is_protocol(driver: &str) -> bool {

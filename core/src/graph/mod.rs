@@ -51,7 +51,7 @@ mod tell;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub(crate) use describe::{graph_info, node_info, node_of, with_snapshots};
+pub(crate) use describe::{graph_info, node_info, node_of, snapshots_of, with_snapshots};
 pub(crate) use reference::open_described;
 
 pub use edge::Edge;

@@ -3,6 +3,7 @@
 use super::build;
 use super::filters::{self, Filter};
 use super::live::Graph;
+use super::node::Node;
 use super::open::{Inherited, MAX_DEPTH, OpenedNode, Protocols};
 use super::options::{ChildOptions, Options};
 use super::permission::{Claim, Role};
@@ -10,7 +11,7 @@ use super::root::Root;
 use crate::crypto::Secret;
 use crate::filter::forward::forward;
 use crate::filter::{Blkdebug, ThrottleGroup};
-use crate::format::{Env, Layer};
+use crate::format::Env;
 use crate::io::{
     Access, BlockDevice, BoxFuture, Capabilities, Device, DeviceInfo, Growing, Opened,
 };
@@ -51,8 +52,7 @@ impl WithFilters {
     /// The first `blkdebug` of what was opened, for breakpoints.
     #[must_use]
     pub fn blkdebug(&self) -> Option<Arc<Blkdebug>> {
-        let nodes = self.graphs.lock().iter().flat_map(|graph| graph.nodes()).collect::<Vec<_>>();
-        nodes.iter().find_map(|node| match node.body().filter {
+        self.nodes().iter().find_map(|node| match node.body().filter {
             Some(Filter::Blkdebug(blkdebug)) => Some(blkdebug),
             _ => None,
         })
@@ -61,22 +61,20 @@ impl WithFilters {
     /// The names of the images below filters whose contents say nothing of their format.
     #[must_use]
     pub fn guessed_raw(&self) -> Vec<String> {
-        let nodes = self.graphs.lock().iter().flat_map(|graph| graph.nodes()).collect::<Vec<_>>();
-        let guessed = |image: &Arc<Layer>| image.guessed_raw();
-        nodes
-            .iter()
-            .filter_map(|n| n.image())
-            .filter(guessed)
-            .map(|image| image.filename().into())
-            .collect()
+        let nodes = self.nodes();
+        let images = nodes.iter().filter_map(|node| node.image());
+        images.filter(|image| image.guessed_raw()).map(|image| image.filename().into()).collect()
+    }
+
+    fn nodes(&self) -> Vec<Arc<Node>> {
+        self.graphs.lock().iter().flat_map(|graph| graph.nodes()).collect()
     }
 
     /// True for a name that stands for a filter or a test driver: `blkdebug:CONFIG:IMAGE`,
     /// `blkverify:RAW:IMAGE`, `null-co://`, `null-aio://`.
     #[must_use]
     pub fn is_name(filename: &str) -> bool {
-        let drivers = ["blkdebug", "blkverify", "null-co", "null-aio"];
-        filename.split_once(':').is_some_and(|(driver, _)| drivers.contains(&driver))
+        filename.split_once(':').is_some_and(|(driver, _)| filters::is_protocol(driver))
     }
 
     /// Opens a filter as the top of a graph.
@@ -143,18 +141,6 @@ impl WithFilters {
                 };
                 options.add_child(&name, self.complete(below, depth + 1)?);
             }
-        }
-        Ok(options)
-    }
-
-    /// Options in which a name alone says what it is, with what that stands for.
-    fn located(&self, mut options: Options) -> Result<Options> {
-        if !options.has_text("driver")
-            && let Some(filename) = options.take_text("filename")
-        {
-            let mut located = self.parse_filename(&filename)?;
-            located.merge(options);
-            options = located;
         }
         Ok(options)
     }
@@ -253,7 +239,7 @@ impl BlockDevice for Mounted {
         Box::pin(async move {
             let info = self.inner.info().await?;
             let Some(node) = self.inner.node() else { return Ok(info) };
-            let driver = filters::known_name(node.driver()).unwrap_or(info.driver);
+            let driver = filters::known(node.driver()).map_or(info.driver, |(name, _)| name);
             Ok(DeviceInfo { driver, filename: node.filename(), ..info })
         })
     }

@@ -50,6 +50,21 @@ pub trait Protocols: Send + Sync {
     /// its protocol does not understand.
     fn parse_filename(&self, filename: &str) -> Result<Options>;
 
+    /// Options in which a name alone says what it is, with what that stands for.
+    ///
+    /// # Errors
+    /// Those of [`parse_filename`](Self::parse_filename).
+    fn located(&self, mut options: Options) -> Result<Options> {
+        if !options.has_text("driver")
+            && let Some(filename) = options.take_text("filename")
+        {
+            let mut located = self.parse_filename(&filename)?;
+            located.merge(options);
+            options = located;
+        }
+        Ok(options)
+    }
+
     /// The secret that options name by its id.
     ///
     /// # Errors
@@ -342,28 +357,15 @@ impl Opener<'_> {
     }
 
     /// A node that an image lies on: a protocol, or another format.
-    async fn child(&self, mut options: Options, how: Inherited, depth: usize) -> Result<Located> {
+    async fn child(&self, options: Options, how: Inherited, depth: usize) -> Result<Located> {
         if depth >= MAX_DEPTH {
             return Err(Error::limit(format!("nodes nest deeper than {MAX_DEPTH}")));
         }
-        let protocol = match options.take_string("driver") {
-            Some(name) if self.protocols.has_driver(&name) => Some(name),
-            Some(name) => {
-                options.set_default("driver", &name);
-                None
-            }
-            // The protocol in front of a name alone says what it is.
-            None => match options.take_text("filename") {
-                Some(filename) => {
-                    let mut located = self.protocols.parse_filename(&filename)?;
-                    located.merge(options);
-                    options = located;
-                    options.take_string("driver")
-                }
-                None => None,
-            },
-        };
-        if let Some(protocol) = protocol {
+        // The protocol in front of a name alone says what it is.
+        let mut options = self.protocols.located(options)?;
+        let protocol = options.peek("driver").filter(|name| self.protocols.has_driver(name));
+        if let Some(protocol) = protocol.map(ToOwned::to_owned) {
+            options.remove("driver");
             let wanted = how;
             let how = common(&mut options, how)?;
             let found = self.protocol(&protocol, options, how).await?;

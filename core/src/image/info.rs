@@ -31,36 +31,37 @@ pub async fn info(layer: &Layer) -> Result<BlockGraphInfo> {
         return Ok(child("file", layer.file()).await?.info);
     }
     let file = child("file", layer.file()).await?;
+    let mut base = info_of_image(layer).await?;
+    if layer.driver().name() == "raw" {
+        // It passes on what its file tells.
+        base.dirty_flag = file.info.base.dirty_flag;
+        base.cluster_size = file.info.base.cluster_size;
+        base.snapshots = file.info.base.snapshots.clone();
+    }
+    // The data file is no part of the description, in QEMU's tools either: it need not be there.
+    Ok(BlockGraphInfo { base, children: Vec::from([file]) })
+}
+
+/// What an image tells by itself, whatever it lies on.
+pub(crate) async fn info_of_image(layer: &Layer) -> Result<BlockNodeInfo> {
     let format = layer.driver().describe().await?;
     let own = layer.info().await?;
     let backing = format.backing.as_ref();
-    // Raw passes on what its file tells.
-    let passes_on = own.driver == "raw";
-    let dirty_flag = match passes_on {
-        true => file.info.base.dirty_flag,
-        false => Some(format.dirty),
-    };
-    let cluster_size = file.info.base.cluster_size.filter(|_| passes_on);
-    let base = BlockNodeInfo {
+    Ok(BlockNodeInfo {
         filename: own.filename,
         format: own.driver.to_string(),
         virtual_size: layer.len(),
         actual_size: own.actual_size,
-        dirty_flag,
-        cluster_size: format.cluster_size.or(cluster_size),
+        dirty_flag: Some(format.dirty),
+        cluster_size: format.cluster_size,
         encrypted: format.encrypted.then_some(true),
         compressed: None,
         backing_filename: backing.map(|b| b.name.clone()),
         full_backing_filename: backing.map(|b| combine_path(layer.filename(), &b.name)),
         backing_filename_format: backing.and_then(|b| b.format.clone()),
-        snapshots: match format.snapshots.is_empty() {
-            true => file.info.base.snapshots.clone().filter(|_| passes_on),
-            false => Some(format.snapshots),
-        },
+        snapshots: (!format.snapshots.is_empty()).then_some(format.snapshots),
         format_specific: format.specific,
-    };
-    // The data file is no part of the description, in QEMU's tools either: it need not be there.
-    Ok(BlockGraphInfo { base, children: Vec::from([file]) })
+    })
 }
 
 /// The same with all that the image stands on, the newest first.

@@ -34,8 +34,8 @@ pub use compare::{CompareError, CompareOptions, Difference, compare};
 pub use convert::{ConvertOptions, convert, stream};
 pub use create::{NewImage, OVER_ITSELF, create};
 pub use encryption::{NoSecrets, Secrets, amend_encryption, amend_encryption_options, no_secret};
-pub(crate) use info::info_of_device;
 pub use info::{info, info_chain, nested};
+pub(crate) use info::{info_of_device, info_of_image};
 pub use map::{Mapper, map};
 pub use measure::{measure_new, measure_source};
 pub use options::{

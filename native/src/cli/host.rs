@@ -272,10 +272,10 @@ impl Host {
             (layer, named.file)
         };
         tell_events(&layer);
-        if access == Access::ReadWrite && layer.guessed_raw() {
-            warn_of_guess(layer.filename());
-        }
         if access == Access::ReadWrite {
+            if layer.guessed_raw() {
+                warn_of_guess(layer.filename());
+            }
             filters.guessed_raw().iter().for_each(|filename| warn_of_guess(filename));
         }
         if let Some(file) = file.filter(|_| how.shares_raw && layer.driver().name() == "raw") {

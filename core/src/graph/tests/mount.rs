@@ -1,26 +1,16 @@
 //! Filters below one image, and nodes nested in others.
 
-use super::options::{folder, list};
-use crate::format::{Env, Layer, OpenOptions};
-use crate::graph::{Inherited, WithFilters, open};
+use super::options::{folder, open_list};
+use super::world::World;
+use crate::Error;
+use crate::format::Env;
+use crate::graph::{WithFilters, node_info};
 use crate::image::info;
 use crate::io::testing::SimRuntime;
 use crate::io::{Access, BlockDevice, Deny, Runtime, WriteFlags};
-use crate::{Error, Result};
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-
-/// Opens what the options describe among the files of [`folder`].
-async fn opened(
-    env: &Env,
-    filters: &WithFilters,
-    text: &str,
-    access: Access,
-) -> Result<Arc<Layer>> {
-    let how = Inherited { access, direct: false, no_flush: false, force_share: false };
-    open(env, filters, list(text), OpenOptions::default(), how).await
-}
 
 #[test]
 fn what_is_written_through_nested_nodes_is_there_afterwards() {
@@ -44,12 +34,12 @@ fn what_is_written_through_nested_nodes_is_there_afterwards() {
         {
             let byte = u8::try_from(i).unwrap() + 1;
             let filters = WithFilters::new(env.clone(), Arc::new(files.clone()));
-            let image = opened(&env, &filters, text, Access::ReadWrite).await.unwrap();
+            let image = open_list(&env, &*filters, text, Access::ReadWrite).await.unwrap();
             image.write(512, alloc::vec![byte; 512].into(), WriteFlags::empty()).await.unwrap();
             image.close().await.unwrap();
             drop(image);
             let plain = "driver=qcow2,file.filename=base.qcow2";
-            let plain = opened(&env, &filters, plain, Access::ReadOnly).await.unwrap();
+            let plain = open_list(&env, &*filters, plain, Access::ReadOnly).await.unwrap();
             assert_eq!(plain.read(512, 512).await.unwrap().to_vec(), [byte; 512], "{text}");
         }
     });
@@ -81,7 +71,7 @@ fn nested_nodes_are_told_of_from_the_top_to_the_files() {
             ),
             ("driver=null-co,size=4k", r#"json:{"driver": "null-co", "size": "4k"}"#, "null-co"),
         ] {
-            let image = opened(&env, &filters, text, Access::ReadOnly).await.unwrap();
+            let image = open_list(&env, &*filters, text, Access::ReadOnly).await.unwrap();
             let mut told = info(&image).await.unwrap();
             assert_eq!(told.base.filename, filename);
             let mut found: Vec<String> = Vec::new();
@@ -121,7 +111,7 @@ fn mistakes_below_filters_are_named() {
                 "Must specify either driver or file",
             ),
         ] {
-            let refused = opened(&env, &filters, text, Access::ReadOnly).await;
+            let refused = open_list(&env, &*filters, text, Access::ReadOnly).await;
             assert_eq!(refused.map(drop).map_err(|e: Error| e.to_string()), Err(want.into()));
         }
         let deep = alloc::format!(
@@ -130,7 +120,19 @@ fn mistakes_below_filters_are_named() {
                 alloc::format!("{text},{}driver=raw", "file.".repeat(i))
             })
         );
-        let refused = opened(&env, &filters, &deep, Access::ReadOnly).await.unwrap_err();
+        let refused = open_list(&env, &*filters, &deep, Access::ReadOnly).await.unwrap_err();
         assert!(refused.to_string().contains("nest deeper"), "{refused}");
     });
+}
+
+#[test]
+fn each_of_many_nested_nodes_is_looked_at_once() {
+    let world = World::new(4);
+    let mut below = world.add("{'driver': 'null-co', 'node-name': 'n0'}").unwrap();
+    for i in 1..40 {
+        let node = alloc::format!("{{'driver': 'raw', 'node-name': 'n{i}', 'file': 'n{}'}}", i - 1);
+        below = world.add(&node).unwrap();
+    }
+    let told = world.sim.block_on(async { node_info(&below).await }).unwrap();
+    assert_eq!(told.format, "raw");
 }

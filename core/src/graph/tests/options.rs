@@ -2,7 +2,7 @@
 
 use super::Files;
 use crate::format::{BackingRef, Env, FormatName, Layer, OpenOptions, qcow2};
-use crate::graph::{ChildOptions, Inherited, OptionValue, Options, by_options, open};
+use crate::graph::{ChildOptions, Inherited, OptionValue, Options, Protocols, by_options, open};
 use crate::image::{NewImage, create};
 use crate::io::testing::SimRuntime;
 use crate::io::{
@@ -16,7 +16,7 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-pub(super) fn list(text: &str) -> Options {
+fn list(text: &str) -> Options {
     Options::parse_list(text).options
 }
 
@@ -107,9 +107,14 @@ pub(super) async fn folder(runtime: &Arc<dyn Runtime>) -> Files {
     files
 }
 
-async fn open_list(env: &Env, files: &Files, text: &str, access: Access) -> Result<Arc<Layer>> {
+pub(super) async fn open_list(
+    env: &Env,
+    protocols: &dyn Protocols,
+    text: &str,
+    access: Access,
+) -> Result<Arc<Layer>> {
     let how = Inherited { access, direct: false, no_flush: false, force_share: false };
-    open(env, files, list(text), OpenOptions::default(), how).await
+    open(env, protocols, list(text), OpenOptions::default(), how).await
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::{BlockCommands, nothing, told};
 use crate::format::{FormatName, Layer, NewSnapshot};
-use crate::graph::{NewOverlay, Node, Overlaid, with_snapshots};
+use crate::graph::{NewOverlay, Node, Overlaid, snapshots_of, with_snapshots};
 use crate::monitor::{QmpError, QmpResult};
 use crate::qapi::{
     BlockdevSnapshot, BlockdevSnapshotDeleteInternalSync, BlockdevSnapshotInternal,
@@ -11,7 +11,6 @@ use crate::qapi::{
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use core::str::FromStr;
 use serde_json::{Map, Value};
 
@@ -77,7 +76,7 @@ impl BlockCommands {
         if name.is_empty() {
             return Err(QmpError::generic("Name is empty"));
         }
-        if snapshots_of(&image)?.iter().any(|known| known.name == name) {
+        if snapshots_of(&image).ok_or_else(no_list)?.iter().any(|known| known.name == name) {
             return Err(QmpError::generic(format!(
                 "Snapshot with name '{name}' already exists on device '{device}'"
             )));
@@ -108,7 +107,7 @@ impl BlockCommands {
             return Err(QmpError::generic("Name or id must be provided"));
         }
         let image = with_snapshots(&node).ok_or_else(no_list)?;
-        let list = snapshots_of(&image)?;
+        let list = snapshots_of(&image).ok_or_else(no_list)?;
         let matches = |known: &&SnapshotInfo| {
             id.as_ref().is_none_or(|id| known.id == *id)
                 && name.as_ref().is_none_or(|name| known.name == *name)
@@ -139,14 +138,6 @@ impl BlockCommands {
             false => Ok(node),
             true => Err(QmpError::generic("Need a root block node")),
         }
-    }
-}
-
-/// The snapshots of an image. One with a data file has none.
-fn snapshots_of(image: &Layer) -> QmpResult<Vec<SnapshotInfo>> {
-    match image.driver().snapshots() {
-        Some(snapshots) if image.data_file().is_none() => Ok(snapshots.list()),
-        _ => Err(no_list()),
     }
 }
 
